@@ -73,11 +73,18 @@ def bright_search(detection: NDArray[np.float64], invalid: NDArray[np.bool_]) ->
         return Search((image > 1.0 * threshold) & ~invalid, image, threshold, threshold)
 
 
-def tier_search(detection: NDArray[np.float64], invalid: NDArray[np.bool_], fwhm: float) -> Search:
-    """What make_source_mask(nsigma=1.5, npixels=3, dilate_size=1, filter_fwhm=fwhm) did, before it was removed."""
-    clip = SigmaClip(sigma=3.0, maxiters=10)
+def tier_search(
+    detection: NDArray[np.float64],
+    invalid: NDArray[np.bool_],
+    fwhm: float,
+    *,
+    n_sigma: float = 1.5,
+    maxiters: int = 10,
+) -> Search:
+    """What make_source_mask(nsigma=n_sigma, npixels=3, dilate_size=1, filter_fwhm=fwhm) did, before it was removed."""
+    clip = SigmaClip(sigma=3.0, maxiters=maxiters)
     data = np.where(invalid, 0.0, detection)
-    threshold = float(detect_threshold(data, n_sigma=1.5, mask=invalid, sigma_clip=clip)[0, 0])
+    threshold = float(detect_threshold(data, n_sigma=n_sigma, mask=invalid, sigma_clip=clip)[0, 0])
     background = float(detect_threshold(data, n_sigma=0.0, mask=invalid, sigma_clip=clip)[0, 0])
     kernel = Gaussian2DKernel(fwhm * gaussian_fwhm_to_sigma, x_size=3, y_size=3)
     kernel.normalize()
@@ -87,7 +94,7 @@ def tier_search(detection: NDArray[np.float64], invalid: NDArray[np.bool_], fwhm
         # NaN inside a large hole is never above; photutils would warn of it
         segments = detect_sources(np.where(np.isnan(image), -np.inf, image), threshold, n_pixels=3, mask=invalid)
     found = np.zeros(image.shape, bool) if segments is None else segments.data > 0
-    return Search(found, image, threshold, (threshold - background) / 1.5)
+    return Search(found, image, threshold, (threshold - background) / n_sigma)
 
 
 def grown_tophat(mask: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
@@ -103,6 +110,8 @@ def background(
     filter_size: int,
     power: float | None = None,
     estimator: type = MedianBackground,
+    exclude_percentile: float = 90,
+    maxiters: int = 10,
 ) -> Background2D:
     """Run Background2D with a 3 sigma clip; a cubic spline, or IDW of 20 neighbours if a power is given."""
     options = {}
@@ -116,8 +125,8 @@ def background(
             box_size,
             mask=ignore,
             filter_size=filter_size,
-            exclude_percentile=90,
-            sigma_clip=SigmaClip(sigma=3.0, maxiters=10),
+            exclude_percentile=exclude_percentile,
+            sigma_clip=SigmaClip(sigma=3.0, maxiters=maxiters),
             bkg_estimator=estimator(),
             **options,
         )
@@ -190,6 +199,26 @@ def run_chain(image: NDArray, invalid: NDArray[np.bool_] | None = None) -> Chain
         tiers |= grown_tophat(tier_search(detection, invalid, fwhm).found, radius)
     bkg5 = background(image, tiers | invalid, box_size=6, filter_size=3, power=0).background
     return Chain(ring, bright, bkg3, bkg4, tiers, bkg5)
+
+
+class Masked(NamedTuple):
+    """What the notebook's first two backgrounds start from; the first sky is pixels."""
+
+    first: NDArray
+    search: Search
+    sources: NDArray[np.bool_]
+
+
+def masked_at_three_sigma(image: NDArray, invalid: NDArray[np.bool_]) -> Masked:
+    """First mesh and make_source_mask(nsigma=3, npixels=3, dilate_size=5, filter_fwhm=3), clipped in 5 rounds."""
+    first = background(image, invalid, box_size=50, filter_size=3, exclude_percentile=50, maxiters=5).background
+    search = tier_search(detection_image(image, first, invalid), invalid, 3.0, n_sigma=3.0, maxiters=5)
+    return Masked(first, search, ndimage.binary_dilation(search.found, np.ones((5, 5))))
+
+
+def masked_background(image: NDArray, ignore: NDArray[np.bool_], box_size: int) -> Background2D:
+    """Make bkg1 (boxes of 30 pixels) or bkg2 (15): photutils' own exclude_percentile."""
+    return background(image, ignore, box_size=box_size, filter_size=3, exclude_percentile=10, maxiters=5)
 
 
 def sextractor(image: NDArray, invalid: NDArray[np.bool_]) -> Background2D:

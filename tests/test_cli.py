@@ -125,13 +125,26 @@ def test_box_larger_than_the_image(refused: Callable[..., None], tmp_path: Path,
     refused(3, "box of 64 x 64 px is larger than the 70 x 50 px image", "run", tmp_path / "small.fits", *sky)
 
 
-@pytest.mark.parametrize("option", ["--weight", "--dq", "--mask"])
+@pytest.mark.parametrize("option", ["--weight", "--error", "--dq", "--coverage", "--mask", "--user-mask"])
 def test_planes_of_another_shape(
     refused: Callable[..., None], image: Path, tmp_path: Path, sky: list[object], option: str
 ) -> None:
     fits.PrimaryHDU(np.ones((130, 139), np.int16)).writeto(tmp_path / "other.fits")
     message = "is 130 x 139 px, the science image 130 x 140; all planes must be on one grid"
     refused(3, message, "run", image, *sky, option, tmp_path / "other.fits")
+
+
+def test_masks_that_cannot_be_used(
+    refused: Callable[..., None], image: Path, tmp_path: Path, sky: list[object]
+) -> None:
+    pytest.importorskip("regions")
+    (tmp_path / "sky.reg").write_text("fk5; circle(150,2,3)")
+    (tmp_path / "one.reg").write_text("image; circle(50,20,3)")
+    refused(3, r"sky\.reg: has regions in sky coordinates and the image no celestial WCS", "run", image, *sky,
+            "--mask", tmp_path / "sky.reg")  # fmt: skip
+    two = ["--mask", tmp_path / "one.reg", "--user-mask", image]
+    refused(3, r"one\.reg and .*image\.fits are two user masks; give one", "run", image, *sky, *two)
+    refused(3, r"one\.reg and .*image\.fits are two user masks", "ingest", image, tmp_path / "in.zarr", *two)
 
 
 # --- wrong arguments, recipe or plan: 2
@@ -268,6 +281,42 @@ def test_from_simulation_to_fits(call: Call, tmp_path: Path) -> None:
             np.testing.assert_array_equal(hdu.data, result.plane(hdu.name.lower())[...])
             assert (hdu.header["CRVAL1"], hdu.header["FILTER"]) == (10.0, "F200W")
         assert len(hdus) == 5
+
+
+def test_every_plane_as_an_option(call: Call, tmp_path: Path, image: Path, finished: Path) -> None:
+    """Of run and of ingest: both lead to the same planes, and to the result on whole arrays."""
+    pytest.importorskip("regions")
+    science = fits.getdata(image)
+    rng = np.random.default_rng(2)
+    planes = {name: rng.choice([0, 1, 2], science.shape, p=[0.1, 0.4, 0.5]) for name in ("WHT", "ERR", "DQ", "COV")}
+    kinds = {"WHT": "f4", "ERR": "f4", "DQ": "i2", "COV": "i4"}
+    hdus = [fits.ImageHDU((plane == 0 if name == "DQ" else plane).astype(kinds[name]), name=name)
+            for name, plane in planes.items()]  # fmt: skip
+    path = tmp_path / "planes.fits"
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(path)
+    (tmp_path / "mine.reg").write_text("image; circle(50,70,20)")
+    names = {"--weight": "WHT", "--error": "ERR", "--dq": "DQ", "--coverage": "COV"}
+    options: list[object] = [word for option, hdu in names.items() for word in (option, f"{path}:{hdu}")]
+    options += ["--user-mask", tmp_path / "mine.reg", "--mask", finished]
+    assert call("ingest", image, tmp_path / "in.zarr", *options)[0] == 0
+    shared = ["--recipe", "sextractor", "--workers", 1]
+    assert call("run", image, *shared, *options, "--out", tmp_path / "one.zarr")[0] == 0
+    assert call("run", tmp_path / "in.zarr", *shared, "--out", tmp_path / "two.zarr")[0] == 0
+    y, x = np.mgrid[: science.shape[0], : science.shape[1]]
+    sky = tiledsky.estimate_background(
+        science.astype(np.float32),
+        "sextractor",
+        weight=planes["WHT"],
+        error=planes["ERR"],
+        dq=planes["DQ"] == 0,
+        coverage=planes["COV"],
+        mask=(y - 69) ** 2 + (x - 49) ** 2 < 400,
+        tiers=open_run(finished).plane("mask")[...],
+    )
+    expected = {name: getattr(sky, name) for name in ("background", "background_rms", "mask", "subtracted")}
+    assert sorted(set((expected["mask"] & 129).ravel().tolist())) == [0, 1, 128, 129]
+    for name in ("one.zarr", "two.zarr"):
+        assert_results(open_run(tmp_path / name), expected)
 
 
 def test_info(call: Call, finished: Path) -> None:

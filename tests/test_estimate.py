@@ -16,8 +16,8 @@ from tiledsky.errors import InputError, ParameterError
 from tiledsky.estimate import Sky, estimate_background
 from tiledsky.filters import float_dtype, ring_median
 from tiledsky.geometry import Region
-from tiledsky.masking import INVALID, USER, base_mask, tier_bit
 from tiledsky.mesh import surfaces
+from tiledsky.planes import INVALID, USER, base_mask, tier_bit
 from tiledsky.recipe import Recipe
 
 COMPLEX = Recipe.load("complex-sky")
@@ -204,6 +204,8 @@ def test_the_result_is_the_last_step(stages):
     sky = stages.sky
     assert np.array_equal(sky.background, _pixels(sky, "bkg5"))
     assert np.array_equal(sky.background_rms, _pixels(sky, "bkg5", 1))
+    assert np.array_equal(sky.background_error, _pixels(sky, "bkg5", 2))
+    assert (sky.background_error > 0).all()
     assert np.array_equal(sky.subtracted, stages.image - sky.background, equal_nan=True)
     assert np.isfinite(sky.background).all()
 

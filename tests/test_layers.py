@@ -16,10 +16,11 @@ PACKAGE = Path(__file__).parent.parent / "tiledsky"
 # From the bottom up: a module may import from its own layer's list of names below it, never from above.
 LAYERS = [
     {"errors", "geometry"},
+    {"steps"},
     {"recipe"},
     {"kernels"},
     {"overlap"},
-    {"filters", "statistics", "masking", "mesh", "io", "simulate"},
+    {"planes", "dq", "filters", "statistics", "thresholds", "masking", "surface", "mesh", "io", "simulate"},
     {"estimate", "background", "photutils_objects"},
     {"run"},
     {"cli", "__init__", "__main__", "testing"},
@@ -30,6 +31,7 @@ HOMES = {
     "distributed": {"run"},
     "zarr": {"io", "run"},
     "astropy.io": {"io"},
+    "regions": {"io"},
     "typer": {"cli"},
     "rich": {"cli"},
     "matplotlib": {"background"},

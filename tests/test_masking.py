@@ -7,25 +7,18 @@ import numpy as np
 import pytest
 from astropy.convolution import Gaussian2DKernel, convolve
 from astropy.stats import SigmaClip as AstropyClip
-from astropy.stats import mad_std, sigma_clipped_stats
+from astropy.stats import biweight_location, biweight_scale, mad_std, sigma_clipped_stats
 from photutils.segmentation import detect_sources
 from photutils.utils import circular_footprint
 from scipy import ndimage
 
 from tests import reference_chain
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.masking import (
-    INVALID,
-    USER,
-    base_mask,
-    detection_image,
-    source_mask,
-    tier_bit,
-    tier_mask,
-    tier_radius,
-    tiers_halo,
-)
-from tiledsky.recipe import Recipe, SigmaClip, Tier
+from tiledsky.estimate import estimate_background
+from tiledsky.masking import detection_image, source_mask, tier_mask, tier_radius, tiers_halo
+from tiledsky.planes import INVALID, USER, base_mask, tier_bit
+from tiledsky.recipe import Recipe
+from tiledsky.steps import SigmaClip, Tier
 from tiledsky.testing import assert_tile_invariant
 
 SHAPE = (110, 131)
@@ -265,3 +258,116 @@ def test_the_default_clip_is_photutils():
     clipped = AstropyClip(sigma=3, maxiters=10)(image.astype(float), masked=False)
     limit = clipped.mean() + 2 * clipped.std()
     assert np.array_equal(tier_mask(image, [Tier(n_sigma=2)]) != 0, image > limit)
+
+
+CEERS_TIER = Tier(n_sigma=1.5, sigma=3.0, n_pixels=5, grow=4, center="zero", noise="biweight")
+
+
+def test_masked_pixels_can_be_filled_before_smoothing():
+    image, invalid = _detection(), _invalid()
+    image[70, 20] = np.nan
+    ignored = invalid | np.isnan(image)
+    fill = np.float32(biweight_location(image[~ignored].astype(float)))
+    threshold = 1.5 * biweight_scale(image[~ignored].astype(float))
+    smoothed = convolve(np.where(ignored, fill, image), Gaussian2DKernel(3.0), boundary="fill")
+    close = np.abs(smoothed - threshold) < 1e-6 * threshold
+    assert np.count_nonzero(close) < 3
+    expected = _photutils(smoothed, threshold, 5, footprint=circular_footprint(4), mask=ignored)
+    found = tier_mask(image, [CEERS_TIER], mask=invalid, masked="fill") == tier_bit(0)
+    assert np.array_equal(found, expected)
+    assert not np.array_equal(found, tier_mask(image, [CEERS_TIER], mask=invalid) == tier_bit(0))
+
+
+def test_biweight_thresholds_are_astropys():
+    image, invalid = _detection(), _invalid()
+    values = image[~invalid].astype(float)
+    tier = Tier(n_sigma=2.0, center="biweight", noise="biweight")
+    threshold = biweight_location(values) + 2 * biweight_scale(values)
+    assert np.array_equal(tier_mask(image, [tier], mask=invalid) != 0, (image > threshold) & ~invalid)
+
+
+def test_a_local_noise_map_sets_the_threshold_pixel_by_pixel():
+    rng = np.random.default_rng(8)
+    noise = np.where(np.arange(SHAPE[1]) < 60, 1.0, 5.0) * np.ones(SHAPE)
+    image = (rng.normal(size=SHAPE) * noise).astype(np.float32)
+    tier = Tier(n_sigma=3.0, center="zero", noise="local")
+    found = tier_mask(image, [tier], noise=noise.astype(np.float32)) != 0
+    assert np.array_equal(found, image > (3 * noise.astype(np.float32)))
+    centred = Tier(n_sigma=3.0, center="mean", noise="local")
+    center = sigma_clipped_stats(image.astype(float), sigma=3.0, maxiters=10)[0]
+    assert np.array_equal(tier_mask(image, [centred], noise=noise) != 0, image > center + 3 * noise)
+
+
+def test_filled_and_local_searches_do_not_depend_on_chunks():
+    tiers = [CEERS_TIER, Tier(n_sigma=2.5, fwhm=2.0, n_pixels=3, grow=2, center="zero", noise="local")]
+    noise = (1 + 0.01 * np.arange(SHAPE[0])[:, None] * np.ones(SHAPE)).astype(np.float32)
+    assert_tile_invariant(
+        lambda image, mask, noise: tier_mask(image, tiers, mask=mask, noise=noise, masked="fill"),
+        _detection(),
+        mask=_invalid(),
+        noise=noise,
+    )
+
+
+def _recipe(*masks):
+    steps = [{"kind": "ring", "radius_in": 6, "width": 2}, *masks]
+    steps.append({"kind": "background", "name": "sky", "box_size": 10, "exclude_percentile": 90})
+    return Recipe.from_dict({"name": "test", "steps": steps})
+
+
+TIERS = [
+    {"n_sigma": 3.0, "n_pixels": 4, "grow": 3},
+    {"n_sigma": 1.5, "sigma": 1.5, "n_pixels": 4, "grow": 1, "noise": "biweight"},
+    {"n_sigma": 1.0, "sigma": 2.5, "n_pixels": 9},
+]
+
+
+@pytest.mark.parametrize("masked", ["omit", "fill"])
+def test_cumulative_tiers_are_searches_that_go_on_from_each_other(masked):
+    image = _detection() + np.linspace(0, 3, SHAPE[1], dtype=np.float32)
+    tiers = {"kind": "mask", "name": "tiers", "masked": masked, "cumulative": True, "tiers": TIERS}
+    sky = estimate_background(image, _recipe(tiers))
+    # the same by hand: each search is told what the ones before it found
+    detection = detection_image(image, ring_of(image))
+    bits = np.zeros(SHAPE, np.uint8)
+    for index, tier in enumerate(TIERS):
+        found = tier_mask(detection, [Tier(**tier)], mask=bits != 0, masked=masked, first_bit=1 + index)
+        bits = bits | found
+    assert np.array_equal(sky.mask, bits)
+    apart = estimate_background(image, _recipe({**tiers, "cumulative": False}))
+    assert not np.array_equal(sky.mask, apart.mask)
+
+
+def ring_of(image):
+    from tiledsky import ring_median
+
+    return ring_median(image, radius_in=6, width=2)
+
+
+def test_a_mask_can_go_on_from_an_earlier_one_and_keeps_its_bits():
+    image = _detection()
+    first = {"kind": "mask", "name": "first", "tiers": TIERS[:1]}
+    second = {"kind": "mask", "name": "second", "minus": "ring", "mask": "first", "tiers": TIERS[1:]}
+    sky = estimate_background(image, _recipe(first, second))
+    alone = estimate_background(image, _recipe(first))
+    assert np.array_equal(sky.mask & tier_bit(0), alone.mask)
+    assert (sky.mask & tier_bit(1)).any()
+    assert (sky.mask & tier_bit(2)).any()
+
+
+def test_equalized_noise_does_not_find_sources_in_shallow_edges():
+    rng = np.random.default_rng(3)
+    weight = np.full(SHAPE, 1.0, np.float32)
+    weight[:, 100:] = 1 / 36  # six times the noise
+    image = (rng.normal(size=SHAPE) / np.sqrt(weight)).astype(np.float32)
+    image[50:53, 40:43] += 8.0
+    tiers = {"kind": "mask", "name": "tiers", "tiers": [{"n_sigma": 3.5, "n_pixels": 3, "grow": 0}]}
+    plain = estimate_background(image, _recipe(tiers), weight=weight).mask != 0
+    even = estimate_background(image, _recipe({**tiers, "equalize": True}), weight=weight).mask != 0
+    by_error = estimate_background(image, _recipe({**tiers, "equalize": True}), error=weight**-0.5).mask != 0
+    assert even[51, 41]
+    assert by_error[51, 41]
+    assert plain[:, 100:].sum() > 50
+    assert even[:, 100:].sum() == by_error[:, 100:].sum() == 0
+    with pytest.raises(InputError, match="weight"):
+        estimate_background(image, _recipe({**tiers, "equalize": True}))

@@ -13,7 +13,7 @@ from tiledsky.errors import PlanError
 from tiledsky.geometry import Region
 from tiledsky.kernels.detect import detect
 from tiledsky.overlap import Patch, align, call, map_patches
-from tiledsky.recipe import Tier
+from tiledsky.steps import Tier
 from tiledsky.testing import assert_tile_invariant, irregular_chunkings
 
 IMAGE = np.random.default_rng(1).normal(size=(60, 75))

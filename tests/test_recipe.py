@@ -6,18 +6,16 @@ import tomllib
 import pytest
 
 from tiledsky.errors import ParameterError
-from tiledsky.recipe import (
+from tiledsky.recipe import Recipe, preset_names, recipe_text
+from tiledsky.steps import (
     PLANES,
     BackgroundStep,
     IDWInterpolator,
     MaskStep,
-    Recipe,
     RingStep,
     SigmaClip,
     Tier,
     ZoomInterpolator,
-    preset_names,
-    recipe_text,
 )
 
 BACKGROUND = {"kind": "background", "name": "sky", "box_size": 10}
@@ -68,7 +66,7 @@ def test_the_preset_has_the_numbers_of_the_notebook():
     assert recipe.mask_for(bkg3) is recipe.mask_for(bkg4) is bright
     assert recipe.mask_for(bkg5) is recipe.result_mask is tiers
     assert recipe.result is bkg5
-    assert recipe.boxes == [(10, 10), (10, 10), (6, 6)]
+    assert [s.box_size for s in recipe.steps if isinstance(s, BackgroundStep)] == [(10, 10), (10, 10), (6, 6)]
 
 
 def test_round_trip_of_every_parameter_away_from_its_default():
@@ -214,7 +212,7 @@ def test_all_faults_are_told_at_once():
 
 
 def test_faults_of_the_recipe_itself():
-    with pytest.raises(ParameterError, match=r"unknown key 'colour'; known are name, description, steps"):
+    with pytest.raises(ParameterError, match=r"unknown key 'colour'; known are name, description, dq_flags, fill_value, uncovered, steps"):
         _recipe(BACKGROUND, colour="red")
     with pytest.raises(ParameterError, match="key 'name' is missing"):
         Recipe.from_dict({"steps": [BACKGROUND]})
@@ -244,3 +242,74 @@ def test_text_of_a_preset_keeps_its_comments():
     text, source = recipe_text("sextractor")
     assert text.startswith("#")
     assert source == "recipe sextractor"
+
+
+def _mask(name, **more):
+    return {"kind": "mask", "name": name, "tiers": [{"n_sigma": 2}], **more}
+
+
+def test_cumulative_masks_expand_to_a_chain_that_ends_with_their_name():
+    tiers = [{"n_sigma": 3, "grow": 2}, {"n_sigma": 2}, {"n_sigma": 1}]
+    recipe = _recipe(RING, _mask("deep", tiers=tiers, cumulative=True, masked="fill"), BACKGROUND)
+    expanded = recipe.expanded()
+    assert [s.name for s in expanded.steps] == ["ring", "deep-1", "deep-2", "deep", "sky"]
+    masks = expanded.steps[1:4]
+    assert [m.mask for m in masks] == [None, "deep-1", "deep-2"]
+    assert [m.minus for m in masks] == ["ring"] * 3
+    assert [m.tiers[0].n_sigma for m in masks] == [3, 2, 1]
+    assert [expanded.first_bit(m) for m in masks] == [1, 2, 3]
+    assert all(m.masked == "fill" for m in masks)
+    assert expanded.expanded() is expanded
+    plain = _recipe(RING, _mask("deep", tiers=tiers), BACKGROUND)
+    assert plain.expanded() is plain
+
+
+def test_masks_that_go_on_have_six_bits_in_all():
+    tiers = [{"n_sigma": 2}] * 4
+    with pytest.raises(ParameterError, match=r"'second' needs bit 8.*fewer tiers"):
+        _recipe(RING, _mask("first", tiers=tiers), _mask("second", tiers=tiers, mask="first"), BACKGROUND)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([{**RING, "mask": "bright"}, BACKGROUND], r"ring 'ring' uses mask 'bright'; earlier mask steps are \[\]"),
+        ([RING, _mask("a", mask="b"), BACKGROUND], r"mask 'a' uses mask 'b'; earlier mask steps are \[\]"),
+        (
+            [RING, _mask("a", tiers=[{"n_sigma": 2, "noise": "local"}]), BACKGROUND],
+            "subtracts a ring, which has no rms map",
+        ),
+        (
+            [RING, _mask("a", noise_map="ring"), BACKGROUND],
+            r"takes its noise from 'ring'; earlier background steps are \[\]",
+        ),
+        (
+            [{**BACKGROUND, "ceiling": {"above": "coarse"}}],
+            r"has its ceiling above 'coarse'; earlier background steps are \[\]",
+        ),
+        ([{**RING, "downsample": 8}, BACKGROUND], "downsample 8 makes the ring of width 5 px thinner"),
+        (
+            [RING, _mask("a", masked="fill", tiers=[{"n_sigma": 2, "noise_of": "smoothed"}]), BACKGROUND],
+            "needs the statistics of the unsmoothed image first",
+        ),
+        (
+            [RING, _mask("a", equalize=True, tiers=[{"n_sigma": 2, "noise": "local"}]), BACKGROUND],
+            "equalize makes the noise even already",
+        ),
+        (
+            [RING, _mask("a", tiers=[{"n_sigma": 2, "noise": "local", "noise_of": "smoothed"}]), BACKGROUND],
+            "a local noise map is of single pixels",
+        ),
+        ([{**BACKGROUND, "ceiling": {"over": "coarse"}}], r"unknown key 'over'; known are above, sigma"),
+    ],
+)
+def test_what_steps_ask_of_each_other_is_checked(steps, message):
+    with pytest.raises(ParameterError, match=message):
+        _recipe(*steps)
+
+
+def test_the_local_noise_is_that_of_the_sky_subtracted_unless_named():
+    local = [{"n_sigma": 2, "noise": "local"}]
+    coarse = {**BACKGROUND, "name": "coarse", "box_size": 50}
+    recipe = _recipe(coarse, _mask("a", tiers=local), RING, _mask("b", tiers=local, noise_map="coarse"), BACKGROUND)
+    assert recipe.noise_map(recipe.step("a")).name == recipe.noise_map(recipe.step("b")).name == "coarse"

@@ -5,11 +5,14 @@ import dask.array as da
 import numpy as np
 import pytest
 from astropy.stats import SigmaClip as AstropyClip
-from astropy.stats import mad_std
+from astropy.stats import biweight_location, biweight_scale, mad_std, median_absolute_deviation
 
-from tiledsky.errors import InputError, ParameterError
-from tiledsky.recipe import SigmaClip, Tier
-from tiledsky.statistics import Statistics, global_statistics, noise_image, threshold, tier_thresholds
+from tiledsky.errors import ParameterError, RunError
+from tiledsky.kernels.biweight import BiweightSums
+from tiledsky.kernels.order import KeyHistogram
+from tiledsky.kernels.refinement import Refinement
+from tiledsky.statistics import Statistics, bins_to_refine, finish, global_statistics, image_statistics
+from tiledsky.steps import SigmaClip
 from tiledsky.testing import assert_tile_invariant, irregular_chunkings
 
 SHAPE = (83, 97)
@@ -24,7 +27,7 @@ def _sources():
     return (rng.normal(1000, 3, SHAPE) + np.where(rng.random(SHAPE) < 0.2, rng.exponential(200, SHAPE), 0)).astype("f4")
 
 
-def _holes():
+def holes():
     image = _sources()
     image[20:50, 30:90] = np.nan
     image[0, :3] = np.inf, -np.inf, np.nan
@@ -40,7 +43,7 @@ def _wide():
     return (rng.choice([-1, 1], SHAPE) * 10.0 ** rng.uniform(-30, 30, SHAPE)).astype(np.float32)
 
 
-IMAGES = {"normal": _normal, "sources": _sources, "holes": _holes, "ties": _ties, "wide": _wide}
+IMAGES = {"normal": _normal, "sources": _sources, "holes": holes, "ties": _ties, "wide": _wide}
 CLIPS = [
     SigmaClip(),
     SigmaClip(sigma_lower=2, sigma_upper=1.5, maxiters=-1),
@@ -67,6 +70,9 @@ def _astropy(image, mask, clip):
         left.mean(),
         np.median(left),
         left.std(),
+        median_absolute_deviation(data),
+        biweight_location(data),
+        biweight_scale(data),
     )
 
 
@@ -80,6 +86,9 @@ def test_statistics_equal_astropys(name, clip, masked):
     expected = _astropy(image, mask, clip)
     assert result.n == expected.n
     assert result.median == expected.median
+    assert result.mad == expected.mad
+    assert result.biweight_location == pytest.approx(expected.biweight_location, rel=1e-12, abs=1e-12 * expected.mad)
+    assert result.biweight_scale == pytest.approx(expected.biweight_scale, rel=1e-12)
     scale = expected.std
     for field in ("mean", "std", "mad_std", "clipped_mean", "clipped_median", "clipped_std"):
         assert getattr(result, field) == pytest.approx(getattr(expected, field), rel=1e-12, abs=1e-13 * scale), field
@@ -96,6 +105,58 @@ def test_statistics_do_not_depend_on_chunks(name):
         return global_statistics(image, mask=mask, clip=CLIPS[1])
 
     assert_tile_invariant(clipped, image, mask=mask, chunks=cuts[2:])
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_pass_more_adds_fields_and_changes_none(passes, masked):
+    """What each pass gives, the same for numpy and dask; what was not asked for is NaN."""
+    image = holes()
+    mask = np.random.default_rng(10).random(SHAPE) < 0.3 if masked else None
+    first = ("n", "mean", "std")
+    third = ("biweight_location", "biweight_scale")
+    fields = tuple(vars(Statistics(0, 0.0, 0.0)))
+    known = {1: first, 2: tuple(f for f in fields if f not in third), 3: fields}[passes]
+
+    def some(image, mask):
+        return image_statistics(image, mask, SigmaClip(), refine=passes == 2, biweight=passes == 3)
+
+    everything = global_statistics(image, mask=mask)
+    found = some(image, mask)
+    for field in fields:
+        assert (
+            getattr(found, field) == getattr(everything, field) if field in known else np.isnan(getattr(found, field))
+        )
+    assert_tile_invariant(some, image, mask=mask)
+
+
+def test_the_parts_of_a_run_give_the_same():
+    """Tiles summarised one by one in three passes, through bytes, in any order."""
+    image, mask, clip = holes(), np.random.default_rng(10).random(SHAPE) < 0.3, SigmaClip()
+    tiles = [np.s_[y : y + 30, x : x + 41] for y in range(0, 83, 30) for x in range(0, 97, 41)]
+
+    def passed(kind, *args, order=1, **kwargs):
+        parts = [kind.from_values(np.ascontiguousarray(image[t]), *args, mask=mask[t], **kwargs) for t in tiles]
+        return kind.merged([kind.from_bytes(part.to_bytes()) for part in parts[::order]])
+
+    histogram = passed(KeyHistogram)
+    refinement = passed(Refinement, bins_to_refine(histogram, clip), order=-1)
+    two = finish(histogram, refinement, clip)
+    sums = passed(BiweightSums, median=two.median, mad=two.mad, order=-1)
+    assert finish(histogram, refinement, clip, sums) == global_statistics(image, mask=mask, clip=clip)
+    elsewhere = BiweightSums.from_values(image, median=two.median + 1, mad=two.mad, mask=mask)
+    fewer = BiweightSums.from_values(image[1:], median=two.median, mad=two.mad, mask=mask[1:])
+    for wrong in (elsewhere, fewer):
+        with pytest.raises(RunError, match="do not belong to"):
+            finish(histogram, refinement, clip, wrong)
+
+
+def test_biweights_without_spread():
+    image = np.full(SHAPE, 7.25, np.float32)
+    image[:20] = holes()[:20]
+    result = global_statistics(image)
+    assert (result.mad, result.biweight_location, result.biweight_scale) == (0.0, 7.25, 0.0)
+    assert_tile_invariant(global_statistics, image)
 
 
 def test_sums_that_cancel_are_exact():
@@ -119,7 +180,7 @@ def test_nothing_valid_gives_nan():
 
 
 def test_a_mask_in_other_chunks_or_numpy_is_cut_to_the_image():
-    image, mask = _sources(), _holes() > 1010
+    image, mask = _sources(), holes() > 1010
     expected = global_statistics(image, mask=mask)
     cut = da.from_array(image, chunks=31)
     assert global_statistics(cut, mask=da.from_array(mask, chunks=20)).compute() == expected
@@ -130,11 +191,17 @@ def test_it_is_lazy_and_keys_follow_from_the_work():
     def never(block):
         raise AssertionError("computed")
 
-    lazy = global_statistics(da.map_blocks(never, chunks=((9, 9), (9,)), dtype="f4", meta=np.empty((0, 0), "f4")))
-    assert dask.is_dask_collection(lazy)
+    unread = da.map_blocks(never, chunks=((9, 9), (9,)), dtype="f4", meta=np.empty((0, 0), "f4"))
+    for lazy in (
+        global_statistics(unread),
+        image_statistics(unread, unread > 0, SigmaClip(), refine=True, biweight=True),
+        image_statistics(unread, None, SigmaClip(), refine=False),
+    ):
+        assert dask.is_dask_collection(lazy)
     cut = da.from_array(_normal(), chunks=40)
     assert global_statistics(cut).key == global_statistics(cut).key
     assert global_statistics(cut).key != global_statistics(cut, clip=SigmaClip(maxiters=1)).key
+    assert global_statistics(cut).key != image_statistics(cut, None, SigmaClip(), refine=True).key
 
 
 def test_shapes_are_checked():
@@ -142,53 +209,3 @@ def test_shapes_are_checked():
         global_statistics(_normal(), mask=np.zeros((2, 2), bool))
     with pytest.raises(ParameterError, match="3 axes"):
         global_statistics(np.zeros((2, 2, 2)))
-
-
-STATISTICS = Statistics(9, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
-
-
-@pytest.mark.parametrize(
-    ("center", "noise", "expected"),
-    [
-        ("zero", "std", 20.0),
-        ("zero", "clipped_std", 70.0),
-        ("zero", "mad_std", 40.0),
-        ("mean", "std", 21.0),
-        ("mean", "clipped_std", 75.0),
-        ("mean", "mad_std", 41.0),
-        ("median", "std", 23.0),
-        ("median", "clipped_std", 76.0),
-        ("median", "mad_std", 43.0),
-    ],
-)
-def test_the_center_goes_with_the_noise(center, noise, expected):
-    assert threshold(Tier(n_sigma=10, center=center, noise=noise), STATISTICS) == expected
-
-
-def test_no_pixel_no_threshold():
-    with pytest.raises(InputError, match="no pixel is left to measure the noise on"):
-        threshold(Tier(n_sigma=1), Statistics(0, np.nan, np.nan))
-
-
-def test_only_plain_moments_need_one_pass():
-    one_pass = Tier(n_sigma=1, noise="std", center="mean")
-    assert not noise_image(one_pass).refine
-    for tier in (Tier(n_sigma=1), Tier(n_sigma=1, noise="std", center="median"), Tier(n_sigma=1, noise="mad_std")):
-        assert noise_image(tier).refine
-    assert noise_image(Tier(n_sigma=1, fwhm=2)).halo == (0, 0)
-    assert noise_image(Tier(n_sigma=1, fwhm=9, kernel_radius=4, noise_of="smoothed")).halo == (4, 4)
-
-
-def test_thresholds_of_tiers_do_not_depend_on_chunks():
-    tiers = [
-        Tier(n_sigma=1.5),
-        Tier(n_sigma=2, sigma=1.5, noise_of="smoothed", noise="mad_std", center="median"),
-        Tier(n_sigma=1, sigma=2, noise_of="smoothed", noise="std", center="zero"),
-    ]
-
-    def thresholds(image, mask):
-        return tier_thresholds(image, tiers, mask=mask, clip=SigmaClip())
-
-    image = _holes()
-    assert_tile_invariant(thresholds, image, mask=~np.isfinite(image))
-    assert len(thresholds(image, ~np.isfinite(image))) == 3

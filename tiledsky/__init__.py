@@ -10,11 +10,12 @@ __version__ = "0.1.0"
 from tiledsky.estimate import Sky, estimate_background
 from tiledsky.filters import ring_median, smooth
 from tiledsky.masking import source_mask, tier_mask
-from tiledsky.recipe import IDWInterpolator, Recipe, SigmaClip, Tier, ZoomInterpolator
+from tiledsky.recipe import Recipe
 from tiledsky.run.result import Run, open_run
 from tiledsky.run.runner import run
 from tiledsky.simulate import Scene, simulate_scene
 from tiledsky.statistics import global_statistics
+from tiledsky.steps import IDWInterpolator, SigmaClip, Tier, ZoomInterpolator
 
 if TYPE_CHECKING:
     from tiledsky.background import Background2D

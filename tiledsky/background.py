@@ -18,10 +18,11 @@ from photutils.background import BkgIDWInterpolator, SExtractorBackground, StdBa
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.filters import check_image, float_dtype
 from tiledsky.geometry import Pair
-from tiledsky.mesh import MeshParameters, array_box_statistics, cells_of, finish, sky_pixels, surfaces
+from tiledsky.mesh import MeshParameters, array_box_statistics, cells_of, finish, surfaces
 from tiledsky.overlap import Patch, call, map_patches
 from tiledsky.photutils_objects import box_clip, box_estimator, box_rms_estimator, surface_interpolator, unclipped
-from tiledsky.recipe import ZoomInterpolator
+from tiledsky.steps import ZoomInterpolator
+from tiledsky.surface import sky_pixels
 
 _CLIP = SigmaClip(sigma=3.0, maxiters=10)
 _PARAMETERS = (
@@ -158,6 +159,7 @@ class Background2D:
             clip=box_clip(sigma_clip),
             estimator=box_estimator(self.bkg_estimator),
             rms_estimator=box_rms_estimator(self.bkg_rms_estimator),
+            interpolator=ZoomInterpolator() if native is None else native,
         )
         self._cells = cells_of(self._shape, parameters)
         left_out = _any_of(ignore)

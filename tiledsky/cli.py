@@ -24,8 +24,11 @@ from tiledsky.io.fits import image_hdus, open_image, split_hdu
 from tiledsky.recipe import Recipe, preset_names, recipe_text
 from tiledsky.run import export as streams
 from tiledsky.run.cluster import local_client, scheduler_client
+from tiledsky.run.masks import merge_masks
+from tiledsky.run.restore import restore
 from tiledsky.run.result import open_run
 from tiledsky.run.runner import Progress, prepare
+from tiledsky.run.verify import verify
 
 app = typer.Typer(
     add_completion=False,
@@ -40,9 +43,26 @@ _INTERVAL = 5.0
 
 HduOption = Annotated[str | None, typer.Option(help="HDU of the science image (name or number), or a Zarr array.")]
 WeightOption = Annotated[str | None, typer.Option(metavar="FILE[:HDU]", help="Weight: pixels not above 0 are invalid.")]
-DqOption = Annotated[str | None, typer.Option(metavar="FILE[:HDU]", help="Data quality: flagged pixels are invalid.")]
+ErrorOption = Annotated[
+    str | None, typer.Option(metavar="FILE[:HDU]", help="Standard deviation: pixels not above 0 are invalid.")
+]
+DqOption = Annotated[
+    str | None, typer.Option(metavar="FILE[:HDU]", help="Data quality: pixels with the recipe's flags are invalid.")
+]
+CoverageOption = Annotated[
+    str | None, typer.Option(metavar="FILE[:HDU]", help="Coverage: pixels that are 0 are invalid and get no sky.")
+]
 MaskOption = Annotated[
-    str | None, typer.Option(metavar="FILE[:HDU]", help="Mask: non-zero pixels are left out of statistics.")
+    str | None,
+    typer.Option(
+        metavar="FILE[:HDU]",
+        help="Left out of statistics: non-zero pixels, a region file (.reg, .crtf), or the sources of RUN.zarr or of "
+        "what merge-masks wrote.",
+    ),
+]
+UserMaskOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE[:HDU]", help="A mask of your own, beside the one of a run: pixels or a region file."),
 ]
 
 
@@ -121,12 +141,16 @@ def ingest(
     out: Annotated[Path, typer.Argument(metavar="OUT.zarr")],
     hdu: HduOption = None,
     weight: WeightOption = None,
+    error: ErrorOption = None,
     dq: DqOption = None,
+    coverage: CoverageOption = None,
     mask: MaskOption = None,
+    user_mask: UserMaskOption = None,
 ) -> None:
     """Copy a FITS image and its planes to a Zarr store, which runs read in place."""
+    planes = {"weight": weight, "error": error, "dq": dq, "coverage": coverage, "mask": mask, "user_mask": user_mask}
     with _reporting() as report:
-        streams.ingest(source, out, hdu=hdu, weight=weight, dq=dq, mask=mask, progress=report.rows("ingest"))
+        streams.ingest(source, out, hdu=hdu, **planes, progress=report.rows("ingest"))
 
 
 @app.command()
@@ -136,8 +160,11 @@ def run(
     out: Annotated[Path, typer.Option(metavar="RUN.zarr", help="Run store; the same command goes on where it ended.")],
     hdu: HduOption = None,
     weight: WeightOption = None,
+    error: ErrorOption = None,
     dq: DqOption = None,
+    coverage: CoverageOption = None,
     mask: MaskOption = None,
+    user_mask: UserMaskOption = None,
     workers: Annotated[int, typer.Option(help="Worker processes on this machine.")] = 2,
     threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
     memory_limit: Annotated[str, typer.Option(help="Of each worker.")] = "2GB",
@@ -147,7 +174,8 @@ def run(
 ) -> None:
     """Estimate and subtract the sky by a recipe."""
     began = time.monotonic()
-    prepared = prepare(recipe, source, out, hdu=hdu, weight=weight, dq=dq, mask=mask, tile_size=tile_size)
+    planes = {"weight": weight, "error": error, "dq": dq, "coverage": coverage, "mask": mask, "user_mask": user_mask}
+    prepared = prepare(recipe, source, out, hdu=hdu, tile_size=tile_size, **planes)
     prepared.check(restart=restart)
     if scheduler is None:
         cluster = local_client(workers=workers, threads=threads, memory_limit=memory_limit)
@@ -175,6 +203,70 @@ def export(
     names = [name.strip() for name in planes.split(",") if name.strip()]
     with _reporting() as report:
         streams.export(source, out, planes=names, overwrite=overwrite, progress=report.rows("export"))
+
+
+@app.command("verify")
+def check(
+    source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
+    level: Annotated[str, typer.Option(help="How closely: markers, sizes, crc or decode.")] = "crc",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look only; change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON.")] = False,
+) -> None:
+    """Name what is damaged in a run store, and mark it to be made anew; exit code 4 if anything is."""
+    faults = verify(source, level=level, discard=not dry_run)
+    if as_json:
+        typer.echo(json.dumps({"run": str(source), "level": level, "faults": [f.to_json() for f in faults]}, indent=1))
+    else:
+        for fault in faults:
+            typer.echo(str(fault))
+        tiles = len({(f.stage, f.index) for f in faults if f.stage is not None})
+        files = sum(f.stage is None for f in faults)
+        found = f"{tiles} tiles and {files} files of metadata damaged" if faults else "nothing is damaged"
+        typer.echo(f"{source}: {found} (level {level})")
+    if faults:
+        typer.echo("the command that made the run makes anew just what is damaged", err=True)
+        raise typer.Exit(RunError.exit_code)
+
+
+@app.command("merge-masks")
+def merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN.zarr", help="Finished runs on one grid, two or more.")],
+    out: Annotated[Path, typer.Option(metavar="M.zarr", help="Store for the mask; give it to run with --mask.")],
+) -> None:
+    """Unite the source masks of runs, for a second run of each band."""
+    with _reporting() as report:
+        merged = merge_masks(runs, out, progress=report.rows("merge-masks"))
+    ny, nx = merged.shape
+    typer.echo(f"{out}: {ny} x {nx} px, sources in {_share(merged.masked, ny * nx)}")
+    for path, count in zip(runs, merged.of_runs, strict=True):
+        typer.echo(f"{path}: {_share(count, ny * nx)}")
+
+
+@app.command("restore")
+def add_sky(
+    source: Annotated[Path, typer.Argument(metavar="RUN.zarr|SUB.fits")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
+) -> None:
+    """Add the background back: the image that a run, or a file that export wrote, began with."""
+    with _reporting() as report:
+        result = restore(source, out, overwrite=overwrite, progress=report.rows("restore"))
+    (ny, nx), compared = result.shape, result.comparison
+    typer.echo(f"{out}: {ny} x {nx} px, {result.dtype}")
+    for count, what in ((result.uncovered, "outside the coverage, not restored"), (result.nan, "NaN")):
+        if count:
+            typer.echo(f"{what}: {_share(count, ny * nx)}")
+    if compared is None:
+        typer.echo("not compared with the input, which is not there as it was")
+    elif compared.differing:
+        most = f"at most {compared.max_ulp} units in the last place, {compared.max_difference:.3g}"
+        typer.echo(f"other than the input: {_share(compared.differing, ny * nx)}, by {most}")
+    else:
+        typer.echo(f"identical to the input: {_share(result.restored, ny * nx)}")
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count} px ({100 * count / total:.3g}%)"
 
 
 @app.command()

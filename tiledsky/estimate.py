@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import dask.array as da
 import numpy as np
 
+from tiledsky.dq import dq_bits
 from tiledsky.errors import InputError
-from tiledsky.filters import as_float, check_image, float_dtype, ring_median
-from tiledsky.masking import base_mask, detection_image, tier_mask
-from tiledsky.mesh import array_box_statistics, finish, same_boxes, sky_pixels, surfaces
+from tiledsky.filters import as_float, check_image, float_dtype, ring_halo, ring_step_patch
+from tiledsky.masking import detection_image, tier_mask
+from tiledsky.mesh import array_box_statistics, finish, same_boxes, surfaces
 from tiledsky.overlap import Patch, call, map_patches
-from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
+from tiledsky.planes import base_mask, check_noise, noise_scale, uncovered
+from tiledsky.recipe import Recipe
+from tiledsky.statistics import image_statistics
+from tiledsky.steps import BackgroundStep, MaskStep, RingStep
+from tiledsky.surface import ceiling, sky_pixels
+from tiledsky.thresholds import clip_of, fill_value, noise_images
 
 
 @dataclass
@@ -24,6 +32,8 @@ class Sky:
     ----------
     background, background_rms : (ny, nx), float32 or float64
         The sky and the scatter of single pixels about it, in the image's unit.
+    background_error : (ny, nx), float32 or float64
+        Standard error of `background` by noise alone (`tiledsky.kernels.mesh_error`).
     mask : (ny, nx), uint8
         Bit 0 invalid, bits 1 to 6 the tiers of the mask step that the result uses, bit 7 the user's mask.
     subtracted : (ny, nx)
@@ -34,13 +44,23 @@ class Sky:
 
     background: Any
     background_rms: Any
+    background_error: Any
     mask: Any
     subtracted: Any
     meshes: dict[str, Any] = field(default_factory=dict)
 
 
 def estimate_background(
-    image: Any, recipe: Recipe | str, *, weight: Any = None, dq: Any = None, mask: Any = None
+    image: Any,
+    recipe: Recipe | str,
+    *,
+    weight: Any = None,
+    error: Any = None,
+    dq: Any = None,
+    coverage: Any = None,
+    mask: Any = None,
+    source_mask: Any = None,
+    header: Mapping[str, Any] | None = None,
 ) -> Sky:
     """Estimate the sky of an image by a recipe.
 
@@ -51,11 +71,19 @@ def estimate_background(
     recipe : Recipe or str
         A recipe, the name of a preset, or the path of a TOML file.
     weight : array, (ny, nx), optional
-        Pixels whose weight is not above 0 are invalid.
+        Inverse variance up to a factor. Pixels whose weight is not above 0 are invalid.
+    error : array, (ny, nx), optional
+        Standard deviation. Pixels whose error is not finite or not above 0 are invalid.
     dq : array of integers, (ny, nx), optional
-        Pixels with any bit set are invalid.
+        Pixels with any of the recipe's ``dq_flags`` (default: any bit) are invalid.
+    coverage : array, (ny, nx), optional
+        Pixels that are 0 or NaN are invalid, and have the recipe's ``fill_value`` in the result.
     mask : array, (ny, nx), optional
         Non-zero = left out of all statistics; the sky is estimated there too.
+    source_mask : array of uint8, (ny, nx), optional
+        A mask plane made earlier, of this image or of another band: its sources (bits 1 to 6) are left out too.
+    header : mapping, optional
+        FITS header: the instrument whose names ``dq_flags`` may use.
 
     Returns
     -------
@@ -73,25 +101,38 @@ def estimate_background(
     Halo and memory: the largest of the steps', see the builders. A dask graph holds the pixels of a step until the next
     has used them; for images larger than memory use `tiledsky.run`, which keeps them on disk. Both give the same bits.
     """
-    recipe = Recipe.load(recipe)
+    recipe = Recipe.load(recipe).expanded()
     image = check_image(image)
-    for name, plane in (("weight", weight), ("dq", dq), ("mask", mask)):
-        if plane is not None and plane.shape != image.shape:
-            raise InputError(f"{name} {plane.shape} and image {image.shape} differ in shape; give planes of one grid")
+    planes = {"weight": weight, "error": error, "dq": dq, "coverage": coverage, "user_mask": mask, "source_mask": source_mask}
+    planes = {name: plane for name, plane in planes.items() if plane is not None}
+    for name, plane in planes.items():
+        if plane.shape != image.shape:
+            shown = name.removeprefix("user_")
+            raise InputError(f"{shown} {plane.shape} and image {image.shape} differ in shape; give planes of one grid")
+    check_noise(recipe, planes)
+    bits = None if dq is None else dq_bits(recipe.dq_flags, header=header)
     image = image.astype(float_dtype(image.dtype)) if isinstance(image, da.Array) else as_float(image)
-    base = map_patches(_base_patch, image, weight, dq, mask, halo=(0, 0), dtype=np.uint8, name="base_mask")
+    options: dict[str, Any] = {"halo": (0, 0), "dtype": np.uint8, "name": "base_mask"}
+    base = map_patches(_base_patch, image, *planes.values(), **options, names=tuple(planes), dq_bits=bits)
     if isinstance(base, np.ndarray) and base.all():
         raise InputError("all pixels are NaN, of zero weight, flagged or masked, so there is no sky to measure")
-    builder = _Builder(recipe, image, base)
+    builder = _Builder(recipe, image, base, weight=weight, error=error)
     for step in recipe.steps:
         builder.add(step)
-    background, rms = (builder.pixels(recipe.result.name, which) for which in (0, 1))
+    outside = None
+    if recipe.uncovered == "invalid" or coverage is not None:
+        options = {"halo": (0, 0), "dtype": bool, "name": "uncovered"}
+        outside = map_patches(_uncovered_patch, base, coverage, **options, where=recipe.uncovered)
+    background, rms, deviation = (builder.pixels(recipe.result.name, which, outside=outside) for which in (0, 1, 2))
+    options = {"halo": (0, 0), "dtype": image.dtype, "name": "subtracted"}
+    fill = float(recipe.fill_value)
     chosen = recipe.result_mask
     return Sky(
         background=background,
         background_rms=rms,
+        background_error=deviation,
         mask=base if chosen is None else builder.masks[chosen.name],
-        subtracted=image - background,
+        subtracted=map_patches(_subtracted_patch, image, background, outside, **options, fill_value=fill),
         meshes=builder.meshes,
     )
 
@@ -99,8 +140,9 @@ def estimate_background(
 class _Builder:
     """Adds one step after the other to what is known of an image."""
 
-    def __init__(self, recipe: Recipe, image: Any, base: Any) -> None:
+    def __init__(self, recipe: Recipe, image: Any, base: Any, *, weight: Any, error: Any) -> None:
         self.recipe, self.image, self.base = recipe, image, base
+        self.weight, self.error = weight, error
         self.rings: dict[str, Any] = {}
         self.masks: dict[str, Any] = {}
         self.boxes: list[tuple[BackgroundStep, MaskStep | None, Any]] = []
@@ -109,22 +151,58 @@ class _Builder:
 
     def add(self, step: RingStep | MaskStep | BackgroundStep) -> None:
         if isinstance(step, RingStep):
-            self.rings[step.name] = ring_median(
-                self.image,
-                radius_in=step.radius_in,
-                width=step.width,
-                percentile=step.percentile,
-                mask=self.base != 0,
-            )
+            self.rings[step.name] = self._ring(step)
         elif isinstance(step, MaskStep):
-            sky = self.pixels(self.recipe.detection_sky(step).name, 0)
-            detection = map_patches(_detection_patch, self.image, sky, halo=(0, 0), dtype=np.float32, name="detection")
-            found = tier_mask(detection, step.tiers, mask=self.base != 0, clip=step.clip)
-            self.masks[step.name] = self.base | found
+            self.masks[step.name] = self._search(step)
         else:
-            mesh = call(finish, self._boxes(step), step)
+            mesh = call(finish, self._boxes(step), step, limit=self._limit(step))
             self.meshes[step.name] = mesh
             self.surfaces[step.name] = call(surfaces, mesh, step.interpolator)
+
+    def _left_out(self, step: RingStep | MaskStep) -> Any:
+        """Bits that a ring or mask step leaves out: the base, and the mask that it names."""
+        before = self.recipe.mask_for(step)
+        return self.base if before is None else self.masks[before.name]
+
+    def _ring(self, step: RingStep) -> Any:
+        ignore = self._left_out(step) != 0
+        fill = None
+        if step.masked == "fill":
+            (wanted,) = noise_images(step)
+            pixels = self.image.astype(np.float32)
+            statistics = image_statistics(
+                pixels, ignore, clip_of(step), refine=wanted.refine, biweight=wanted.biweight
+            )
+            fill = call(fill_value, statistics)
+        func = partial(ring_step_patch, step=step)
+        options = {"halo": ring_halo(step), "dtype": self.image.dtype, "name": "ring_median"}
+        return map_patches(func, self.image, ignore, fill=fill, **options)
+
+    def _search(self, step: MaskStep) -> Any:
+        left_out = self._left_out(step)
+        sky = self.pixels(self.recipe.detection_sky(step).name, 0)
+        scale = None
+        if step.equalize:
+            kind: dict[str, Any] = {"halo": (0, 0), "dtype": np.float64, "name": "noise_scale"}
+            scale = map_patches(_scale_patch, self.image, self.weight, self.error, **kind)
+        detection = map_patches(
+            _detection_patch, self.image, sky, scale, halo=(0, 0), dtype=np.float32, name="detection"
+        )
+        noise = None
+        if any(t.noise == "local" for t in step.tiers):
+            source = self.recipe.noise_map(step)
+            assert source is not None  # checked with the recipe
+            noise = self.pixels(source.name, 1)
+        found = tier_mask(
+            detection,
+            step.tiers,
+            mask=left_out != 0,
+            clip=step.clip,
+            masked=step.masked,
+            noise=noise,
+            first_bit=self.recipe.first_bit(step),
+        )
+        return left_out | found
 
     def _boxes(self, step: BackgroundStep) -> Any:
         chosen = self.recipe.mask_for(step)
@@ -136,17 +214,43 @@ class _Builder:
         self.boxes.append((step, chosen, statistics))
         return statistics
 
-    def pixels(self, name: str, which: int) -> Any:
-        """Pixels of the sky (0) or its rms (1) of a ring or background step."""
+    def _limit(self, step: BackgroundStep) -> Any:
+        """Ceiling of the mesh of a step, if it has one."""
+        if step.ceiling is None:
+            return None
+        options = {"box_size": step.box_size, "sigma": step.ceiling.sigma, "shape": self.image.shape}
+        return call(ceiling, self.surfaces[step.ceiling.above], **options)
+
+    def pixels(self, name: str, which: int, *, outside: Any = None) -> Any:
+        """Pixels of the sky (0) of a ring or background step, or of its rms (1) or error (2)."""
         if name in self.rings:
             return self.rings[name]
-        return sky_pixels(self.base, self.surfaces[name], which, dtype=self.image.dtype)
+        options = {"dtype": self.image.dtype, "coverage": outside, "fill_value": float(self.recipe.fill_value)}
+        return sky_pixels(self.base, self.surfaces[name], which, **options)
 
 
-def _base_patch(image: Patch, weight: Patch | None, dq: Patch | None, mask: Patch | None) -> Patch:
-    others = {"weight": weight, "dq": dq, "user_mask": mask}
-    return image.replaced(base_mask(image.data, **{k: None if p is None else p.data for k, p in others.items()}))
+def _base_patch(image: Patch, *planes: Patch, names: tuple[str, ...], dq_bits: int | None) -> Patch:
+    others: dict[str, Any] = {name: plane.data for name, plane in zip(names, planes, strict=True)}
+    return image.replaced(base_mask(image.data, **others, dq_bits=dq_bits))
 
 
-def _detection_patch(image: Patch, sky: Patch) -> Patch:
-    return image.replaced(detection_image(image.data, sky.data))
+def _uncovered_patch(base: Patch, coverage: Patch | None, *, where: Literal["coverage", "invalid"]) -> Patch:
+    outside = uncovered(base.data, None if coverage is None else coverage.data, where=where)
+    assert outside is not None  # there is a coverage plane, or it is not asked
+    return base.replaced(outside)
+
+
+def _subtracted_patch(image: Patch, background: Patch, outside: Patch | None, *, fill_value: float) -> Patch:
+    pixels = image.data - background.data
+    if outside is not None:
+        pixels[outside.data] = fill_value
+    return image.replaced(pixels)
+
+
+def _scale_patch(image: Patch, weight: Patch | None, error: Patch | None) -> Patch:
+    planes = {"weight": weight, "error": error}
+    return image.replaced(noise_scale(**{k: None if p is None else p.data for k, p in planes.items()}))
+
+
+def _detection_patch(image: Patch, sky: Patch, scale: Patch | None) -> Patch:
+    return image.replaced(detection_image(image.data, sky.data, None if scale is None else scale.data))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,54 +19,20 @@ from tiledsky.geometry import Pair
 from tiledsky.kernels.detect import detect
 from tiledsky.kernels.grow import grow_disc, grow_square, grow_tophat
 from tiledsky.overlap import Patch, map_patches
-from tiledsky.recipe import SigmaClip, Tier, validated
-from tiledsky.statistics import tier_thresholds
-
-INVALID = np.uint8(1)
-USER = np.uint8(128)
+from tiledsky.recipe import validated
+from tiledsky.steps import SigmaClip, Tier
+from tiledsky.thresholds import Thresholds, tier_thresholds
 
 _GROW: dict[str, Any] = {"disc": grow_disc, "tophat": grow_tophat, "square": grow_square}
 
 
-def tier_bit(index: int) -> np.uint8:
-    """Bit of tier ``index`` (from 0) in a mask plane."""
-    return np.uint8(1 << (index + 1))
+def detection_image(science: NDArray[Any], sky: NDArray[Any], scale: NDArray[Any] | None = None) -> NDArray[np.float32]:
+    """Image minus sky, rounded to float32: detection needs no more, and its statistics are exact in it.
 
-
-def base_mask(
-    science: NDArray[Any],
-    *,
-    weight: NDArray[Any] | None = None,
-    dq: NDArray[Any] | None = None,
-    user_mask: NDArray[Any] | None = None,
-) -> NDArray[np.uint8]:
-    """Bits 0 and 7 of a mask plane.
-
-    Parameters
-    ----------
-    science : ndarray, (ny, nx)
-        NaN and infinite pixels are invalid.
-    weight : ndarray, optional
-        Pixels whose weight is not above 0 (or NaN) are invalid.
-    dq : ndarray of integers, optional
-        Pixels with any bit set are invalid.
-    user_mask : ndarray, optional
-        Non-zero sets bit 7.
+    ``scale`` (see `tiledsky.planes.noise_scale`) makes the noise even.
     """
-    invalid = ~np.isfinite(science)
-    if weight is not None:
-        invalid |= ~(weight > 0)
-    if dq is not None:
-        invalid |= dq != 0
-    bits = invalid.astype(np.uint8)
-    if user_mask is not None:
-        bits |= USER * (user_mask != 0).astype(np.uint8)
-    return bits
-
-
-def detection_image(science: NDArray[Any], sky: NDArray[Any]) -> NDArray[np.float32]:
-    """Image minus sky, rounded to float32: detection needs no more, and its statistics are exact in it."""
-    return np.asarray(science - sky, dtype=np.float32)
+    difference = science - sky
+    return np.asarray(difference if scale is None else difference * scale, dtype=np.float32)
 
 
 def growth_radius(tier: Tier) -> int:
@@ -85,13 +51,30 @@ def tiers_halo(tiers: Sequence[Tier]) -> Pair:
     return (max(map(tier_radius, tiers)),) * 2
 
 
-def source_patch(detection: Patch, ignore: Patch | None, *, tier: Tier, threshold: float) -> Patch:
-    """Pixels (bool) of the sources of one tier and of their growth."""
+def source_patch(
+    detection: Patch,
+    ignore: Patch | None,
+    *,
+    tier: Tier,
+    threshold: float,
+    fill: float | None = None,
+    noise: Patch | None = None,
+) -> Patch:
+    """Pixels (bool) of the sources of one tier and of their growth.
+
+    ``fill`` is the value of ignored pixels in smoothing (None: they are left out); ``noise`` a map of the local noise,
+    of which ``n_sigma`` is added to the threshold.
+    """
     taps = taps_of(fwhm=tier.fwhm, sigma=tier.sigma, kernel_radius=tier.kernel_radius)
-    smoothed = smooth_patch(detection, ignore, taps=taps, boundary="fill")
+    if fill is None or ignore is None:
+        smoothed = smooth_patch(detection, ignore, taps=taps, boundary="fill")
+    else:
+        filled = detection.replaced(np.where(ignore.data, np.float32(fill), detection.data))
+        smoothed = smooth_patch(filled, None, taps=taps, boundary="fill")
     left_out = None if ignore is None else ignore.crop(smoothed.region)
+    limit = threshold if noise is None else threshold + tier.n_sigma * noise.crop(smoothed.region)
     # what the tile needs of a source of n pixels lies within n - 1 pixels of it: no labels need to cross tiles
-    found = smoothed.replaced(detect(smoothed.data, threshold, n_pixels=tier.n_pixels, mask=left_out))
+    found = smoothed.replaced(detect(smoothed.data, limit, n_pixels=tier.n_pixels, mask=left_out))
     found = found.cropped(found.region.inner((tier.n_pixels - 1,) * 2, found.shape))
     if not tier.grow:
         return found
@@ -99,34 +82,59 @@ def source_patch(detection: Patch, ignore: Patch | None, *, tier: Tier, threshol
     return found.apply(lambda pixels: _GROW[tier.grow_shape](pixels, size), (growth_radius(tier),) * 2, "fill")
 
 
-def tiers_patch(detection: Patch, ignore: Patch | None, *, tiers: Sequence[Tier], thresholds: Sequence[float]) -> Patch:
-    """Bits 1.. of the mask plane (uint8), one a tier."""
+def tiers_patch(
+    detection: Patch,
+    ignore: Patch | None,
+    noise: Patch | None = None,
+    *,
+    tiers: Sequence[Tier],
+    thresholds: Thresholds,
+    first_bit: int = 1,
+) -> Patch:
+    """Bits of the mask plane (uint8) from ``first_bit`` on, one a tier."""
     region = detection.region.inner(tiers_halo(tiers), detection.shape)
     bits = np.zeros(region.shape, np.uint8)
-    for index, (tier, threshold) in enumerate(zip(tiers, thresholds, strict=True)):
-        found = source_patch(detection, ignore, tier=tier, threshold=threshold).crop(region)
-        bits |= tier_bit(index) * found.astype(np.uint8)
+    for index, (tier, value) in enumerate(zip(tiers, thresholds.values, strict=True)):
+        local = noise if tier.noise == "local" else None
+        found = source_patch(detection, ignore, tier=tier, threshold=value, fill=thresholds.fill, noise=local)
+        bits |= np.uint8(1 << (first_bit + index)) * found.crop(region).astype(np.uint8)
     return Patch(bits, region, detection.shape)
 
 
-def tier_mask(detection: Any, tiers: Sequence[Tier], *, mask: Any = None, clip: SigmaClip | None = None) -> Any:
+def tier_mask(
+    detection: Any,
+    tiers: Sequence[Tier],
+    *,
+    mask: Any = None,
+    clip: SigmaClip | None = None,
+    masked: Literal["omit", "fill"] = "omit",
+    noise: Any = None,
+    first_bit: int = 1,
+) -> Any:
     """Search an image for sources in several tiers.
 
     Parameters
     ----------
     detection : array_like or dask.array.Array, (ny, nx)
         The image minus a first estimate of its sky. Rounded to float32. NaN pixels are not searched.
-    tiers : sequence of `tiledsky.recipe.Tier`
+    tiers : sequence of `tiledsky.steps.Tier`
         At most six.
     mask : array_like or dask.array.Array of bool, optional
         True = leave out of statistics and search; sources beside it may still grow over it.
-    clip : `tiledsky.recipe.SigmaClip`, optional
+    clip : `tiledsky.steps.SigmaClip`, optional
         Rejection for clipped centers and noise; default 3 sigma about the median, at most 10 rounds.
+    masked : {"omit", "fill"}
+        What smoothing puts in place of masked and NaN pixels: the weighted mean of their neighbours, or the biweight
+        location of all others.
+    noise : array_like or dask.array.Array, (ny, nx), optional
+        Local noise for tiers with ``noise = "local"``, in the image's unit.
+    first_bit : int
+        Bit of the first tier.
 
     Returns
     -------
     ndarray or dask.array.Array of uint8, (ny, nx)
-        Bit ``i + 1`` set where tier ``i`` found (or grew over) a source; 0 where nothing is.
+        Bit ``first_bit + i`` set where tier ``i`` found (or grew over) a source; 0 where nothing is.
 
     Notes
     -----
@@ -135,14 +143,29 @@ def tier_mask(detection: Any, tiers: Sequence[Tier], *, mask: Any = None, clip: 
     `photutils.segmentation.detect_sources` (8-connected) and its ``make_source_mask``.
     """
     detection = check_image(detection, mask)
-    if not 0 < len(tiers) <= 6:
-        raise ParameterError(f"{len(tiers)} tiers do not fit the mask's bits 1 to 6; give one to six")
+    if not (len(tiers) > 0 and 1 <= first_bit <= 7 - len(tiers)):
+        raise ParameterError(
+            f"{len(tiers)} tiers from bit {first_bit} on do not fit the mask's bits 1 to 6; give one to six in all"
+        )
+    if noise is None and any(t.noise == "local" for t in tiers):
+        raise ParameterError("a tier with local noise needs a noise map; pass noise, or choose another noise")
     detection = detection.astype(np.float32)
-    thresholds = tier_thresholds(detection, tiers, mask=mask, clip=clip or SigmaClip())
-    func = partial(tiers_patch, tiers=tuple(tiers))
+    ignore = _with_nan(detection, mask) if masked == "fill" else mask
+    limits = tier_thresholds(detection, tiers, mask=ignore, clip=clip or SigmaClip(), masked=masked)
+    func = partial(tiers_patch, tiers=tuple(tiers), first_bit=first_bit)
     return map_patches(
-        func, detection, mask, halo=tiers_halo(tiers), dtype=np.uint8, name="tier_mask", thresholds=thresholds
+        func, detection, ignore, noise, halo=tiers_halo(tiers), dtype=np.uint8, name="tier_mask", thresholds=limits
     )
+
+
+def _with_nan(detection: Any, mask: Any) -> Any:
+    """Return the mask with the pixels that are not finite: a filled image must not hold any."""
+    return map_patches(_nan_patch, detection, mask, halo=(0, 0), dtype=bool, name="not_finite")
+
+
+def _nan_patch(detection: Patch, mask: Patch | None) -> Patch:
+    wrong = ~np.isfinite(detection.data)
+    return detection.replaced(wrong if mask is None else wrong | mask.data)
 
 
 def source_mask(
@@ -177,7 +200,7 @@ def source_mask(
         Radius (or size of the square) by which sources are grown, and the rule.
     mask : array_like or dask.array.Array of bool, optional
         True = not searched.
-    clip : `tiledsky.recipe.SigmaClip`, optional
+    clip : `tiledsky.steps.SigmaClip`, optional
         For ``n_sigma``.
 
     Returns

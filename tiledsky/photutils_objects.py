@@ -18,7 +18,7 @@ from photutils import background as photutils
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair
 from tiledsky.kernels.boxes import Clip
-from tiledsky.recipe import IDWInterpolator, ZoomInterpolator
+from tiledsky.steps import IDWInterpolator, ZoomInterpolator
 
 _WARNING_FILTERS = threading.Lock()  # warnings.catch_warnings is not safe in threads
 _MODE = {"median_factor": 3.0, "mean_factor": 2.0}

@@ -1,4 +1,4 @@
-"""Recipes: ordered steps with their parameters, checked by name, read from and written to TOML."""
+"""Recipes: ordered steps, checked by name, read from and written to TOML."""
 
 from __future__ import annotations
 
@@ -8,166 +8,46 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tiledsky.errors import ParameterError
-from tiledsky.geometry import Pair
-
-#: Names of planes that a run writes itself; no step may be called so.
-PLANES = ("science", "weight", "dq", "user_mask", "mask", "background", "background_rms", "subtracted")
-
-
-def _pair(value: Any) -> Any:
-    """Let 10 stand for [10, 10]."""
-    return (value, value) if isinstance(value, int) else value
-
-
-def _none(value: Any) -> Any:
-    """Let "none" stand for None, which TOML cannot write."""
-    return None if value == "none" else value
-
-
-Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_pair)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,40}$")]
-Percent = Annotated[float, Field(ge=0, le=100)]
-
-
-class Model(BaseModel):
-    """Base of all parameter models: no unknown key, no change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
+from tiledsky.steps import (
+    PLANES,
+    AnyStep,
+    BackgroundStep,
+    IDWInterpolator,
+    MaskStep,
+    MeshCeiling,
+    Model,
+    Name,
+    RingStep,
+    SigmaClip,
+    Step,
+    Tier,
+    ZoomInterpolator,
+)
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
 
-class SigmaClip(Model):
-    """Rejection of outliers, with the meaning of `astropy.stats.SigmaClip`.
-
-    ``maxiters = -1`` goes on until nothing changes.
-    """
-
-    sigma_lower: float = Field(3.0, gt=0)
-    sigma_upper: float = Field(3.0, gt=0)
-    maxiters: int = Field(10, ge=-1)
-    center: Literal["median", "mean"] = "median"
-    spread: Literal["std", "mad_std"] = "std"
-
-    @model_validator(mode="after")
-    def _some_rounds(self) -> SigmaClip:
-        if self.maxiters == 0:
-            raise ValueError("maxiters 0 rejects nothing; use 1 or more, or -1 for no limit")
-        return self
-
-
-class ZoomInterpolator(Model):
-    """Cubic spline through the mesh, as `scipy.ndimage.zoom` with ``grid_mode``; ``clip``: cut to the mesh's range."""
-
-    kind: Literal["zoom"] = "zoom"
-    clip: bool = True
-
-
-class IDWInterpolator(Model):
-    """Shepard's inverse-distance weights ``1 / (d**power + regularization)`` of the nearest boxes not excluded.
-
-    Boxes equally far at the last place share it (see `tiledsky.kernels.idw`).
-    """
-
-    kind: Literal["idw"] = "idw"
-    n_neighbors: int = Field(10, ge=1)
-    power: float = Field(1.0, ge=0)
-    regularization: float = Field(0.0, ge=0)
-
-
-Interpolator = Annotated[ZoomInterpolator | IDWInterpolator, Field(discriminator="kind")]
-
-
-class RingStep(Model):
-    """A ring-median filter: the sky beside each pixel, blind to what is smaller than the ring."""
-
-    kind: Literal["ring"] = "ring"
-    name: Name = "ring"
-    radius_in: float = Field(ge=0)
-    width: float = Field(gt=0)
-    percentile: Percent = 50.0
-    keep: bool = False
-
-
-class Tier(Model):
-    """One search for sources: smooth, threshold, count connected pixels, grow.
-
-    A pixel is a source where the smoothed detection image is above ``center + n_sigma * noise``. ``center`` and
-    ``noise`` are of all valid pixels of the whole image, ``noise_of`` the unsmoothed or the smoothed detection image.
-    """
-
-    n_sigma: float
-    fwhm: float = Field(0.0, ge=0)
-    sigma: float = Field(0.0, ge=0)
-    kernel_radius: int | None = Field(None, ge=0)
-    n_pixels: int = Field(1, ge=1)
-    grow: float = Field(0.0, ge=0)
-    grow_shape: Literal["disc", "tophat", "square"] = "disc"
-    center: Literal["zero", "mean", "median"] = "mean"
-    noise: Literal["std", "clipped_std", "mad_std"] = "clipped_std"
-    noise_of: Literal["unsmoothed", "smoothed"] = "unsmoothed"
-
-    @model_validator(mode="after")
-    def _one_width(self) -> Tier:
-        if self.fwhm and self.sigma:
-            raise ValueError("fwhm and sigma both give the width of the Gaussian; set one of them")
-        return self
-
-
-class MaskStep(Model):
-    """A source mask: each tier one bit plane, searched on the image minus the sky of an earlier step.
-
-    ``minus`` names that step (default: the ring or background step just before). ``clip`` is the rejection used
-    for clipped centers and noise.
-    """
-
-    kind: Literal["mask"] = "mask"
-    name: Name
-    minus: str | None = None
-    tiers: tuple[Tier, ...] = Field(min_length=1, max_length=6)
-    clip: SigmaClip = SigmaClip()
-    keep: bool = False
-
-
-class BackgroundStep(Model):
-    """A mesh background: statistics of boxes outside the mask, filled, filtered, interpolated.
-
-    Parameters have the meaning they have in `photutils.background.Background2D`. ``mask`` names the mask step to use
-    (default: the last one before, if any); "none" uses the invalid pixels alone. ``clip = "none"``: no rejection.
-    """
-
-    kind: Literal["background"] = "background"
-    name: Name
-    box_size: Size
-    filter_size: Size = (3, 3)
-    filter_threshold: float | None = None
-    exclude_percentile: Percent = 10.0
-    clip: Annotated[SigmaClip | None, BeforeValidator(_none)] = SigmaClip()
-    estimator: Literal["median", "mean", "mode", "mmm", "sextractor", "biweight"] = "sextractor"
-    rms_estimator: Literal["std", "mad_std", "biweight"] = "std"
-    interpolator: Interpolator = ZoomInterpolator()
-    mask: str | None = None
-    keep: bool = False
-
-    @model_validator(mode="after")
-    def _odd_filter(self) -> BackgroundStep:
-        if any(size % 2 == 0 for size in self.filter_size):
-            raise ValueError(f"filter_size {list(self.filter_size)} has no central box; use odd sizes")
-        return self
-
-
-Step = Annotated[RingStep | MaskStep | BackgroundStep, Field(discriminator="kind")]
-
-
 class Recipe(Model):
-    """Ordered steps from an image to its background. The last background step gives the result."""
+    """Ordered steps from an image to its background. The last background step gives the result.
+
+    Attributes
+    ----------
+    dq_flags : tuple of str or int, or "all"
+        Flags of a DQ plane that make a pixel invalid: bit values, or names (see `tiledsky.dq`); "all": any bit.
+    fill_value : float or "nan"
+        What the background planes and the subtracted image have outside the coverage.
+    uncovered : "coverage" or "invalid"
+        Where that is: where the coverage plane, if there is one, is 0 or NaN; or at every invalid pixel.
+    """
 
     name: Name
     description: str = ""
+    dq_flags: Annotated[tuple[int | str, ...] | Literal["all"], Field(union_mode="left_to_right")] = "all"
+    fill_value: float | Literal["nan"] = 0.0
+    uncovered: Literal["coverage", "invalid"] = "coverage"
     steps: tuple[Step, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -184,26 +64,33 @@ class Recipe(Model):
                     )
                 if step.minus is not None and step.minus not in earlier:
                     raise ValueError(f"mask step {step.name!r} subtracts {step.minus!r}; earlier steps are {earlier}")
-            if isinstance(step, BackgroundStep) and step.mask not in (None, "none"):
-                masks = [name for name, kind in seen.items() if kind == "mask"]
-                if step.mask not in masks:
-                    raise ValueError(
-                        f"background {step.name!r} uses mask {step.mask!r}; earlier mask steps are {masks}"
-                    )
+            _check_names(step, seen)
             seen[step.name] = step.kind
         if "background" not in seen.values():
             raise ValueError("there is no background step, so there would be no result; add one at the end")
+        for step in self.steps:
+            if isinstance(step, MaskStep):
+                self._check_mask(step)
         return self
+
+    def _check_mask(self, step: MaskStep) -> None:
+        """Check what follows from other steps: the bits left for the tiers, the noise map."""
+        last = self.first_bit(step) + len(step.tiers) - 1
+        if last > 6:
+            raise ValueError(
+                f"mask step {step.name!r} needs bit {last} for its last tier, and sources have bits 1 to 6; "
+                "use fewer tiers here or in the masks that it goes on from"
+            )
+        if any(t.noise == "local" for t in step.tiers) and self.noise_map(step) is None:
+            raise ValueError(
+                f"mask step {step.name!r} has a tier with local noise but subtracts a ring, which has no rms map; "
+                "name an earlier background step with noise_map"
+            )
 
     @property
     def result(self) -> BackgroundStep:
         """The step whose background is the result."""
         return next(s for s in reversed(self.steps) if isinstance(s, BackgroundStep))
-
-    @property
-    def boxes(self) -> list[Pair]:
-        """Box sizes of all background steps."""
-        return [s.box_size for s in self.steps if isinstance(s, BackgroundStep)]
 
     def step(self, name: str) -> RingStep | MaskStep | BackgroundStep:
         """Return the step called ``name``."""
@@ -219,14 +106,44 @@ class Recipe(Model):
         before = self.steps[: self.steps.index(mask)]
         return next(s for s in reversed(before) if not isinstance(s, MaskStep))
 
-    def mask_for(self, background: BackgroundStep) -> MaskStep | None:
-        """Return the mask step that the background step uses, if any."""
-        if background.mask == "none":
+    def noise_map(self, mask: MaskStep) -> BackgroundStep | None:
+        """Return the background step whose rms map is the local noise of a mask step; None for a ring's."""
+        step = self.detection_sky(mask) if mask.noise_map is None else self.step(mask.noise_map)
+        return step if isinstance(step, BackgroundStep) else None
+
+    def mask_for(self, step: AnyStep) -> MaskStep | None:
+        """Return the mask step whose sources a step leaves out, if any.
+
+        A background step uses the last one before it unless it names one; others only the one that they name.
+        """
+        if step.mask == "none":
             return None
-        before = [s for s in self.steps[: self.steps.index(background)] if isinstance(s, MaskStep)]
-        if background.mask is not None:
-            return next(s for s in before if s.name == background.mask)
-        return before[-1] if before else None
+        before = [s for s in self.steps[: self.steps.index(step)] if isinstance(s, MaskStep)]
+        if step.mask is not None:
+            return next(s for s in before if s.name == step.mask)
+        return before[-1] if before and isinstance(step, BackgroundStep) else None
+
+    def first_bit(self, step: MaskStep) -> int:
+        """Bit of the first tier of a mask step: tiers of the masks that it goes on from come before."""
+        before = self.mask_for(step)
+        return 1 if before is None else self.first_bit(before) + len(before.tiers)
+
+    def expanded(self) -> Recipe:
+        """Return the recipe with one mask step for each tier of the cumulative ones; what runs is this."""
+        steps: list[AnyStep] = []
+        for step in self.steps:
+            if not isinstance(step, MaskStep) or not step.cumulative or len(step.tiers) == 1:
+                steps.append(step)
+                continue
+            minus, before = self.detection_sky(step).name, step.mask
+            for index, tier in enumerate(step.tiers):
+                name = step.name if index == len(step.tiers) - 1 else f"{step.name}-{index + 1}"
+                change = {"name": name, "minus": minus, "mask": before, "tiers": (tier,), "cumulative": False}
+                steps.append(step.model_copy(update=change))
+                before = name
+        if len(steps) == len(self.steps):
+            return self
+        return self.model_validate(self.model_copy(update={"steps": tuple(steps)}).model_dump())
 
     @property
     def result_mask(self) -> MaskStep | None:
@@ -263,6 +180,19 @@ class Recipe(Model):
             if isinstance(step, BackgroundStep) and step.clip is None:
                 written["clip"] = "none"  # left out it would be the default, and be taken for the same recipe
         return tomli_w.dumps(data)
+
+
+def _check_names(step: AnyStep, seen: dict[str, str]) -> None:
+    """Check that the steps that a step names stand before it and are of the right kind."""
+    wanted = [(step.mask, "mask", "uses mask")] if step.mask != "none" else []
+    if isinstance(step, MaskStep):
+        wanted.append((step.noise_map, "background", "takes its noise from"))
+    if isinstance(step, BackgroundStep) and step.ceiling is not None:
+        wanted.append((step.ceiling.above, "background", "has its ceiling above"))
+    for name, kind, does in wanted:
+        known = [n for n, k in seen.items() if k == kind]
+        if name is not None and name not in known:
+            raise ValueError(f"{step.kind} {step.name!r} {does} {name!r}; earlier {kind} steps are {known}")
 
 
 def validated(model: type[AnyModel], data: dict[str, Any], *, source: str) -> AnyModel:
@@ -303,6 +233,7 @@ _KINDS: dict[str, type[Model]] = {
     "idw": IDWInterpolator,
     "tiers": Tier,
     "clip": SigmaClip,
+    "ceiling": MeshCeiling,
 }
 
 

@@ -1,14 +1,13 @@
 """Global statistics of an image, exact and the same for any tiling, on numpy or dask arrays.
 
 Two passes: a histogram of the pixels' keys, then the values in the few bins that a median or a clipping bound can fall
-in (`tiledsky.kernels.order`, `tiledsky.kernels.refinement`). What a pass makes of a tile is small and merges by integer
-addition.
+in (`tiledsky.kernels.order`, `tiledsky.kernels.refinement`). The biweights take a third pass, about the median of the
+first two (`tiledsky.kernels.biweight`). What a pass makes of a tile is small and merges by integer addition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
@@ -16,14 +15,14 @@ import numpy as np
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
-from tiledsky.errors import InputError
-from tiledsky.filters import check_image, smooth_patch, taps_of
-from tiledsky.geometry import Pair
+from tiledsky.errors import RunError
+from tiledsky.filters import check_image
 from tiledsky.kernels import needed_bins, selection
+from tiledsky.kernels.biweight import BiweightSums
 from tiledsky.kernels.order import KeyHistogram
 from tiledsky.kernels.refinement import Refinement
-from tiledsky.overlap import Patch, call, map_patches
-from tiledsky.recipe import SigmaClip, Tier
+from tiledsky.overlap import call
+from tiledsky.steps import SigmaClip
 
 #: Summaries merged at a time are the square of this: bounds what a merge holds.
 _MERGE = 4
@@ -43,6 +42,10 @@ class Statistics:
         mad_std = 1.4826 x the median absolute deviation.
     clipped_mean, clipped_median, clipped_std : float
         Of the pixels left by the clip, by the rule of `astropy.stats.SigmaClip`.
+    mad : float
+        Median absolute deviation from the median, as it is.
+    biweight_location, biweight_scale : float
+        Of all pixels; tuning constants 6 and 9 MAD, as `astropy.stats.biweight_location` and `biweight_scale`.
     """
 
     n: int
@@ -53,6 +56,9 @@ class Statistics:
     clipped_mean: float = float("nan")
     clipped_median: float = float("nan")
     clipped_std: float = float("nan")
+    mad: float = float("nan")
+    biweight_location: float = float("nan")
+    biweight_scale: float = float("nan")
 
 
 def clip_options(clip: SigmaClip) -> dict[str, Any]:
@@ -76,22 +82,46 @@ def bins_to_refine(histogram: KeyHistogram, clip: SigmaClip) -> NDArray[np.uint1
     return np.unique(np.concatenate(parts))
 
 
-def finish(histogram: KeyHistogram, refinement: Refinement | None, clip: SigmaClip) -> Statistics:
-    """Statistics from the merged summaries of both passes; without the second only n, mean and std."""
+def finish(
+    histogram: KeyHistogram,
+    refinement: Refinement | None,
+    clip: SigmaClip,
+    biweight_sums: BiweightSums | None = None,
+) -> Statistics:
+    """Statistics from the merged summaries of all passes; without the second only n, mean and std.
+
+    The third, `biweight_sums`, is about the median and the mad of what this function returns without it.
+    """
     n, mean, std = histogram.n, histogram.mean(), histogram.std()
     if refinement is None:
-        return Statistics(n, mean, std)
+        return _with_biweights(Statistics(n, mean, std), biweight_sums)
     clipped = selection.clipped_statistics(histogram, refinement, **clip_options(clip))
-    return Statistics(
+    mad = selection.median_absolute_deviation(histogram, refinement)
+    statistics = Statistics(
         n,
         mean,
         std,
-        selection.percentile(histogram, refinement, 50),
-        selection.mad_std(histogram, refinement),
-        clipped.mean,
-        clipped.median,
-        clipped.std,
+        median=selection.percentile(histogram, refinement, 50),
+        mad_std=mad * selection.MAD_TO_STD,
+        clipped_mean=clipped.mean,
+        clipped_median=clipped.median,
+        clipped_std=clipped.std,
+        mad=mad,
     )
+    return _with_biweights(statistics, biweight_sums)
+
+
+def _with_biweights(statistics: Statistics, sums: BiweightSums | None) -> Statistics:
+    if sums is None:
+        return statistics
+    same_center = not sums.n or (sums.median, sums.mad) == (statistics.median, statistics.mad)
+    if sums.n != statistics.n or not same_center:
+        raise RunError(
+            f"biweight sums of {sums.n} pixels about {sums.median} in units of {sums.mad} do not belong to "
+            f"{statistics.n} pixels with median {statistics.median} and MAD {statistics.mad}; make both from the same "
+            "tiles"
+        )
+    return replace(statistics, biweight_location=sums.location(), biweight_scale=sums.scale())
 
 
 def global_statistics(image: Any, *, mask: Any = None, clip: SigmaClip | None = None) -> Any:
@@ -103,29 +133,43 @@ def global_statistics(image: Any, *, mask: Any = None, clip: SigmaClip | None = 
         Rounded to float32. NaN and infinite pixels are left out.
     mask : array_like or dask.array.Array of bool, optional
         True = left out.
-    clip : `tiledsky.recipe.SigmaClip`, optional
+    clip : `tiledsky.steps.SigmaClip`, optional
         Default 3 sigma about the median, at most 10 rounds.
 
     Returns
     -------
     Statistics
-        For a dask array a `dask.delayed.Delayed` of it: two passes over the pixels when computed.
+        For a dask array a `dask.delayed.Delayed` of it: three passes over the pixels when computed, the third for the
+        biweights.
 
     Notes
     -----
-    Memory: about 2 MB a chunk beside the chunk. Sources: `astropy.stats.sigma_clipped_stats`, `astropy.stats.mad_std`.
+    Memory: about 2 MB a chunk beside the chunk. Sources: `astropy.stats.sigma_clipped_stats`, `astropy.stats.mad_std`,
+    `astropy.stats.biweight_location`, `astropy.stats.biweight_scale`.
     """
     image = check_image(image, mask)
-    return _two_passes(image.astype(np.float32), mask, clip or SigmaClip(), refine=True)
+    return image_statistics(image.astype(np.float32), mask, clip or SigmaClip(), refine=True, biweight=True)
 
 
-def _two_passes(image: Any, mask: Any, clip: SigmaClip, *, refine: bool) -> Any:
+def image_statistics(image: Any, mask: Any, clip: SigmaClip, *, refine: bool, biweight: bool = False) -> Any:
+    """`Statistics` of a float32 image, lazy for dask: one pass over it, two to ``refine``, three with ``biweight``."""
     histogram = _reduce(KeyHistogram.from_values, KeyHistogram.merged, image, mask)
-    if not refine:
+    if not (refine or biweight):
         return call(finish, histogram, None, clip)
     bins = call(bins_to_refine, histogram, clip)
     refinement = _reduce(Refinement.from_values, Refinement.merged, image, mask, bins)
-    return call(finish, histogram, refinement, clip)
+    statistics = call(finish, histogram, refinement, clip)
+    if not biweight:
+        return statistics
+    sums = _reduce(_biweight_sums, BiweightSums.merged, image, mask, statistics)
+    return call(_with_biweights, statistics, sums)
+
+
+def _biweight_sums(
+    values: NDArray[np.float32], statistics: Statistics, *, mask: NDArray[np.bool_] | None = None
+) -> BiweightSums:
+    """Summary of a tile for the third pass; ``statistics`` is what `finish` makes of the first two."""
+    return BiweightSums.from_values(values, median=statistics.median, mad=statistics.mad, mask=mask)
 
 
 def _reduce(summarise: Any, merge: Any, image: Any, mask: Any, *args: Any) -> Any:
@@ -162,64 +206,3 @@ def _cell(summary: Any) -> NDArray[np.object_]:
 
 def _only(cell: NDArray[np.object_]) -> Any:
     return cell[0, 0]
-
-
-@dataclass(frozen=True)
-class NoiseImage:
-    """One image whose statistics the tiers of a mask step need: the detection image, smoothed or not."""
-
-    fwhm: float = 0.0
-    sigma: float = 0.0
-    kernel_radius: int | None = None
-    refine: bool = False
-
-    @property
-    def halo(self) -> Pair:
-        """Radius of the smoothing kernel."""
-        taps = taps_of(fwhm=self.fwhm, sigma=self.sigma, kernel_radius=self.kernel_radius)
-        return (0, 0) if taps is None else (taps.size // 2,) * 2
-
-    def patch(self, detection: Patch, ignore: Patch | None) -> Patch:
-        """Pixels of this image from those of the detection image and their mask."""
-        taps = taps_of(fwhm=self.fwhm, sigma=self.sigma, kernel_radius=self.kernel_radius)
-        return smooth_patch(detection, ignore, taps=taps, boundary="fill")
-
-
-def noise_image(tier: Tier) -> NoiseImage:
-    """Return the image whose statistics give the threshold of ``tier``."""
-    refine = tier.center == "median" or tier.noise != "std"
-    if tier.noise_of == "unsmoothed":
-        return NoiseImage(refine=refine)
-    return NoiseImage(tier.fwhm, tier.sigma, tier.kernel_radius, refine)
-
-
-def threshold(tier: Tier, statistics: Statistics) -> float:
-    """Threshold of a tier: center + n_sigma x noise.
-
-    The center goes with the noise: of the clipped pixels if the noise is clipped, else of all.
-    """
-    if not statistics.n:
-        raise InputError(
-            "no pixel is left to measure the noise on: all are NaN, masked or of zero weight; check the masks"
-        )
-    clipped = tier.noise == "clipped_std"
-    centers = {
-        "zero": 0.0,
-        "mean": statistics.clipped_mean if clipped else statistics.mean,
-        "median": statistics.clipped_median if clipped else statistics.median,
-    }
-    noises = {"std": statistics.std, "clipped_std": statistics.clipped_std, "mad_std": statistics.mad_std}
-    return centers[tier.center] + tier.n_sigma * noises[tier.noise]
-
-
-def tier_thresholds(detection: Any, tiers: Sequence[Tier], *, mask: Any, clip: SigmaClip) -> Any:
-    """Thresholds of all tiers, a tuple of floats (lazy for a dask array)."""
-    statistics = {}
-    for image in dict.fromkeys(map(noise_image, tiers)):
-        pixels = map_patches(image.patch, detection, mask, halo=image.halo, dtype=np.float32, name="noise_image")
-        statistics[image] = _two_passes(pixels, mask, clip, refine=image.refine)
-    return call(_all_thresholds, [statistics[noise_image(t)] for t in tiers], tiers=tuple(tiers))
-
-
-def _all_thresholds(statistics: Sequence[Statistics], tiers: Sequence[Tier]) -> tuple[float, ...]:
-    return tuple(map(threshold, tiers, statistics))

@@ -79,7 +79,10 @@ def measure_programs(names: Sequence[str], options: argparse.Namespace) -> list[
     for name in names:
         _say(name)
         with _folder(options.workdir) as folder:
-            found += functions[name](folder, options)
+            measured = functions[name](folder, options)
+        for one in measured:  # said at once: a program that fails hours later takes nothing with it
+            _say(f"  {one.name}: {number(one.value)} {one.unit}; {one.peer} {one.peer_value or ''} {one.note}")
+        found += measured
     return found
 
 

@@ -17,7 +17,7 @@ from astropy.io import fits as astropy_fits
 from astropy.wcs import WCS, FITSFixedWarning
 
 from tiledsky.errors import InputError, ParameterError, RunError
-from tiledsky.io.fits import FitsImage, Plane, open_image, split_hdu, write_fits
+from tiledsky.io.fits import FitsImage, Plane, Role, open_image, split_hdu, write_fits
 from tiledsky.io.fitsscan import scan_file
 
 DATA = Path(os.environ.get("TILEDSKY_TEST_DATA", "/nonexistent"))
@@ -124,6 +124,21 @@ def test_plio_unsigned_mask_as_funpack_gives_it() -> None:
     assert np.all(mask[weight == 0] != 0)  # the survey's rule, and false for values 32768 too high: 0 would be set
     # When this fails, astropy reads the file as CFITSIO does and our correction can go.
     np.testing.assert_array_equal(_astropy(DATA / DES, 2), mask + np.uint16(32768))
+
+
+@pytest.mark.parametrize(
+    ("role", "names"),
+    [
+        ("error", ["ERR", "ERROR", "RMS", "SIGMA"]),
+        ("coverage", ["COV", "COVERAGE", "CTX", "CON", "EXP", "EXPOSURE", "NEXP"]),
+    ],
+)
+def test_names_of_planes(tmp_path: Path, role: Role, names: list[str]) -> None:
+    for name in names:
+        hdus = [astropy_fits.ImageHDU(np.zeros((3, 4), np.float32), name=n) for n in ("SCI", "WHT", name, "DQ")]
+        path = _save(tmp_path / f"{name}.fits", astropy_fits.PrimaryHDU(), *hdus)
+        with open_image(path, role=role) as image:
+            assert image.name == name
 
 
 @needs_data
@@ -271,7 +286,7 @@ def test_integers(tmp_path: Path, dtype: str, as_float: str, compressed: bool) -
     else:
         hdus = [astropy_fits.PrimaryHDU(data)]
     path = _save(tmp_path / "a.fits", *hdus)
-    for role in ("dq", "mask"):
+    for role in ("dq", "coverage", "mask"):
         with open_image(path, role=role) as image:
             assert image.dtype == dtype
             np.testing.assert_array_equal(image.read(0, 20, 0, 30), data)

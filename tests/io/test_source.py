@@ -15,7 +15,8 @@ from astropy.io import fits
 
 from tiledsky.errors import InputError
 from tiledsky.geometry import Region
-from tiledsky.io.source import HEADER, FitsReader, SourcePlane, open_source, parse_header, read_plane
+from tiledsky.io.regions import RegionMask
+from tiledsky.io.source import HEADER, MASK_BITS, ROLES, FitsReader, SourcePlane, open_source, parse_header, read_plane
 
 SHAPE = (40, 50)
 
@@ -128,7 +129,7 @@ def test_identity_of_arrays_follows_every_chunk(tmp_path: Path) -> None:
     assert identity(path) not in (before, written)
 
 
-@pytest.mark.parametrize("name", ["weight", "dq", "mask"])
+@pytest.mark.parametrize("name", ["weight", "error", "dq", "coverage", "mask", "user_mask"])
 def test_planes_of_another_shape(image: Path, tmp_path: Path, name: str) -> None:
     zarr.create_array(str(tmp_path / "small.zarr"), data=np.ones((40, 49), np.uint8))
     plane = "user_mask" if name == "mask" else name
@@ -157,6 +158,128 @@ def test_folders_that_are_no_zarr(tmp_path: Path) -> None:
     (tmp_path / "zarr.json").write_text("{")
     with pytest.raises(InputError, match=r"no Zarr array or group .*; give a FITS file or a Zarr store"):
         open_source(tmp_path)
+
+
+@pytest.fixture
+def every_plane(tmp_path: Path) -> Path:
+    """All planes that a FITS file can have, and a weight and an error both."""
+    names = {"SCI": "f4", "WHT": "f4", "ERR": "f8", "DQ": "i2", "COV": "i4", "MASK": "u1"}
+    hdus = [fits.ImageHDU(pixels(dtype) % 7, name=name) for name, dtype in names.items()]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "every.fits")
+    return tmp_path / "every.fits"
+
+
+def test_every_plane_by_its_role(every_plane: Path) -> None:
+    """Without a name of an HDU the role finds it in one file; a mask may stand in the HDU of flags."""
+    given = dict.fromkeys(("weight", "error", "coverage"), every_plane)
+    source = open_source(every_plane, **given, dq=f"{every_plane}:DQ", mask=f"{every_plane}:MASK")
+    assert list(source.planes) == ["science", "weight", "error", "dq", "coverage", "user_mask"]
+    assert [p.dtype for p in source.planes.values()] == ["float32", "float32", "float64", "int16", "int32", "uint8"]
+    assert [p.fits.hdu for p in source.planes.values() if p.fits] == [1, 2, 3, 4, 5, 6]
+    assert {p.path for p in source.planes.values()} == {str(every_plane)}
+
+
+def test_every_plane_of_a_group(tmp_path: Path) -> None:
+    group = zarr.open_group(str(tmp_path / "all.zarr"), mode="w")
+    for name in ROLES:
+        group.create_array(name, data=pixels("u1"), chunks=(17, 19))
+    source = open_source(tmp_path / "all.zarr")
+    assert list(source.planes) == list(ROLES)
+    assert all(p.path == str(tmp_path / "all.zarr" / name) for name, p in source.planes.items())
+
+
+def mask_array(path: Path, dtype: str = "u1", **attributes: int) -> Path:
+    array = zarr.create_array(str(path), data=pixels(dtype), chunks=(17, 19))
+    array.attrs.update(attributes)
+    return path
+
+
+def test_mask_bits_are_told_from_masks(image: Path, tmp_path: Path) -> None:
+    """By an attribute of the array; --user-mask never reads bits; both kinds may be given."""
+    bits = mask_array(tmp_path / "bits.zarr", **{MASK_BITS: 1})
+    plain = mask_array(tmp_path / "plain.zarr", **{MASK_BITS: 0})
+    science = f"{image}:SCI"
+    for options, expected in (
+        ({"mask": bits}, ["science", "source_mask"]),
+        ({"mask": plain}, ["science", "user_mask"]),
+        ({"user_mask": bits}, ["science", "user_mask"]),
+        ({"mask": bits, "user_mask": plain}, ["science", "user_mask", "source_mask"]),
+        ({"mask": bits, "user_mask": f"{image}:DQ"}, ["science", "user_mask", "source_mask"]),
+    ):
+        assert list(open_source(science, **options).planes) == expected
+    source = open_source(science, mask=bits, user_mask=plain)
+    assert source.planes["source_mask"].path == str(bits)
+    with pytest.raises(InputError, match=r"plain.zarr and .*image.fits:DQ are two user masks; give one"):
+        open_source(science, mask=plain, user_mask=f"{image}:DQ")
+
+
+def test_mask_bits_are_bytes(image: Path, tmp_path: Path) -> None:
+    bits = mask_array(tmp_path / "bits.zarr", "i2", **{MASK_BITS: 1})
+    with pytest.raises(InputError, match=r"bits.zarr: int16 pixels have no mask bits; give the uint8 mask of a run"):
+        open_source(f"{image}:SCI", mask=bits)
+
+
+def test_mask_of_a_group(image: Path, group: Path, tmp_path: Path) -> None:
+    """A run or merge-masks calls it mask, ingest user_mask or source_mask."""
+    for names, expected in (
+        (("mask", "user_mask", "source_mask"), "mask"),
+        (("user_mask", "source_mask"), "user_mask"),
+        (("source_mask",), "source_mask"),
+    ):
+        path = tmp_path / f"{'-'.join(names)}.zarr"
+        made = zarr.open_group(str(path), mode="w")
+        for name in names:
+            made.create_array(name, data=pixels("u1"), chunks=(17, 19))
+        if "mask" in names:
+            made["mask"].attrs[MASK_BITS] = 1
+        plane = "user_mask" if expected == "user_mask" else "source_mask"
+        assert open_source(f"{image}:SCI", mask=path).planes[plane].path == str(path / expected)
+    zarr.open_group(str(tmp_path / "no.zarr"), mode="w").create_array("a", data=pixels())
+    with pytest.raises(InputError, match=r"no array 'mask' in this group; it has a; name one"):
+        open_source(f"{image}:SCI", mask=tmp_path / "no.zarr")
+    # the named one wins over the one of the group; bits do not replace it
+    assert open_source(group, mask=f"{image}:DQ").planes["user_mask"].path == str(image)
+    both = open_source(group, mask=tmp_path / "source_mask.zarr")
+    assert both.planes["user_mask"].path == str(group / "user_mask")
+    assert both.planes["source_mask"].path == str(tmp_path / "source_mask.zarr" / "source_mask")
+
+
+def test_run_that_is_not_finished(image: Path, group: Path) -> None:
+    """Its mask would have no sources where tiles are missing."""
+    (group / "run").mkdir()
+    (group / "run" / "identity.json").write_text("{}")
+    for path in (group, group / "user_mask"):
+        with pytest.raises(InputError, match=r"group.zarr is a run that is not finished; go on with the command"):
+            open_source(f"{image}:SCI", mask=path)
+    (group / "run" / "_SUCCESS").touch()
+    assert "user_mask" in open_source(f"{image}:SCI", mask=group).planes
+
+
+def test_region_files(image: Path, group: Path, tmp_path: Path) -> None:
+    pytest.importorskip("regions")
+    path = tmp_path / "bad.REG"
+    path.write_text("image; circle(20,11,5)")
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    expected = (y - 10) ** 2 + (x - 19) ** 2 < 25
+    for source in (
+        open_source(f"{image}:SCI", mask=path),
+        open_source(group, user_mask=path),
+        open_source(group, user_mask=path, mask=mask_array(tmp_path / "bits.zarr", **{MASK_BITS: 1})),
+    ):
+        plane = source.planes["user_mask"]
+        assert (plane.path, plane.shape, plane.dtype) == (str(path), SHAPE, "uint8")
+        again = SourcePlane.from_json(json.loads(json.dumps(plane.to_json())))
+        assert again == plane
+        opened = again.open()
+        assert isinstance(opened, RegionMask)
+        np.testing.assert_array_equal(read_plane(opened, Region(3, 17, 2, 31)), expected[3:17, 2:31])
+    before = plane.identity
+    path.write_text("image; circle(20,11,6)")
+    assert open_source(f"{image}:SCI", mask=path).planes["user_mask"].identity != before
+    with pytest.raises(InputError, match=r"none.reg: cannot be read"):
+        open_source(image, hdu="SCI", mask=tmp_path / "none.reg")
+    with pytest.raises(InputError, match=r"bad.REG.*(FITS|fits)"):
+        open_source(image, hdu="SCI", weight=path)
 
 
 def test_missing_file(tmp_path: Path) -> None:

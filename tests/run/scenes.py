@@ -15,7 +15,7 @@ from astropy.io import fits
 
 from tiledsky import Recipe, Run, estimate_background, simulate_scene
 
-RESULTS = ("background", "background_rms", "mask", "subtracted")
+RESULTS = ("background", "background_rms", "background_error", "mask", "subtracted")
 
 #: Kept steps of every kind, a background that uses no mask, a mask step that no background uses.
 KEEPING = Recipe.from_dict(

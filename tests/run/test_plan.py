@@ -29,14 +29,14 @@ def test_stages_of_complex_sky() -> None:
         ("ingest", "ingest"),
         ("ring", "ring"),
         ("bright-histogram", "histogram"),
-        ("bright-thresholds", "thresholds"),
+        ("bright-statistics", "statistics"),
         ("bright-mask", "mask"),
         ("bkg3-mesh", "mesh"),
         ("bkg4-mesh", "mesh"),
         ("tiers-histogram", "histogram"),
         ("tiers-bins", "bins"),
         ("tiers-refine", "refine"),
-        ("tiers-thresholds", "thresholds"),
+        ("tiers-statistics", "statistics"),
         ("tiers-mask", "mask"),
         ("bkg5-mesh", "mesh"),
         ("output", "output"),
@@ -74,7 +74,7 @@ def test_tiles_are_whole_boxes(recipe: str, tile_size: int | None) -> None:
         for axis in (0, 1):
             common = math.lcm(*(box[axis] for box in boxes))
             assert stage.tile[axis] % common == 0
-            gathers = stage.kind in ("bins", "thresholds", "mesh")
+            gathers = stage.kind in ("bins", "centers", "statistics", "mesh")
             if tile_size is not None and not gathers:
                 assert stage.tile[axis] == max(tile_size // common, 1) * common
     grids = [plan.grid(s) for s in plan.stages]
@@ -85,7 +85,7 @@ def test_tiles_are_whole_boxes(recipe: str, tile_size: int | None) -> None:
 @pytest.mark.parametrize("side", [5000, 19200, 46200, 100_000])
 def test_default_tiles_of_mosaics_have_inner_chunks(recipe: str, side: int) -> None:
     for stage in plan_of(recipe, (side, side // 2), tile_size=None).stages:
-        if stage.kind in ("bins", "thresholds", "mesh"):
+        if stage.kind in ("bins", "centers", "statistics", "mesh"):
             assert stage.tile == (side, side // 2)
             continue
         for n in stage.tile:

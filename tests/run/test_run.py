@@ -14,7 +14,7 @@ from astropy.io import fits
 from tiledsky import Recipe, estimate_background, open_run, ring_median, run
 from tiledsky.errors import InputError
 from tiledsky.io.store import is_temporary
-from tiledsky.masking import base_mask
+from tiledsky.planes import base_mask
 from tiledsky.run.export import ingest
 
 from .scenes import KEEPING, RESULTS, assert_results, make_planes, reference, truncated, write_arrays, write_fits
@@ -95,6 +95,7 @@ def test_kept_steps(folder: Path, planes: Any, expected: Any, tmp_path: Path, ki
         "unused": reference(truncated(KEEPING, "unused"), planes)["mask"],
         "bare": bare.background,
         "bare_rms": bare.background_rms,
+        "bare_error": bare.background_error,
     }
     assert (kept["unused"] != expected["keeping"]["mask"]).any()
     assert_results(result, expected["keeping"] | kept)
@@ -149,7 +150,7 @@ def test_arrays_carry_a_checksum_and_their_fill_value(stored: Any) -> None:
 def test_one_object_a_tile(stored: Any) -> None:
     output = next(s for s in stored.plan.stages if s.kind == "output")
     counts = stored.plan.grid(output).counts
-    for name in ("background", "background_rms", "subtracted"):
+    for name in ("background", "background_rms", "background_error", "subtracted"):
         objects = [p for p in (stored.path / name / "c").rglob("*") if p.is_file()]
         assert len(objects) == counts[0] * counts[1]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from astropy.io import fits as astropy_fits
@@ -24,18 +24,13 @@ from tiledsky.errors import InputError, ParameterError
 from tiledsky.io.fitsheader import merge_primary, valid_keywords
 from tiledsky.io.fitsscale import scaling_of
 from tiledsky.io.fitsscan import HduInfo, compression_of, inflate, quiet, scan_file, text_value
+from tiledsky.io.fitsselect import ROLE_NAMES, Role, choose
+from tiledsky.io.fitssum import verify_checksums
+from tiledsky.io.fitstiles import TileTable
 from tiledsky.io.fitswrite import Plane, write_fits
 
 __all__ = ["FitsImage", "FitsRef", "Plane", "Role", "open_image", "split_hdu", "write_fits"]
 
-Role = Literal["science", "weight", "error", "dq", "mask"]
-_ROLE_NAMES: dict[str, frozenset[str]] = {
-    "science": frozenset({"SCI", "SCIENCE", "IMAGE", "IMAGES"}),
-    "weight": frozenset({"WHT", "WEIGHT", "WEIGHTS"}),
-    "error": frozenset({"ERR", "ERROR", "RMS", "SIGMA"}),
-    "dq": frozenset({"DQ", "MASK", "FLAGS"}),
-    "mask": frozenset({"DQ", "MASK", "FLAGS"}),
-}
 _FITS_ENDINGS = (".fits", ".fit", ".fts", ".fz", ".gz", ".bz2")
 _PLAIN_BLOCK = 4 << 20  # bytes converted at once: what a read needs beside its result
 _TILED_BLOCK = 16 << 20
@@ -117,7 +112,8 @@ class FitsImage:
         (ny, nx).
     dtype : numpy.dtype
         Of what `read` returns, native byte order. float32 for images stored in 8 or 16 bits or as float32; float64 for
-        float64, 32 and 64 bits. Integer roles (dq, mask) keep unscaled integers as they are, unsigned by convention.
+        float64, 32 and 64 bits. Integer roles (dq, coverage, mask) keep unscaled integers as they are, unsigned by
+        convention.
     header : astropy.io.fits.Header
         The image's header, with the keywords that only the primary header has after its own.
     bunit : str or None
@@ -131,6 +127,7 @@ class FitsImage:
         self._label = f"{ref.path}, HDU {info}"
         self._lock = threading.Lock()  # file position and astropy's file object are shared between threads
         self._hdus: astropy_fits.HDUList | None = None
+        self._tiles: TileTable | None = None
         self._file = open(ref.unpacked or ref.path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
         weakref.finalize(self, self._file.close)
         # finalize also runs when the object or the interpreter goes, so a forgotten close leaves no scratch file
@@ -146,6 +143,7 @@ class FitsImage:
             raise
 
     def _open_compressed(self) -> astropy_fits.Header:
+        self._tiles = TileTable(self._file, self._info, self._label)
         with quiet():
             self._hdus = astropy_fits.open(self._file.name, memmap=False, do_not_scale_image_data=True)
             hdu = self._hdus[self.hdu]
@@ -223,10 +221,14 @@ class FitsImage:
 
     def _fetch_compressed(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[Any]:
         assert self._hdus is not None
+        assert self._tiles is not None
         leading = (0,) * (len(self._info.shape) - 2)
         try:
             with self._lock, np.errstate(all="ignore"):
+                self._tiles.check_streams(y0, y1, x0, x1)
                 return np.asarray(self._hdus[self.hdu].section[(*leading, slice(y0, y1), slice(x0, x1))])
+        except InputError:
+            raise
         except Exception as exc:  # the decoders raise whatever their C code or zlib meets first
             raise InputError(
                 f"{self._label}: rows {y0} to {y1 - 1} cannot be unpacked ({type(exc).__name__}: {_line(exc)}); "
@@ -263,6 +265,7 @@ def open_image(
     hdu: int | str | None = None,
     role: Role = "science",
     scratch: str | os.PathLike[str] | None = None,
+    checksum: bool = True,
 ) -> FitsImage:
     """Open one 2-D image of a FITS file, plain, tile-compressed (.fz), gzip or bzip2.
 
@@ -273,11 +276,15 @@ def open_image(
     hdu : int or str, optional
         Index, EXTNAME, "EXTNAME,EXTVER" or DES_EXT, in any case. By default the only 2-D image, else the only one whose
         name fits the role (science: SCI, SCIENCE, IMAGE, IMAGES; weight: WHT, WEIGHT, WEIGHTS; error: ERR, ERROR, RMS,
-        SIGMA; dq and mask: DQ, MASK, FLAGS). Leading axes of length 1 are dropped.
-    role : {"science", "weight", "error", "dq", "mask"}
-        dq must be integers; a mask may be; the others are read as floats.
+        SIGMA; dq and mask: DQ, MASK, FLAGS; coverage: COV, COVERAGE, CTX, CON, EXP, EXPOSURE, NEXP). Leading axes of
+        length 1 are dropped.
+    role : {"science", "weight", "error", "dq", "coverage", "mask"}
+        dq must be integers; a mask or coverage may be; the others are read as floats.
     scratch : path, optional
         Directory for unpacking .gz and .bz2; default the system's.
+    checksum : bool
+        Read the HDU once and compare it with the DATASUM and CHECKSUM that it carries, if any; so is the header of a
+        primary without pixels. `FitsRef.open` never does it again.
 
     Returns
     -------
@@ -286,25 +293,38 @@ def open_image(
     Raises
     ------
     InputError
-        Missing, not FITS, truncated, damaged, without a 2-D image, or with several and nothing to choose by.
+        Missing, not FITS, truncated, damaged, not what its checksums say, without a 2-D image, or with several and
+        nothing to choose by.
     """
-    if role not in _ROLE_NAMES:
-        raise ParameterError(f"role {role!r} is none of {tuple(_ROLE_NAMES)}, which decide the pixel type; give one")
-    return _open(Path(path), hdu, role, None if scratch is None else Path(scratch), None)
+    if role not in ROLE_NAMES:
+        raise ParameterError(f"role {role!r} is none of {tuple(ROLE_NAMES)}, which decide the pixel type; give one")
+    return _open(Path(path), hdu, role, None if scratch is None else Path(scratch), None, checksum=checksum)
 
 
 def image_hdus(path: str | os.PathLike[str]) -> list[int]:
     """Indices of the HDUs of a FITS file that are 2-D images; errors as of `open_image`."""
-    compression = compression_of(Path(path))
-    if compression is None:
-        hdus = scan_file(Path(path))
-    else:
-        copy, hdus = inflate(Path(path), compression, None)
-        copy.unlink()
+    try:
+        compression = compression_of(Path(path))
+        if compression is None:
+            hdus = scan_file(Path(path))
+        else:
+            copy, hdus = inflate(Path(path), compression, None)
+            copy.unlink()
+    except InputError:
+        raise
+    except Exception as exc:
+        raise _broken(path, exc) from exc
     return [info.index for info in hdus if info.is_plane]
 
 
-def _open(path: Path, hdu: int | str | None, role: Role, scratch: Path | None, ref: FitsRef | None) -> FitsImage:
+def _broken(path: str | os.PathLike[str], exc: Exception) -> InputError:
+    """A damaged header can fail anywhere in astropy; the file is at fault, whatever the exception's type."""
+    return InputError(f"{path}: cannot be opened as FITS ({type(exc).__name__}: {_line(exc)}); repair it")
+
+
+def _open(
+    path: Path, hdu: int | str | None, role: Role, scratch: Path | None, ref: FitsRef | None, *, checksum: bool = False
+) -> FitsImage:
     unpacked: str | None = None
     owned = False
     try:
@@ -319,7 +339,9 @@ def _open(path: Path, hdu: int | str | None, role: Role, scratch: Path | None, r
         else:
             copy, hdus = inflate(path, compression, scratch)
             unpacked, owned = str(copy), True
-        info = _choose(hdus, hdu, role, str(path))
+        info = choose(hdus, hdu, role, str(path))
+        if checksum:
+            _verify(path if unpacked is None else Path(unpacked), str(path), hdus, info)
         folder = None if scratch is None else os.path.abspath(scratch)
         # absolute: a worker may have another working directory
         token = FitsRef(os.path.abspath(path), info.index, role, stat.st_size, stat.st_mtime_ns, unpacked, folder)
@@ -329,8 +351,15 @@ def _open(path: Path, hdu: int | str | None, role: Role, scratch: Path | None, r
             _remove(unpacked)
         if isinstance(exc, InputError) or not isinstance(exc, Exception):
             raise
-        # A damaged header can fail anywhere in astropy; the file is at fault, whatever the exception's type.
-        raise InputError(f"{path}: cannot be opened as FITS ({type(exc).__name__}: {_line(exc)}); repair it") from exc
+        raise _broken(path, exc) from exc
+
+
+def _verify(path: Path, label: str, hdus: list[HduInfo], info: HduInfo) -> None:
+    """Check the sums of what is read: the HDU, and a primary header that goes with it."""
+    with open(path, "rb", buffering=0) as file:
+        if info.index and not hdus[0].data_bytes:
+            verify_checksums(file, hdus[0], f"{label}, HDU {hdus[0]}")
+        verify_checksums(file, info, f"{label}, HDU {info}")
 
 
 def _remove(path: str | None) -> None:
@@ -340,43 +369,3 @@ def _remove(path: str | None) -> None:
 
 def _line(exc: BaseException) -> str:
     return " ".join(str(exc).split())[:200]
-
-
-def _choose(hdus: list[HduInfo], wanted: int | str | None, role: Role, label: str) -> HduInfo:
-    """Pick the HDU that is wanted, or the one that the role points to; never the first of several."""
-    planes = [h for h in hdus if h.is_plane]
-    if wanted is not None:
-        return _named(hdus, wanted, label)
-    if not planes:
-        raise InputError(f"{label}: holds no 2-D image ({_listed(hdus)}); give a file with one")
-    fitting = [h for h in planes if {h.name, h.ext} & _ROLE_NAMES[role]] if len(planes) > 1 else planes
-    if len(fitting) == 1:
-        return fitting[0]
-    raise InputError(
-        f"{label}: {len(fitting) or 'none'} of {len(planes)} images could be the {role} image by name "
-        f"({_listed(planes)}); choose one with --hdu"
-    )
-
-
-def _named(hdus: list[HduInfo], wanted: int | str, label: str) -> HduInfo:
-    text = str(wanted).strip().upper()
-    if isinstance(wanted, int) or text.isdecimal():
-        found = [h for h in hdus if h.index == int(text)]
-    else:
-        name, _, version = (part.strip() for part in text.partition(","))
-        found = [h for h in hdus if name in (h.name, h.ext) or (name == "PRIMARY" and h.index == 0)]
-        found = [h for h in found if not version or str(h.version) == version]
-        # A table may share the image's name; it is not what was meant.
-        found = [h for h in found if h.is_plane] or found
-    if not found:
-        raise InputError(f"{label}: has no HDU {wanted!r}; choose one of {_listed(hdus)} with --hdu")
-    if len(found) > 1:
-        raise InputError(f"{label}: HDU {wanted!r} is not unique; choose one of {_listed(found)} by number with --hdu")
-    if not found[0].is_plane:
-        planes = [h for h in hdus if h.is_plane]
-        raise InputError(f"{label}: HDU {found[0]} is no 2-D image; choose with --hdu from: {_listed(planes)}")
-    return found[0]
-
-
-def _listed(hdus: list[HduInfo]) -> str:
-    return "; ".join(map(str, hdus[:20])) + (f"; and {len(hdus) - 20} more" if len(hdus) > 20 else "")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiledsky.errors import InputError
 from tiledsky.io.fitsscan import HduInfo, number, text_value
 
-INTEGER_ROLES = ("dq", "mask")
+INTEGER_ROLES = ("dq", "coverage", "mask")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import gzip
 import math
 import os
 import shutil
+import stat
 import tempfile
 import threading
 import warnings
@@ -27,10 +28,10 @@ from astropy.io.fits import Header
 from tiledsky.errors import InputError
 
 BLOCK = 2880
-_MAX_HEADER = 20_000 * BLOCK  # 57 MB, 720,000 cards: beyond this the END card is lost, not far away
+_MAX_HEADER = 2_000 * BLOCK  # 5.8 MB, 72,000 cards: beyond this the END card is lost, not far away
+_MAX_HDUS = 10_000
 _COPY = 1 << 20
 _BITPIX = (8, 16, 32, 64, -32, -64)
-_COMPRESSIONS = ("GZIP_1", "GZIP_2", "RICE_1", "RICE_ONE", "PLIO_1", "HCOMPRESS_1", "NOCOMPRESS")
 # Header bytes outside printable ASCII are forbidden but common in comments; they become '?', control bytes a blank.
 _PRINTABLE = bytes(32 if b < 32 else 63 if b > 126 else b for b in range(256))
 
@@ -65,6 +66,8 @@ class HduInfo:
         Image shape, slowest axis first; empty when there is no image.
     bitpix : int
         BITPIX of the image (ZBITPIX when compressed).
+    header_offset : int
+        Position in bytes of the header, in the uncompressed file.
     data_offset, data_bytes : int
         Position and size in bytes of the data unit, without its padding.
     header : astropy.io.fits.Header
@@ -78,6 +81,7 @@ class HduInfo:
     kind: Literal["image", "compressed", "other"]
     shape: tuple[int, ...]
     bitpix: int
+    header_offset: int
     data_offset: int
     data_bytes: int
     header: Header = field(repr=False, compare=False)
@@ -173,14 +177,21 @@ def compression_of(path: Path) -> Literal["gzip", "bzip2"] | None:
     """Tell from its first bytes whether the whole file is compressed, and refuse what cannot be FITS at all."""
     label = str(path)
     try:
+        mode = os.stat(path).st_mode  # before it is opened: a pipe would wait for a writer
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{label}: is a directory, not a FITS file; name the file in it")
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{label}: is a pipe or a device, not a file; copy what it gives to a file")
         with open(path, "rb") as file:
             magic = file.read(6)
     except FileNotFoundError:
         raise InputError(f"{label}: no such file; check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{label}: is a directory, not a FITS file; name the file in it") from None
     except OSError as exc:
-        raise InputError(f"{label}: cannot be read ({exc.strerror}); check its permissions") from exc
+        raise InputError(f"{label}: cannot be read ({exc.strerror}); check the path and its permissions") from exc
+    except ValueError as exc:
+        if isinstance(exc, InputError):
+            raise
+        raise InputError(f"{label!r}: is no path ({exc}); check it") from exc
     if not magic:
         raise InputError(f"{label}: the file is empty; fetch it again")
     if magic[:2] == b"\x1f\x8b":
@@ -233,6 +244,8 @@ def _scan(source: _Source, label: str) -> list[HduInfo]:
         expected = b"XTENSION=" if hdus else b"SIMPLE  ="
         if not first.startswith(expected):
             raise InputError(_surplus(label, len(hdus)) if hdus else _not_fits(label, first))
+        if len(hdus) == _MAX_HDUS:
+            raise InputError(f"{label}: more than {_MAX_HDUS} HDUs; split the file")
         text = first + _rest_of_header(source, first, f"{label}, HDU {len(hdus)}")
         info = _interpret(text, len(hdus), source.position, label)
         hdus.append(info)
@@ -284,6 +297,7 @@ def integer(header: Header, keyword: str, label: str, *, default: int | None = N
 
 def number(header: Header, keyword: str, label: str, *, default: float | None = None) -> float:
     """Return a finite real header value (int kept as int), or raise InputError naming the keyword."""
+    once(header, keyword, label)
     value = _value(header, keyword, label)
     if value is None:
         value = default
@@ -292,6 +306,22 @@ def number(header: Header, keyword: str, label: str, *, default: float | None = 
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise InputError(f"{label}: {keyword} = {value!r} is not a number; the header is damaged, repair it")
     return value
+
+
+def once(header: Header, keyword: str, label: str) -> None:
+    """Raise InputError if a keyword is there again with another value: readers differ in which of them they take."""
+    try:
+        if keyword not in header or (count := header.count(keyword)) == 1:
+            return
+        with quiet():
+            values = {repr(header[keyword, i]) for i in range(count)}
+    except Exception as exc:  # as in _value
+        raise InputError(f"{label}: the card {keyword} cannot be read; the header is damaged, repair it") from exc
+    if len(values) > 1:
+        raise InputError(
+            f"{label}: {keyword} is there more than once, as {' and '.join(sorted(values))}; the header is damaged, "
+            "repair it"
+        )
 
 
 def text_value(header: Header, keyword: str, label: str) -> str:
@@ -347,9 +377,12 @@ def _interpret(raw: bytes, index: int, offset: int, label: str) -> HduInfo:
         kind = "image"
     elif xtension in ("BINTABLE", "A3DTABLE") and _value(header, "ZIMAGE", label) is True:
         kind = "compressed"
-        rows = shape[0] if len(shape) == 2 else 0
         bitpix, shape = _bitpix(header, "ZBITPIX", label), _axes(header, "Z", label)
-        _check_tiles(header, shape, rows, label)
+    if kind != "other" and (gcount != 1 or (kind == "image" and pcount)):
+        raise InputError(
+            f"{label}: GCOUNT = {gcount} and PCOUNT = {pcount} are not an image's 1 and 0; the header is damaged, "
+            "repair it"
+        )
     name = text_value(header, "EXTNAME", label).upper()
     version = text_value(header, "EXTVER", label)
     return HduInfo(
@@ -360,21 +393,8 @@ def _interpret(raw: bytes, index: int, offset: int, label: str) -> HduInfo:
         kind=kind,
         shape=shape if kind != "other" else (),
         bitpix=bitpix,
+        header_offset=offset - len(raw),
         data_offset=offset,
         data_bytes=data_bytes,
         header=header,
     )
-
-
-def _check_tiles(header: Header, shape: tuple[int, ...], rows: int, label: str) -> None:
-    """Check that the table has a row for every tile: a damaged size would otherwise be allocated before it fails."""
-    method = text_value(header, "ZCMPTYPE", label)
-    if method not in _COMPRESSIONS:
-        raise InputError(f"{label}: compression {method!r} is none of {_COMPRESSIONS}; unpack the file with funpack")
-    tile = [integer(header, f"ZTILE{i}", label, minimum=1) for i in range(len(shape), 0, -1)]
-    tiles = math.prod(-(-n // t) for n, t in zip(shape, tile, strict=True))
-    if tiles != rows:
-        raise InputError(
-            f"{label}: an image of {shape} in tiles of {tuple(tile)} needs {tiles} table rows, there are {rows}; "
-            "the header is damaged, fetch the file again"
-        )

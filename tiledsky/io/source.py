@@ -1,12 +1,15 @@
-"""Where a run's pixels come from: FITS files, which are copied into the run store, or Zarr arrays, read in place."""
+"""Where a run's pixels come from: FITS files, which are copied into the run store, or Zarr arrays, read in place.
+
+A mask may also be a region file, which is drawn as it is read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -17,17 +20,30 @@ from tiledsky.errors import InputError
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.fits import FitsImage, FitsRef, open_image, split_hdu
 from tiledsky.io.fitsscan import quiet
-from tiledsky.io.store import open_store
+from tiledsky.io.regions import SUFFIXES, RegionMask, RegionRef, open_regions
+from tiledsky.io.store import RUN_FOLDER, SUCCESS, open_store
 
 #: Plane name to the role that chooses its HDU and its dtype.
-ROLES = {"science": "science", "weight": "weight", "dq": "dq", "user_mask": "mask"}
+ROLES = {
+    "science": "science",
+    "weight": "weight",
+    "error": "error",
+    "dq": "dq",
+    "coverage": "coverage",
+    "user_mask": "mask",
+    "source_mask": "mask",
+}
+#: Names of the arrays of a group that an option can mean, the first that is there; of others their own name.
+_ARRAYS = {"mask": ("mask", "user_mask", "source_mask"), "user_mask": ("user_mask", "mask")}
 #: Attribute of a group with the FITS header of its science plane, as text.
 HEADER = "fits_header"
+#: Attribute (1) of an array whose bits are those of a run's mask plane.
+MASK_BITS = "tiledsky_mask"
 
 
 @dataclass(frozen=True)
 class SourcePlane:
-    """One plane of the input: an image of a FITS file or a Zarr array.
+    """One plane of the input: an image of a FITS file, a Zarr array or the regions of a file.
 
     Attributes
     ----------
@@ -39,7 +55,8 @@ class SourcePlane:
         As stored in the run: native byte order.
     identity : str
         Changes when the file does: size, time and the first and last megabyte, or the sizes and times of all
-        files of the array.
+        files of the array, or the region file and the WCS that places it.
+    regions : RegionRef or None
     """
 
     fits: FitsRef | None
@@ -47,6 +64,14 @@ class SourcePlane:
     shape: Pair
     dtype: str
     identity: str
+    regions: RegionRef | None = None
+
+    @property
+    def path(self) -> str:
+        """File or folder that holds the plane."""
+        return next(
+            str(path) for path in (self.fits and self.fits.path, self.regions and self.regions.path, self.array) if path
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the plane as plain data."""
@@ -56,12 +81,39 @@ class SourcePlane:
     def from_json(cls, data: dict[str, Any]) -> SourcePlane:
         """Inverse of `to_json`."""
         ref = FitsRef(**data["fits"]) if data["fits"] else None
-        return cls(ref, data["array"], tuple(data["shape"]), data["dtype"], data["identity"])
+        drawn = data["regions"]
+        regions = RegionRef(**{**drawn, "shape": tuple(drawn["shape"])}) if drawn else None
+        return cls(ref, data["array"], tuple(data["shape"]), data["dtype"], data["identity"], regions)
 
-    def open(self) -> FitsReader | zarr.Array[Any]:
-        """Open for reading; both kinds are indexed by ``region.slices``."""
+    def again(self) -> SourcePlane:
+        """Look at the input anew: another identity if it changed since.
+
+        Raises
+        ------
+        InputError
+            It is gone, or no longer what can be read.
+        """
+        try:
+            if self.fits is not None:
+                stat = os.stat(self.fits.path)
+                fits = replace(self.fits, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+                return replace(self, fits=fits, identity=_fits_identity(fits))
+            if self.regions is not None:
+                now = open_regions(self.regions.path, shape=self.shape, header=self.regions.header)
+                return replace(self, regions=now, identity=now.identity)
+            assert self.array is not None
+            return _zarr_plane(Path(self.array), zarr.open_array(self.array, mode="r"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{self.path} can no longer be read ({error}); put it back, then run again") from None
+
+    def open(self) -> FitsReader | RegionMask | zarr.Array[Any]:
+        """Open for reading; all kinds are indexed by ``region.slices``."""
         if self.fits is not None:
             return FitsReader(self.fits.open())
+        if self.regions is not None:
+            return self.regions.open()
         return zarr.open_array(str(self.array), mode="r")
 
 
@@ -78,7 +130,7 @@ class FitsReader:
 
 @dataclass(frozen=True)
 class Source:
-    """The planes of an input, by name (science, weight, dq, user_mask), and the header of its science image."""
+    """The planes of an input by name (those of `ROLES`, in that order), and the header of its science image."""
 
     planes: dict[str, SourcePlane]
     header: str
@@ -89,13 +141,25 @@ class Source:
         return self.planes["science"].shape
 
 
+class _Opened(NamedTuple):
+    """A plane, the header that came with it, planes beside it in its group, whether its bits are those of a mask."""
+
+    plane: SourcePlane
+    header: str = ""
+    siblings: dict[str, SourcePlane] = {}  # noqa: RUF012 (a NamedTuple's default; never written to)
+    mask_bits: bool = False
+
+
 def open_source(
     science: str | os.PathLike[str],
     *,
     hdu: str | int | None = None,
     weight: str | os.PathLike[str] | None = None,
+    error: str | os.PathLike[str] | None = None,
     dq: str | os.PathLike[str] | None = None,
+    coverage: str | os.PathLike[str] | None = None,
     mask: str | os.PathLike[str] | None = None,
+    user_mask: str | os.PathLike[str] | None = None,
     scratch: Path | None = None,
 ) -> Source:
     """Look at the input and check that its planes fit together; no pixel is read.
@@ -104,42 +168,60 @@ def open_source(
     ----------
     science : path
         FITS (plain, .gz, .bz2, .fz; ``file.fits:HDU``) or Zarr: an array, or a group with ``science`` (and ``weight``,
-        ``dq``, ``user_mask``), as `tiledsky ingest` writes it.
+        ``error``, ``dq``, ``coverage``, ``user_mask``, ``source_mask``), as `tiledsky ingest` writes it.
     hdu : str or int, optional
         HDU of the science image, or array of a Zarr group.
-    weight, dq, mask : path, optional
+    weight, error, dq, coverage : path, optional
         Likewise; they win over planes of a group.
+    mask : path, optional
+        Likewise, or a region file (.reg, .crtf), or a run store, which means its mask. Becomes plane ``source_mask`` if it is
+        the mask of a run or of several, merged (an array with the attribute ``tiledsky_mask``), else ``user_mask``.
+    user_mask : path, optional
+        Likewise; always becomes plane ``user_mask``.
     scratch : Path, optional
         Where compressed files are unpacked.
 
     Raises
     ------
     InputError
-        What is missing, ambiguous or damaged, or differs in shape.
+        What is missing, ambiguous or damaged, or differs in shape; two user masks; a run that is not finished.
     """
-    planes: dict[str, SourcePlane] = {}
-    header = ""
-    others = {"weight": weight, "dq": dq, "user_mask": mask}
-    for name, where in (("science", science), *others.items()):
+    opened = _open_plane(science, "science", hdu, scratch)
+    planes, header = opened.siblings | {"science": opened.plane}, opened.header
+    shape = opened.plane.shape
+    options = {"weight": weight, "error": error, "dq": dq, "coverage": coverage, "mask": mask, "user_mask": user_mask}
+    given: set[str] = set()
+    for option, where in options.items():
         if where is None:
             continue
-        plane, text, siblings = _open_plane(where, name, hdu if name == "science" else None, scratch)
-        planes[name] = plane
-        if name == "science":
-            header = text
-            planes |= siblings
-    for name, plane in planes.items():
-        if plane.shape != planes["science"].shape:
+        if option.endswith("mask") and Path(where).suffix.lower() in SUFFIXES:
+            ref = open_regions(where, shape=shape, header=header)
+            opened = _Opened(SourcePlane(None, None, shape, RegionMask.dtype.name, ref.identity, ref))
+        else:
+            opened = _open_plane(where, option, None, scratch)
+        name = ("source_mask" if opened.mask_bits else "user_mask") if option == "mask" else option
+        if name in given:
+            raise InputError(f"{mask} and {user_mask} are two user masks; give one with --user-mask, or unite them")
+        given.add(name)
+        planes[name] = opened.plane
+    source = Source({name: planes[name] for name in ROLES if name in planes}, header)
+    _check(source)
+    return source
+
+
+def _check(source: Source) -> None:
+    """Check that planes are on one grid, and that mask bits are bits."""
+    for name, plane in source.planes.items():
+        if plane.shape != source.shape:
             raise InputError(
                 f"{name} is {plane.shape[0]} x {plane.shape[1]} px, the science image "
-                f"{planes['science'].shape[0]} x {planes['science'].shape[1]}; all planes must be on one grid"
+                f"{source.shape[0]} x {source.shape[1]}; all planes must be on one grid"
             )
-    return Source({name: planes[name] for name in ROLES if name in planes}, header)
+        if name == "source_mask" and plane.dtype != "uint8":
+            raise InputError(f"{plane.path}: {plane.dtype} pixels have no mask bits; give the uint8 mask of a run")
 
 
-def _open_plane(
-    where: str | os.PathLike[str], name: str, hdu: str | int | None, scratch: Path | None
-) -> tuple[SourcePlane, str, dict[str, SourcePlane]]:
+def _open_plane(where: str | os.PathLike[str], name: str, hdu: str | int | None, scratch: Path | None) -> _Opened:
     if Path(where).is_dir():
         return _open_zarr(Path(where), name, hdu)
     path, named = split_hdu(where)
@@ -149,9 +231,10 @@ def _open_plane(
         raise InputError(f"{where} names an HDU, and --hdu {hdu} another; give one of them")
     if isinstance(hdu, str) and hdu.isdecimal():
         hdu = int(hdu)
-    image = open_image(path, hdu=hdu if named is None else named, role=ROLES[name], scratch=scratch)  # type: ignore[arg-type]
+    role: Any = ROLES.get(name, "mask")
+    image = open_image(path, hdu=hdu if named is None else named, role=role, scratch=scratch)
     ref = image.reopen_token()
-    identity = f"{ref.size} {ref.mtime_ns} {_ends_digest(Path(ref.path))} {ref.hdu}"
+    identity = _fits_identity(ref)
     with quiet():
         text = image.header.tostring(sep="\n", endcard=False, padding=False) if name == "science" else ""
     plane = SourcePlane(ref, None, image.shape, np.dtype(image.dtype).name, identity)
@@ -159,11 +242,15 @@ def _open_plane(
         image.close()
     else:
         _keep_open.append(image)  # its scratch copy lives as long as the image
-    return plane, text, {}
+    return _Opened(plane, text)
 
 
 #: Unpacked images of this process: the run that reads them is driven from here.
 _keep_open: list[FitsImage] = []
+
+
+def _fits_identity(ref: FitsRef) -> str:
+    return f"{ref.size} {ref.mtime_ns} {_ends_digest(Path(ref.path))} {ref.hdu}"
 
 
 def _ends_digest(path: Path) -> str:
@@ -174,22 +261,39 @@ def _ends_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _open_zarr(path: Path, name: str, inner: str | int | None) -> tuple[SourcePlane, str, dict[str, SourcePlane]]:
+def _open_zarr(path: Path, name: str, inner: str | int | None) -> _Opened:
     try:
         node = zarr.open(str(path), mode="r")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no Zarr array or group ({error}); give a FITS file or a Zarr store") from None
     if isinstance(node, zarr.Array):
-        return _zarr_plane(path, node), str(node.attrs.get(HEADER, "")), {}
+        _check_finished(path.resolve().parent)
+        return _Opened(_zarr_plane(path, node), str(node.attrs.get(HEADER, "")), {}, _has_mask_bits(node))
+    _check_finished(path)
     group = open_store(path)
-    key = str(inner) if inner is not None else name
-    if key not in group or not isinstance(group[key], zarr.Array):
+    wanted = (str(inner),) if inner is not None else _ARRAYS.get(name, (name,))
+    found = [k for k in wanted if k in group and isinstance(group[k], zarr.Array)]
+    if not found:
         arrays = sorted(k for k, a in group.arrays())
-        raise InputError(f"{path}: no array {key!r} in this group; it has {', '.join(arrays) or 'none'}; name one")
+        raise InputError(
+            f"{path}: no array {wanted[0]!r} in this group; it has {', '.join(arrays) or 'none'}; name one"
+        )
     siblings = {}
     if name == "science" and inner is None:
         siblings = {k: _zarr_plane(path / k, group[k]) for k in ROLES if k != name and k in group}
-    return _zarr_plane(path / key, group[key]), str(group.attrs.get(HEADER, "")), siblings
+    array = group[found[0]]
+    bits = found[0] == "source_mask" or _has_mask_bits(array)
+    return _Opened(_zarr_plane(path / found[0], array), str(group.attrs.get(HEADER, "")), siblings, bits)
+
+
+def _has_mask_bits(array: Any) -> bool:
+    return array.attrs.get(MASK_BITS) == 1
+
+
+def _check_finished(folder: Path) -> None:
+    """Refuse planes of a run that is not finished: what was not written yet would read as no source, or NaN."""
+    if (folder / RUN_FOLDER / "identity.json").is_file() and not (folder / RUN_FOLDER / SUCCESS).is_file():
+        raise InputError(f"{folder} is a run that is not finished; go on with the command that began it")
 
 
 def _zarr_plane(path: Path, array: Any) -> SourcePlane:

@@ -7,11 +7,13 @@ inferred from chunks, since Zarr reads a missing chunk as its fill value without
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import zlib
-from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,22 +85,75 @@ def stored_objects(array: zarr.Array[Any]) -> list[str]:
     return [object_path(array, index) for index in np.ndindex(*counts)]
 
 
+#: What to do about a write that the system refuses.
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow writing there"),
+}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file in the error if the system refuses a write: disk full, read-only, no permission.
+
+    Raises
+    ------
+    RunError
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, "check the disk")
+        raise RunError(
+            f"{path} cannot be written ({error.strerror or error}); {advice}, then the same command goes on from what "
+            "is done"
+        ) from error
+
+
 def remove_objects(root: Path, paths: Iterable[str]) -> None:
     """Delete objects: a truncated shard could not be rewritten in place."""
     for path in paths:
-        (root / path).unlink(missing_ok=True)
+        with writing(root / path):
+            _remove(root, root / path)
+
+
+def _remove(root: Path, file: Path) -> None:
+    """Delete a file, or whatever stands in its place or in that of one of its folders."""
+    try:
+        file.unlink(missing_ok=True)
+    except NotADirectoryError:
+        inside = file.relative_to(root).parents
+        for folder in (root / name for name in reversed(inside)):
+            if folder.is_file():
+                folder.unlink(missing_ok=True)
+    except (IsADirectoryError, PermissionError):
+        if not file.is_dir():
+            raise
+        shutil.rmtree(file)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: temporary name, sync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file whole or not at all: temporary name, sync, rename.
+
+    Raises
+    ------
+    RunError
+        The system refuses it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()  # on a full disk it takes the room of what could be written
+            raise
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -117,13 +172,32 @@ def is_temporary(name: str) -> bool:
 def describe_object(root: Path, path: str) -> dict[str, Any]:
     """Sync an object, read it again, and return its path, size and CRC-32."""
     file = root / path
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
-        crc, size = 0, 0
+    with writing(file):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+        size, crc = size_and_crc(file)
+        _sync_folder(file.parent)
+    return {"path": path, "size": size, "crc32": crc}
+
+
+def size_and_crc(file: Path) -> Pair:
+    """Read a file; return its size and CRC-32."""
+    crc, size = 0, 0
+    with file.open("rb", buffering=0) as handle:
         while block := handle.read(1 << 20):
             crc, size = zlib.crc32(block, crc), size + len(block)
-    _sync_folder(file.parent)
-    return {"path": path, "size": size, "crc32": crc}
+    return size, crc
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain data with a checksum of its own."""
+    body = {key: value for key, value in data.items() if key != "crc32"}
+    return {**body, "crc32": zlib.crc32(json.dumps(body, sort_keys=True).encode())}
+
+
+def is_sealed(data: Any) -> bool:
+    """Whether data is what `sealed` made."""
+    return isinstance(data, dict) and "crc32" in data and sealed(data) == data
 
 
 class Markers:
@@ -136,26 +210,37 @@ class Markers:
         """File of the marker of one task."""
         return self.root / RUN_FOLDER / "markers" / stage / f"{index[0]}.{index[1]}.json"
 
+    def load(self, stage: str, index: Pair) -> dict[str, Any] | None:
+        """Return the marker if it is whole and of this task of this run, whatever became of its objects. Else None."""
+        try:
+            marker = json.loads(self.path(stage, index).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return None
+        if not is_sealed(marker) or not {"run_id", "stage", "tile", "objects"} <= marker.keys():
+            return None
+        mine = (marker["run_id"], marker["stage"], marker["tile"]) == (self.run_id, stage, list(index))
+        return marker if mine else None
+
     def read(self, stage: str, index: Pair) -> dict[str, Any] | None:
         """Return the marker if it is valid: of this run, whole, its objects there with their sizes. Else None."""
+        marker = self.load(stage, index)
+        if marker is None:
+            return None
         try:
-            marker: dict[str, Any] = json.loads(self.path(stage, index).read_bytes())
-            if marker["run_id"] != self.run_id:
-                return None
             if all((self.root / o["path"]).stat().st_size == o["size"] for o in marker["objects"]):
                 return marker
-        except (OSError, ValueError, KeyError, TypeError):
+        except OSError:
             return None
         return None
 
     def remove(self, stage: str, index: Pair) -> None:
         """Remove a marker, before anything it vouches for is touched."""
-        self.path(stage, index).unlink(missing_ok=True)
+        remove_objects(self.root, [self.path(stage, index).relative_to(self.root).as_posix()])
 
     def write(self, stage: str, index: Pair, *, objects: Sequence[str], **facts: Any) -> dict[str, Any]:
         """Commit: sync and describe the objects, then write the marker."""
         described = [describe_object(self.root, path) for path in objects]
-        marker = {"run_id": self.run_id, "stage": stage, "tile": list(index), "objects": described, **facts}
+        marker = sealed({"run_id": self.run_id, "stage": stage, "tile": list(index), "objects": described, **facts})
         write_bytes(self.path(stage, index), json.dumps(marker, indent=1).encode())
         return marker
 
@@ -167,7 +252,12 @@ def summary_path(stage: str, index: Pair) -> str:
 
 def write_json(root: Path, name: str, data: Any) -> None:
     """Write a JSON file of the run folder."""
-    write_bytes(root / RUN_FOLDER / name, json.dumps(data, indent=1, sort_keys=True).encode())
+    write_bytes(root / RUN_FOLDER / name, json_bytes(data))
+
+
+def json_bytes(data: Any) -> bytes:
+    """Bytes of a JSON file of the run folder."""
+    return json.dumps(data, indent=1, sort_keys=True).encode()
 
 
 def read_json(root: Path, name: str) -> Any:

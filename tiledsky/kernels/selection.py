@@ -5,9 +5,11 @@ Three steps, two passes over the pixels:
 1. `KeyHistogram` of every tile, merged;
 2. `percentile_bins`, `mad_bins`, `clipping_bins` (`tiledsky.kernels.needed_bins`) name the bins whose single values can
    matter; their union (`numpy.union1d`) goes to `Refinement.from_values` for every tile, merged again;
-3. `percentile`, `mad_std`, `clipped_statistics` read the results, exact as if the image were one sorted array.
+3. `percentile`, `median_absolute_deviation`, `clipped_statistics` read the results, exact as if the image were one
+   sorted array.
 
-Memory: a few hundred bytes a non-empty bin, and 12 bytes a distinct value of the refined bins.
+A third pass gives the biweights (`tiledsky.kernels.biweight`). Memory: a few hundred bytes a non-empty bin, and 12
+bytes a distinct value of the refined bins.
 """
 
 from __future__ import annotations
@@ -158,8 +160,8 @@ def percentile(histogram: KeyHistogram, refinement: Refinement, percentile: floa
     return b - (b - a) * (1 - weight) if weight >= 0.5 else a + (b - a) * weight
 
 
-def mad_std(histogram: KeyHistogram, refinement: Refinement) -> float:
-    """Standard deviation by the median absolute deviation, as `astropy.stats.mad_std` for float64.
+def median_absolute_deviation(histogram: KeyHistogram, refinement: Refinement) -> float:
+    """Median distance from the median, as `astropy.stats.median_absolute_deviation` for float64.
 
     Parameters
     ----------
@@ -189,7 +191,15 @@ def mad_std(histogram: KeyHistogram, refinement: Refinement) -> float:
     low, high = weighted_rank(candidates, counts, first), weighted_rank(candidates, counts, last)
     for position in whole[(farthest >= low) & (nearest <= high)]:
         sample.entries_of(int(position))  # raises: this bin holds the wanted distance and should have been refined
-    return 0.5 * (low + high) * MAD_TO_STD
+    return 0.5 * (low + high)
+
+
+def mad_std(histogram: KeyHistogram, refinement: Refinement) -> float:
+    """Standard deviation by the median absolute deviation, as `astropy.stats.mad_std` for float64.
+
+    Parameters, result and errors as `median_absolute_deviation`.
+    """
+    return median_absolute_deviation(histogram, refinement) * MAD_TO_STD
 
 
 def clipped_statistics(

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.dq import dq_bits
 from tiledsky.filters import as_float
 from tiledsky.geometry import Pair, Region
-from tiledsky.io.source import FitsReader, SourcePlane, read_plane
+from tiledsky.io.source import HEADER, FitsReader, SourcePlane, parse_header, read_plane
 from tiledsky.io.store import (
+    RUN_FOLDER,
     Markers,
     object_path,
     open_store,
@@ -21,15 +23,19 @@ from tiledsky.io.store import (
     summary_path,
     tile_index,
     writable,
+    writing,
 )
 from tiledsky.kernels.boxes import BoxStatistics
-from tiledsky.masking import base_mask
-from tiledsky.mesh import Surface
 from tiledsky.overlap import Patch
-from tiledsky.recipe import BackgroundStep, Recipe, RingStep
+from tiledsky.planes import base_mask, uncovered
+from tiledsky.recipe import Recipe
 from tiledsky.run.plan import Plan, Stage
+from tiledsky.steps import BackgroundStep, RingStep
+from tiledsky.surface import Surface, error_interpolator
 
 Index = Pair
+#: Maps of a mesh that have a surface, in the order of `tiledsky.mesh.surfaces`.
+SURFACES = ("background", "rms", "error")
 
 
 class Context:
@@ -47,7 +53,7 @@ class Context:
 
     @cached_property
     def source(self) -> dict[str, Any]:
-        """Planes of the input, open: FITS files or arrays."""
+        """Planes of the input, open: FITS files, arrays or region files."""
         planes = {k: SourcePlane.from_json(v) for k, v in read_json(self.root, "source.json").items()}
         return {name: plane.open() for name, plane in planes.items()}
 
@@ -73,11 +79,29 @@ class Context:
         return self.patch(as_float(read_plane(self.input["science"], region)), region)
 
     def base(self, science: Patch) -> Patch:
-        """Bits 0 and 7 of the mask plane, for these pixels."""
-        others = {
-            k: read_plane(self.input[k], science.region) for k in ("weight", "dq", "user_mask") if k in self.input
-        }
-        return science.replaced(base_mask(science.data, **others))
+        """Bits of the mask plane that are known before any step, for these pixels."""
+        others = self._planes(science.region, *(name for name in self.input if name != "science"))
+        return science.replaced(base_mask(science.data, **others, dq_bits=self.dq_bits))
+
+    @cached_property
+    def dq_bits(self) -> int | None:
+        """Flags of the dq plane that count; None: all."""
+        if "dq" not in self.input:
+            return None
+        return dq_bits(self.recipe.dq_flags, header=parse_header(str(self.group.attrs.get(HEADER, ""))))
+
+    def noise_planes(self, region: Region) -> dict[str, NDArray[Any] | None]:
+        """Weight and error, as `tiledsky.planes.noise_scale` takes them."""
+        given = self._planes(region, "weight", "error")
+        return {name: given.get(name) for name in ("weight", "error")}
+
+    def uncovered(self, base: Patch) -> NDArray[np.bool_] | None:
+        """Where the result has the fill value, for the pixels of ``base``; None: nowhere."""
+        coverage = self._planes(base.region, "coverage").get("coverage")
+        return uncovered(base.data, coverage, where=self.recipe.uncovered)
+
+    def _planes(self, region: Region, *names: str) -> dict[str, NDArray[Any]]:
+        return {name: read_plane(self.input[name], region) for name in names if name in self.input}
 
     def sky(self, step: RingStep | BackgroundStep, region: Region) -> NDArray[Any]:
         """Pixels of the sky of an earlier step."""
@@ -86,37 +110,41 @@ class Context:
         return self.surface(step, 0).evaluate(region)
 
     def surface(self, step: BackgroundStep, which: int) -> Surface:
-        """Background (0) or rms (1) surface of a background step, its arrays left in the store."""
+        """Background (0), rms (1) or error (2) surface of a background step, its arrays left in the store."""
         if (step.name, which) not in self._surfaces:
-            facts = read_json(self.root, f"meshes/{step.name}.json")[which]
-            folder = f"meshes/{step.name}"
-            reach = self.array(f"{folder}/reach") if facts["reach"] else None
-            values = self.array(f"{folder}/surface_{('background', 'rms')[which]}")
+            part, folder = SURFACES[which], f"meshes/{step.name}"
+            low, high = read_json(self.root, f"{folder}.json")["range"][part]
+            reach = self.array(f"{folder}/reach") if step.interpolator.kind == "idw" else None
+            values = self.array(f"{folder}/surface_{part}")
+            interpolator = error_interpolator(step.interpolator) if part == "error" else step.interpolator
             dtype = np.dtype(self.plan.dtype)
-            self._surfaces[step.name, which] = Surface(
-                step.interpolator, step.box_size, values, reach, facts["vmin"], facts["vmax"], dtype
-            )
+            self._surfaces[step.name, which] = Surface(interpolator, step.box_size, values, reach, low, high, dtype)
         return self._surfaces[step.name, which]
 
     def write(self, path: str, region: Region, data: NDArray[Any]) -> str:
         """Write one whole object of an array and return its path."""
         array = self.array(path)
-        array[region.slices] = data
-        return object_path(array, tile_index(array, region))
+        written = object_path(array, tile_index(array, region))
+        with writing(self.root / written):
+            array[region.slices] = data
+        return written
 
     def write_whole(self, path: str, data: NDArray[Any]) -> list[str]:
         """Write a whole array and return the paths of its objects."""
         array = self.array(path)
-        array[...] = data
+        with writing(self.root / path):
+            array[...] = data
         return stored_objects(array)
 
     def owned(self, stage: Stage, index: Index) -> list[str]:
         """Objects that a task of a stage may write: deleted before it begins."""
-        marker_free: list[str] = [summary_path(stage.name, index)]
-        for path in planes_of(self.recipe, stage):
-            array = self.array(path)
-            marker_free += stored_objects(array) if stage.kind == "mesh" else [object_path(array, index)]
-        return marker_free
+        paths = [summary_path(stage.name, index)]
+        if stage.kind in ("statistics", "mesh"):
+            paths.append(f"{RUN_FOLDER}/{'meshes' if stage.kind == 'mesh' else 'thresholds'}/{stage.step}.json")
+        for name in self.source if stage.kind == "ingest" else planes_of(self.recipe, stage):
+            array = self.array(name)
+            paths += stored_objects(array) if stage.kind == "mesh" else [object_path(array, index)]
+        return paths
 
 
 @lru_cache(maxsize=4)
@@ -135,20 +163,33 @@ def forget(root: str, run_id: str) -> None:
 
 def planes_of(recipe: Recipe, stage: Stage) -> list[str]:
     """Paths of the arrays that a stage writes (ingest: see the source)."""
-    measured = [f"meshes/{m}/measured/{part}" for m in stage.measures for part in BoxStatistics._fields]
+    measured = [path for name in stage.measures for path in measured_arrays(recipe, name)]
     if stage.kind == "ring":
         return [str(stage.step)]
     if stage.kind in ("mask", "boxes"):
         return measured if stage.kind == "boxes" else [mask_plane(recipe, str(stage.step)), *measured]
     if stage.kind == "mesh":
         step = recipe.step(str(stage.step))
-        names = ["background", "rms", "excluded", "surface_background", "surface_rms"]
-        if isinstance(step, BackgroundStep) and step.interpolator.kind == "idw":
-            names.append("reach")
+        assert isinstance(step, BackgroundStep)
+        names = ["excluded", *SURFACES, *(f"surface_{part}" for part in SURFACES)]
+        names += ["reach"] * (step.interpolator.kind == "idw") + ["n_good"] * (step.grow_boxes > 0)
         return [f"meshes/{stage.step}/{name}" for name in names]
     if stage.kind == "output":
         return list(output_planes(recipe))
     return []
+
+
+def measured_folder(step: str, level: int) -> str:
+    """Folder of the statistics of the boxes of a step; of those 2**level times as large."""
+    return f"meshes/{step}/measured" + (f"-{1 << level}" if level else "")
+
+
+def measured_arrays(recipe: Recipe, name: str) -> dict[str, int]:
+    """Arrays of the statistics of the boxes of a step, with the level that they are of."""
+    step = recipe.step(name)
+    assert isinstance(step, BackgroundStep)
+    levels = range(step.grow_boxes + 1)
+    return {f"{measured_folder(name, level)}/{part}": level for level in levels for part in BoxStatistics._fields}
 
 
 def mask_plane(recipe: Recipe, step: str) -> str:
@@ -158,15 +199,16 @@ def mask_plane(recipe: Recipe, step: str) -> str:
 
 
 def output_planes(recipe: Recipe) -> dict[str, tuple[str, int] | None]:
-    """Planes of the last pass: name to (background step, 0 background or 1 rms), or None for those made of them."""
+    """Planes of the last pass: name to (background step, which of `SURFACES`), or None for those made of them."""
     planes: dict[str, tuple[str, int] | None] = {
         "background": (recipe.result.name, 0),
         "background_rms": (recipe.result.name, 1),
+        "background_error": (recipe.result.name, 2),
         "subtracted": None,
     }
     if recipe.result_mask is None:
         planes["mask"] = None
     for step in recipe.steps:
         if isinstance(step, BackgroundStep) and step.keep and step is not recipe.result:
-            planes |= {step.name: (step.name, 0), f"{step.name}_rms": (step.name, 1)}
+            planes |= {f"{step.name}{ending}": (step.name, k) for k, ending in enumerate(("", "_rms", "_error"))}
     return planes

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.io.fits import Plane, write_fits
-from tiledsky.io.source import HEADER, open_source
+from tiledsky.io.source import HEADER, MASK_BITS, open_source
 from tiledsky.io.store import create_plane
 from tiledsky.run.result import Run, open_run
 from tiledsky.simulate import Catalogue, scene_block, simulate_scene
 
 #: What `export` writes unless told otherwise.
 EXPORTED = ("background", "background_rms", "mask", "subtracted")
+#: Card with the value that the exported sky and subtracted image have outside the coverage.
+FILL = "TSKYFILL"
 #: Tile of stores that are not runs: a multiple of common boxes and chunks.
 _TILE = 1920
 _ROWS = 256
@@ -54,7 +56,7 @@ def export(
     if not planes:
         raise ParameterError(f"no plane to export; name some of {', '.join(run.planes)}")
     arrays = [run.plane(name) for name in planes]
-    count = _RowCount(sum(a.shape[0] for a in arrays), progress)
+    count = RowCount(sum(a.shape[0] for a in arrays), progress)
     images = [
         Plane(
             name.upper(),
@@ -67,16 +69,28 @@ def export(
     ]
     versions = run.provenance["versions"]
     history = [f"tiledsky {versions['tiledsky']}: recipe {run.recipe.name}, run {run.provenance['run_id']}"]
-    write_fits(out, images, header=run.header, history=history, overwrite=overwrite)
+    header = run.header
+    header.remove(FILL, ignore_missing=True)  # of an earlier run, where its export was this one's input
+    if (value := fill_of(run)) is not None:
+        header[FILL] = (value, "of sky and subtracted image outside the coverage")
+    write_fits(out, images, header=header, history=history, overwrite=overwrite)
 
 
-class _RowCount:
+def fill_of(run: Run) -> float | None:
+    """Return what the sky and the subtracted image of a run hold outside the coverage; None if nowhere, or NaN."""
+    recipe = run.recipe
+    covered = recipe.uncovered == "coverage" and "coverage" not in run.provenance["input"]
+    return None if covered or recipe.fill_value == "nan" else float(recipe.fill_value)
+
+
+class RowCount:
     """Counts rows as they pass."""
 
     def __init__(self, total: int, progress: RowProgress | None) -> None:
         self.done, self.total, self.progress = 0, total, progress
 
     def after(self, rows: NDArray[Any], count: int) -> NDArray[Any]:
+        """Report ``count`` rows more and hand ``rows`` through."""
         self.done += count
         if self.progress is not None:
             self.progress(self.done, self.total)
@@ -84,7 +98,7 @@ class _RowCount:
 
 
 @contextmanager
-def _new_store(out: str | os.PathLike[str]) -> Iterator[zarr.Group]:
+def new_store(out: str | os.PathLike[str]) -> Iterator[zarr.Group]:
     """Make a store under a temporary name; it gets its own when all is written."""
     path = Path(out)
     if path.exists():
@@ -99,16 +113,24 @@ def _new_store(out: str | os.PathLike[str]) -> Iterator[zarr.Group]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _copy(
-    group: zarr.Group, name: str, shape: Pair, dtype: str, read: Callable[[Region], NDArray[Any]], count: _RowCount
-) -> None:
-    """Write a plane tile by tile."""
-    array = create_plane(group, name, shape=shape, dtype=dtype, tile=(_TILE, _TILE))
-    grid = TileGrid(shape, (_TILE, _TILE))
+def copy_plane(
+    group: zarr.Group,
+    name: str,
+    shape: Pair,
+    dtype: str,
+    read: Callable[[Region], NDArray[Any]],
+    count: RowCount,
+    *,
+    tile: Pair = (_TILE, _TILE),
+) -> zarr.Array[Any]:
+    """Write a plane tile by tile and return its array."""
+    array = create_plane(group, name, shape=shape, dtype=dtype, tile=tile)
+    grid = TileGrid(shape, tile)
     for index in grid:
-        tile = grid.region(index)
-        pixels = read(tile)
-        array[tile.slices] = count.after(pixels, tile.shape[0] if tile.x1 == shape[1] else 0)
+        region = grid.region(index)
+        pixels = read(region)
+        array[region.slices] = count.after(pixels, region.shape[0] if region.x1 == shape[1] else 0)
+    return array
 
 
 def ingest(
@@ -117,11 +139,14 @@ def ingest(
     *,
     hdu: str | int | None = None,
     weight: str | os.PathLike[str] | None = None,
+    error: str | os.PathLike[str] | None = None,
     dq: str | os.PathLike[str] | None = None,
+    coverage: str | os.PathLike[str] | None = None,
     mask: str | os.PathLike[str] | None = None,
+    user_mask: str | os.PathLike[str] | None = None,
     progress: RowProgress | None = None,
 ) -> None:
-    """Copy a FITS image, and its weight, DQ and mask planes, to a Zarr store that runs read in place.
+    """Copy a FITS image and the planes beside it to a Zarr store that runs read in place.
 
     The store appears under its name when it is whole. Memory: one tile of 1920 x 1920 pixels.
 
@@ -132,13 +157,17 @@ def ingest(
     ParameterError
         ``out`` exists.
     """
-    planes = open_source(source, hdu=hdu, weight=weight, dq=dq, mask=mask)
-    count = _RowCount(planes.shape[0] * len(planes.planes), progress)
-    with _new_store(out) as group:
+    others: dict[str, Any] = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
+    planes = open_source(source, hdu=hdu, mask=mask, user_mask=user_mask, **others)
+    count = RowCount(planes.shape[0] * len(planes.planes), progress)
+    with new_store(out) as group:
         group.attrs[HEADER] = planes.header
         for name, plane in planes.planes.items():
             reader = plane.open()
-            _copy(group, name, planes.shape, plane.dtype, lambda r, reader=reader: reader[r.slices], count)  # type: ignore[misc]
+            read = lambda region, reader=reader: reader[region.slices]  # noqa: E731
+            array = copy_plane(group, name, planes.shape, plane.dtype, read, count)
+            if name == "source_mask":
+                array.attrs[MASK_BITS] = 1
 
 
 def simulate(
@@ -156,7 +185,7 @@ def simulate(
     ``truth`` names a Zarr store for the noiseless sky (plane ``sky``). Streamed: any size.
     """
     catalogue = simulate_scene(shape, seed=seed, chunks=shape, **options).catalogue  # lazy: no pixel is made here
-    count = _RowCount(shape[0] * (1 if truth is None else 2), progress)
+    count = RowCount(shape[0] * (1 if truth is None else 2), progress)
     if Path(out).suffix == ".zarr":
         _store_scene(out, "science", catalogue, "image", shape, count)
     else:
@@ -168,7 +197,7 @@ def simulate(
 
 
 def _store_scene(
-    out: str | os.PathLike[str], name: str, catalogue: Catalogue, part: Any, shape: Pair, count: _RowCount
+    out: str | os.PathLike[str], name: str, catalogue: Catalogue, part: Any, shape: Pair, count: RowCount
 ) -> None:
-    with _new_store(out) as group:
-        _copy(group, name, shape, "float32", lambda r: scene_block(catalogue, *r, part=part), count)
+    with new_store(out) as group:
+        copy_plane(group, name, shape, "float32", lambda r: scene_block(catalogue, *r, part=part), count)

@@ -12,16 +12,21 @@ from typing import Any, Literal
 import tiledsky
 from tiledsky.errors import PlanError
 from tiledsky.geometry import Pair, TileGrid, aligned_tile
-from tiledsky.mesh import cells_of, same_boxes
-from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
-from tiledsky.statistics import noise_image
+from tiledsky.mesh import cells_of, largest_box, same_boxes
+from tiledsky.recipe import Recipe
+from tiledsky.steps import BackgroundStep, MaskStep, RingStep
+from tiledsky.thresholds import noise_images
 
 #: Tiles of the default plan are near this size: large enough that halos are cheap, small enough for 1 GB a worker.
 TILE = 1920
 #: Inner chunks are near this size, so tiles are multiples of it where the boxes allow.
 _CHUNK = 256
 
-Kind = Literal["ingest", "ring", "histogram", "bins", "refine", "thresholds", "mask", "boxes", "mesh", "output"]
+#: Statistics of a step come in passes over tiles (histogram, refine, biweight) and gather tasks between them.
+Statistic = Literal["histogram", "bins", "refine", "centers", "biweight", "statistics"]
+Kind = Literal["ingest", Statistic, "ring", "mask", "boxes", "mesh", "output"]
+#: Kinds of stages that are one task for the whole image.
+GATHER = ("bins", "centers", "statistics", "mesh")
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class _PlanBuilder:
         self.measured: set[str] = set()
 
     def tiles(self, name: str, kind: Kind, step: str | None, measures: tuple[BackgroundStep, ...] = ()) -> None:
-        boxes = [b.box_size for b in measures]
+        boxes = [largest_box(b) for b in measures]
         if self.tile_size is None:
             tile = _rounded(default_tile_size(self.shape), boxes)
         else:
@@ -146,18 +151,29 @@ class _PlanBuilder:
 
     def add(self, step: RingStep | MaskStep | BackgroundStep) -> None:
         if isinstance(step, RingStep):
+            self._statistics(step)
             self.tiles(step.name, "ring", step.name)
         elif isinstance(step, MaskStep):
-            self.tiles(f"{step.name}-histogram", "histogram", step.name)
-            if any(noise_image(t).refine for t in step.tiers):
-                self.gather(f"{step.name}-bins", "bins", step.name)
-                self.tiles(f"{step.name}-refine", "refine", step.name)
-            self.gather(f"{step.name}-thresholds", "thresholds", step.name)
+            self._statistics(step)
             self.tiles(f"{step.name}-mask", "mask", step.name, self._following(step))
         else:
             if step.name not in self.measured:
                 self.tiles(f"{step.name}-boxes", "boxes", step.name, self._distinct([step]))
             self.gather(f"{step.name}-mesh", "mesh", step.name)
+
+    def _statistics(self, step: RingStep | MaskStep) -> None:
+        """Passes for the statistics of the whole image that a step needs."""
+        images = noise_images(step)
+        if not images:
+            return
+        self.tiles(f"{step.name}-histogram", "histogram", step.name)
+        if any(i.refine for i in images):
+            self.gather(f"{step.name}-bins", "bins", step.name)
+            self.tiles(f"{step.name}-refine", "refine", step.name)
+        if any(i.biweight for i in images):
+            self.gather(f"{step.name}-centers", "centers", step.name)
+            self.tiles(f"{step.name}-biweight", "biweight", step.name)
+        self.gather(f"{step.name}-statistics", "statistics", step.name)
 
     def _following(self, mask: MaskStep) -> tuple[BackgroundStep, ...]:
         """Backgrounds that can be measured in the pass that makes this mask: those that use it."""

@@ -9,12 +9,19 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.source import HEADER, parse_header
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, open_store, read_json
-from tiledsky.recipe import BackgroundStep, Recipe
+from tiledsky.recipe import Recipe
 from tiledsky.run.plan import Plan, measured_by
+from tiledsky.run.verify import Checker
+from tiledsky.steps import BackgroundStep
+
+
+#: What `Run.status` says of a task.
+STATUS = {"never": 0, "done": 1, "all-masked": 2, "failed": 3}
 
 
 @dataclass
@@ -51,18 +58,47 @@ class Run:
         return self.group[name]
 
     def mesh(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
-        """Low-resolution maps of a background step: background, rms, n_good, excluded (see `tiledsky.mesh.Mesh`)."""
+        """Low-resolution maps of a background step: background, rms, error, n_good, excluded.
+
+        See `tiledsky.mesh.Mesh`.
+        """
         step = self.recipe.step(name)
         if not isinstance(step, BackgroundStep):
             raise ParameterError(f"{self.path}: step {name!r} has no mesh; name a background step")
-        maps = {part: self.group[f"meshes/{name}/{part}"][...] for part in ("background", "rms", "excluded")}
-        return {**maps, "n_good": self.group[f"meshes/{measured_by(self.recipe, step).name}/measured/n_good"][...]}
+        maps = {part: self.group[f"meshes/{name}/{part}"][...] for part in ("background", "rms", "error", "excluded")}
+        folder = name if step.grow_boxes else f"{measured_by(self.recipe, step).name}/measured"
+        return {**maps, "n_good": self.group[f"meshes/{folder}/n_good"][...]}
 
     @property
     def thresholds(self) -> dict[str, Any]:
         """Global statistics and thresholds of the mask steps, tier by tier."""
         folder = self.path / RUN_FOLDER / "thresholds"
         return {file.stem: read_json(self.path, f"thresholds/{file.name}") for file in sorted(folder.glob("*.json"))}
+
+    def status(self) -> dict[str, NDArray[np.int8]]:
+        """State of every task, by stage: arrays of the shape of the stage's grid of tiles (1 x 1 for gather tasks).
+
+        The numbers are those of `STATUS`: 0 never done (or damaged since), 1 done, 2 done and all of the tile's pixels
+        are masked (of the output stage), 3 failed, with its traceback in ``run/failed``.
+        """
+        checker = Checker(self.path, self.run_id, self.recipe, self.plan)
+        states = {}
+        for stage in self.plan.stages:
+            grid = self.plan.grid(stage)
+            state = states[stage.name] = np.zeros(grid.counts, np.int8)
+            for index in grid:
+                done = checker.done(stage, index)
+                if done.usable or (done.kept and checker.settled):
+                    marker = checker.marker(stage, index) or {}
+                    state[index] = STATUS["all-masked" if marker.get("status") == "all-masked" else "done"]
+                elif (self.path / RUN_FOLDER / "failed" / stage.name / f"{index[0]}.{index[1]}.json").is_file():
+                    state[index] = STATUS["failed"]
+        return states
+
+    @property
+    def run_id(self) -> str:
+        """Digest of recipe, plan, input and code."""
+        return str(self.provenance["run_id"])
 
     @property
     def header(self) -> Any:
@@ -79,10 +115,12 @@ def open_run(path: str | os.PathLike[str], *, allow_partial: bool = False) -> Ru
         No such store.
     RunError
         Not a run store, or an unfinished run (a chunk that was never written would read as sky); ``allow_partial=True``
-        opens that too.
+        opens that too, and `Run.status` says what is there.
     """
     root = Path(path)
     group = open_store(root)
+    if (root / RUN_FOLDER / "preparing").is_file():
+        raise RunError(f"{root} was stopped before its first task; give the command that began it")
     if not (root / RUN_FOLDER / "identity.json").is_file():
         raise RunError(f"{root} is a Zarr store but not of a run; give the folder named with --out")
     complete = (root / RUN_FOLDER / SUCCESS).is_file()

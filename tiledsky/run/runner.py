@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import tiledsky
+from tiledsky.dq import dq_bits
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.filters import float_dtype
 from tiledsky.geometry import Pair, Region
-from tiledsky.io.source import open_source
-from tiledsky.io.store import Markers
+from tiledsky.io.source import Source, open_source, parse_header
+from tiledsky.planes import check_noise
 from tiledsky.recipe import Recipe
 from tiledsky.run.context import forget
+from tiledsky.run.needs import needed
 from tiledsky.run.plan import Plan, Stage, identity, make_plan
 from tiledsky.run.result import Run, open_run
 from tiledsky.run.stages import execute
-from tiledsky.run.storage import RunStore
+from tiledsky.run.storage import RunStore, stored_plan
+from tiledsky.run.verify import Checker, is_whole
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,11 @@ def run(
     *,
     hdu: str | int | None = None,
     weight: str | os.PathLike[str] | None = None,
+    error: str | os.PathLike[str] | None = None,
     dq: str | os.PathLike[str] | None = None,
+    coverage: str | os.PathLike[str] | None = None,
     mask: str | os.PathLike[str] | None = None,
+    user_mask: str | os.PathLike[str] | None = None,
     client: Any = None,
     tile_size: int | None = None,
     restart: bool = False,
@@ -73,7 +79,7 @@ def run(
     recipe : Recipe or str
         A recipe, the name of a preset, or the path of a TOML file.
     source : path
-        FITS file or Zarr store; see `tiledsky.io.source.open_source`, also for ``hdu``, ``weight``, ``dq``, ``mask``.
+        FITS file or Zarr store; see `tiledsky.io.source.open_source`, also for ``hdu`` and the planes beside it.
     out : path
         Folder of the run store.
     client : distributed.Client, optional
@@ -96,7 +102,8 @@ def run(
     RunError
         ``out`` holds a run of another recipe, input, plan or code; or tasks failed: the others are done and kept.
     """
-    prepared = prepare(recipe, source, out, hdu=hdu, weight=weight, dq=dq, mask=mask, tile_size=tile_size)
+    planes = {"weight": weight, "error": error, "dq": dq, "coverage": coverage, "mask": mask, "user_mask": user_mask}
+    prepared = prepare(recipe, source, out, hdu=hdu, tile_size=tile_size, **planes)
     return prepared.execute(client=client, restart=restart, progress=progress)
 
 
@@ -104,19 +111,24 @@ class PreparedRun(RunStore):
     """A run that was checked and planned; nothing is written yet."""
 
     def execute(
-        self, *, client: Any = None, restart: bool = False, progress: Callable[[Progress], None] | None = None
+        self,
+        *,
+        client: Any = None,
+        restart: bool = False,
+        verify: str = "sizes",
+        progress: Callable[[Progress], None] | None = None,
     ) -> Run:
-        """Do what is not done yet; see `run`."""
+        """Do what is not done yet; see `run`. ``verify``: how closely to look whether what was done is there."""
         self.check(restart=restart)
         began = time.time()
-        if restart or not self.finished:
+        if restart or not is_whole(self, level=verify):
             with self.locked(restart=restart):
                 self.create()
-                provenance = None
-                if not self.computed:
-                    tasks = _run_stages(self.root, self.plan, self.run_id, client, progress)
-                    provenance = _provenance(self, tasks, time.time() - began)
-                self.finish(provenance)
+                checker = Checker(self.root, self.run_id, self.recipe, self.plan, level=verify)
+                tasks = _run_stages(self.root, self.recipe, self.plan, self.run_id, checker, client, progress)
+                self.check_input()
+                told = tasks.computed or not self.has_provenance
+                self.finish(_provenance(self, tasks, time.time() - began) if told else None)
         return open_run(self.root)
 
 
@@ -127,19 +139,39 @@ def prepare(
     *,
     hdu: str | int | None = None,
     weight: str | os.PathLike[str] | None = None,
+    error: str | os.PathLike[str] | None = None,
     dq: str | os.PathLike[str] | None = None,
+    coverage: str | os.PathLike[str] | None = None,
     mask: str | os.PathLike[str] | None = None,
+    user_mask: str | os.PathLike[str] | None = None,
     tile_size: int | None = None,
 ) -> PreparedRun:
     """Check recipe, input and their fit, and plan the run; arguments and errors as of `run`."""
-    recipe = Recipe.load(recipe)
-    planes = open_source(source, hdu=hdu, weight=weight, dq=dq, mask=mask)
+    recipe = Recipe.load(recipe).expanded()
+    others: dict[str, Any] = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
+    planes = open_source(source, hdu=hdu, mask=mask, user_mask=user_mask, **others)
+    bits = _check(recipe, planes)
     dtype = float_dtype(planes.planes["science"].dtype)
     # planes from FITS files are copied; if all are Zarr arrays they are read in place
     ingest = any(p.fits is not None for p in planes.planes.values())
     plan = make_plan(recipe, planes.shape, dtype.name, tile_size=tile_size, ingest=ingest)
-    parts = identity(recipe, plan, {name: p.identity for name, p in planes.planes.items()})
-    return PreparedRun(Path(out), recipe, planes, plan, parts)
+    inputs = {name: p.identity for name, p in planes.planes.items()}
+    if bits is not None:
+        inputs["dq_bits"] = str(bits)  # they can follow from the header
+    parts = identity(recipe, plan, inputs)
+    if tile_size is None and (known := stored_plan(Path(out), parts)) is not None:
+        plan, parts = known, identity(recipe, known, inputs)  # goes on with the tiles that the run began with
+    return PreparedRun(Path(out), recipe, planes, plan, parts, inputs)
+
+
+def _check(recipe: Recipe, source: Source) -> int | None:
+    """Check what a recipe needs of the input's planes; return the dq flags that count (None: all, or no dq plane)."""
+    check_noise(recipe, source.planes)
+    dq = source.planes.get("dq")
+    bits = None if dq is None else dq_bits(recipe.dq_flags, header=parse_header(source.header))
+    if dq is not None and bits is not None and dq.dtype.startswith("float"):
+        raise InputError(f"{dq.path}: {dq.dtype} pixels have no flags to choose from; give integers, or dq_flags 'all'")
+    return bits
 
 
 @dataclass
@@ -151,23 +183,32 @@ class _Tasks:
     cpu_seconds: float = 0.0
     peak_memory: int = 0
 
-    def add(self, marker: dict[str, Any], *, computed: bool) -> None:
+    def add(self, marker: dict[str, Any] | None, *, computed: bool) -> None:
         self.count += 1
         self.computed += computed
+        if marker is None:  # of a task that was not needed
+            return
         self.cpu_seconds += marker["cpu_seconds"]
         self.peak_memory = max(self.peak_memory, marker["peak_memory"])
 
 
-def _run_stages(root: Path, plan: Plan, ident: str, client: Any, progress: Callable[[Progress], None] | None) -> _Tasks:
-    """Run the missing tasks of every stage, one stage after the other."""
+def _run_stages(
+    root: Path,
+    recipe: Recipe,
+    plan: Plan,
+    ident: str,
+    checker: Checker,
+    client: Any,
+    progress: Callable[[Progress], None] | None,
+) -> _Tasks:
+    """Run the tasks that are needed, one stage after the other."""
     tasks, began = _Tasks(), time.time()
-    markers = Markers(root, ident)
+    todo = needed(recipe, plan, checker.done)
+    checker.discard()
     for stage in plan.stages:
-        found = {index: markers.read(stage.name, index) for index in plan.grid(stage)}
-        for marker in found.values():
-            if marker is not None:
-                tasks.add(marker, computed=False)
-        missing = [index for index, marker in found.items() if marker is None]
+        missing = todo[stage.name]
+        for index in set(plan.grid(stage)) - set(missing):
+            tasks.add(checker.marker(stage, index), computed=False)
         failed: dict[Pair, BaseException] = {}
         with closing(_outcomes(root, ident, stage, missing, client)) as outcomes:
             for index, outcome in outcomes:
@@ -247,8 +288,8 @@ def _provenance(prepared: PreparedRun, tasks: _Tasks, seconds: float) -> dict[st
         "identity": prepared.identity,
         "run_id": prepared.run_id,
         "recipe": prepared.recipe.name,
-        "input": {name: (p.fits.path if p.fits else p.array) for name, p in prepared.source.planes.items()},
-        "versions": versions(),
+        "input": {name: p.path for name, p in prepared.source.planes.items()},
+        "versions": versions(regions=any(p.regions is not None for p in prepared.source.planes.values())),
         "tasks": tasks.count,
         "tasks_computed_last": tasks.computed,
         "cpu_seconds": round(tasks.cpu_seconds, 2),
@@ -257,10 +298,11 @@ def _provenance(prepared: PreparedRun, tasks: _Tasks, seconds: float) -> dict[st
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of this package and of what decides the bits."""
+def versions(*, regions: bool = False) -> dict[str, str]:
+    """Versions of this package and of what decides the bits; ``regions``: a region file was drawn too."""
     import platform
     from importlib.metadata import version
 
-    names = ("numpy", "scipy", "numba", "astropy", "photutils", "zarr", "dask", "distributed")
+    names = ["numpy", "scipy", "numba", "astropy", "photutils", "zarr", "dask", "distributed"]
+    names += ["regions"] * regions
     return {"tiledsky": tiledsky.__version__, "python": platform.python_version(), **{n: version(n) for n in names}}

@@ -1,53 +1,108 @@
-"""The store of a run: whose it is, one driver at a time, its arrays, and its end."""
+"""The store of a run: whose it is, one driver at a time, what describes it, and its end."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import zarr
-
-from tiledsky.errors import InputError, ParameterError, RunError
-from tiledsky.geometry import Pair, mesh_shape
-from tiledsky.io.source import HEADER, Source
+import tiledsky
+from tiledsky.errors import InputError, ParameterError, RunError, TiledSkyError
+from tiledsky.io.source import Source, SourcePlane
 from tiledsky.io.store import (
     RUN_FOLDER,
     SUCCESS,
-    create_plane,
+    is_sealed,
     is_temporary,
-    read_json,
+    json_bytes,
+    remove_objects,
+    sealed,
     write_bytes,
-    write_json,
+    writing,
 )
-from tiledsky.kernels.boxes import BoxStatistics
-from tiledsky.recipe import BackgroundStep, Recipe
-from tiledsky.run.context import output_planes, planes_of
-from tiledsky.run.plan import Plan, Stage, run_id
+from tiledsky.recipe import Recipe
+from tiledsky.run.changes import input_change, plan_change, plane_change, recipe_change
+from tiledsky.run.layout import Layout
+from tiledsky.run.plan import Plan, run_id
 
-FORMAT = 1
-_MESH_CHUNK = 1024
 _LOCK = "lock"
 #: A file of the run folder from the first thing written until the store is a run.
 _PREPARING = "preparing"
-#: Parts of a run's identity, as messages call them.
-_PARTS = {"recipe": "recipe", "plan": "plan (tile size)", "input": "input", "code": "code version"}
+#: A file of the run folder once the input changed while it was read.
+_MIXED = "mixed"
+#: Markers that are asked whose a store is if its own word is damaged.
+_ASKED = 100
+
+
+def read_sealed(file: Path) -> dict[str, Any] | None:
+    """Return what is in a sealed JSON file, or None if it is missing or damaged."""
+    data = _read_json(file)
+    return data if is_sealed(data) else None
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def stored_plan(root: Path, identity: dict[str, str]) -> Plan | None:
+    """Return the plan of the run that a store holds, if recipe, input and code of its ``identity`` are these."""
+    known = read_sealed(root / RUN_FOLDER / "identity.json")
+    if known is None or any(known["identity"].get(k) != v for k, v in identity.items() if k != "plan"):
+        return None
+    try:
+        data = (root / RUN_FOLDER / "plan.json").read_bytes()
+    except OSError:
+        return None
+    if zlib.crc32(data) != known["files"][f"{RUN_FOLDER}/plan.json"]:
+        return None
+    return Plan.from_json(json.loads(data))
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Keep other drivers out: a lock on a file of the store, which the system releases however the driver ends.
+
+    Raises
+    ------
+    RunError
+        Another process holds it, or it cannot be made.
+    """
+    lock = root / RUN_FOLDER / _LOCK
+    with writing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{root} is being run by another process; wait for it or stop it") from None
+        yield
 
 
 @dataclass(frozen=True)
 class RunStore:
-    """A run that was checked and planned, and the folder it is kept in."""
+    """A run that was checked and planned, and the folder it is kept in.
+
+    ``inputs``: identities of the planes, and ``dq_bits``; ``identity``: digests of recipe, plan, input and code.
+    """
 
     root: Path
     recipe: Recipe
     source: Source
     plan: Plan
     identity: dict[str, str]
+    inputs: dict[str, str]
 
     @property
     def run_id(self) -> str:
@@ -56,13 +111,34 @@ class RunStore:
 
     @property
     def finished(self) -> bool:
-        """Whether all is done."""
+        """Whether the run came to its end; what became of it since is not looked at."""
         return self._file(SUCCESS).is_file()
 
     @property
-    def computed(self) -> bool:
-        """Whether all tasks are done, whatever became of the scratch planes since."""
-        return self._file("provenance.json").is_file()
+    def has_provenance(self) -> bool:
+        """Whether all was done once, and what is kept about that is whole."""
+        return read_sealed(self._file("provenance.json")) is not None
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Arrays and objects of the store."""
+        return Layout(self.recipe, self.plan, {name: p.dtype for name, p in self.source.planes.items()})
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """All that describes the run and its arrays, by path; the identity last: it makes the store a run."""
+        files = self.layout.zarr_files(self.source.header)
+        files[f"{RUN_FOLDER}/recipe.json"] = json_bytes(self.recipe.model_dump(mode="json", exclude_none=False))
+        files[f"{RUN_FOLDER}/plan.json"] = json_bytes(self.plan.to_json())
+        identity = {
+            "identity": self.identity,
+            "run_id": self.run_id,
+            "code": tiledsky.__version__,
+            "input": self.inputs,
+            "dtypes": self.layout.dtypes,
+            "files": {path: zlib.crc32(data) for path, data in files.items()},
+        }
+        return {**files, f"{RUN_FOLDER}/identity.json": json_bytes(sealed(identity))}
 
     def _file(self, name: str) -> Path:
         return self.root / RUN_FOLDER / name
@@ -79,21 +155,61 @@ class RunStore:
             if not root.absolute().parent.is_dir():
                 raise InputError(f"{root}: the folder {root.absolute().parent} does not exist; make it or change --out")
             return
-        known = self._file("identity.json").is_file()
-        if not known and not (root.is_dir() and self._is_begun()):
+        known = os.path.lexists(self._file("identity.json"))
+        if not known and not (root.is_dir() and (self._is_begun() or self._is_ours())):
             raise RunError(f"{root} exists and is no run store, so it is not touched; change --out")
         for plane in self.source.planes.values():
-            if root.resolve() in Path(plane.fits.path if plane.fits else str(plane.array)).resolve().parents:
+            if root.resolve() in Path(plane.path).resolve().parents:
                 raise ParameterError(f"the input lies in {root}, which would be overwritten; change --out")
-        if restart or not known:
+        if not restart and known:
+            self._check_identity()
+
+    def _check_identity(self) -> None:
+        before = read_sealed(self._file("identity.json"))
+        if before is None:
+            if not self._is_ours():
+                raise RunError(f"{self._file('identity.json')} is damaged; run again with --restart")
             return
-        before = read_json(root, "identity.json")["identity"]
-        changed = [_PARTS[name] for name in self.identity if before.get(name) != self.identity[name]]
+        changed = self._changes(before)
         if changed:
             raise RunError(
-                f"{root} holds a run with another {' and '.join(changed)}; results must not be mixed: "
+                f"{self.root} holds a run with another {' and '.join(changed)}; results must not be mixed: "
                 "change --out, or start over with --restart"
             )
+        if self._file(_MIXED).exists():
+            raise RunError(
+                f"{self.root}: the input changed while it was read, so tiles of two inputs are mixed; "
+                "start over with --restart"
+            )
+
+    def _changes(self, before: dict[str, Any]) -> list[str]:
+        """Describe how the run of an identity differs from this one."""
+        differ = [name for name in self.identity if before["identity"].get(name) != self.identity[name]]
+        plan_before = _plan(_read_json(self._file("plan.json")))
+        changed = []
+        if "recipe" in differ:
+            now = self.recipe.model_dump(mode="json", exclude_none=False)
+            changed.append(recipe_change(_read_json(self._file("recipe.json")), now))
+        if "input" in differ:
+            planes = _planes(_read_json(self._file("source.json")))
+            changed.append(input_change(before["input"], self.inputs, planes, self.source.planes))
+        if "code" in differ:
+            changed.append(f"code version ({before['code']} -> {tiledsky.__version__})")
+        if "plan" in differ and (not changed or (plan_before and plan_before.tile_size != self.plan.tile_size)):
+            changed.append(plan_change(plan_before, self.plan))  # else it follows from the others
+        return changed
+
+    def _is_ours(self) -> bool:
+        """Whether the markers of the store are of this run, for when its identity is damaged or missing."""
+        if self._file(_PREPARING).exists():
+            return False
+        ids = set()
+        for count, file in enumerate(self._file("markers").glob("*/*.json")):
+            marker = read_sealed(file)
+            ids |= set() if marker is None else {marker["run_id"]}
+            if count == _ASKED:
+                break
+        return ids == {self.run_id}
 
     def _is_begun(self) -> bool:
         """Whether the folder is empty, or a driver was stopped while it prepared it."""
@@ -104,17 +220,9 @@ class RunStore:
 
     @contextmanager
     def locked(self, *, restart: bool) -> Iterator[None]:
-        """Keep other drivers out: a lock on a file of the store, which the system releases however the driver ends.
-
-        What is in the store is checked again under the lock, and with ``restart`` thrown away.
-        """
+        """Keep other drivers out; what is in the store is checked again, and with ``restart`` thrown away."""
         self.check(restart=restart)
-        (self.root / RUN_FOLDER).mkdir(parents=True, exist_ok=True)
-        with self._file(_LOCK).open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{self.root} is being run by another process; wait for it or stop it") from None
+        with locked(self.root):
             self.check(restart=restart)
             if restart:
                 self._clear()
@@ -123,8 +231,7 @@ class RunStore:
     def _clear(self) -> None:
         """Remove everything but the lock; whatever is left when this is stopped is still known as a store begun."""
         (self.root / RUN_FOLDER / _PREPARING).touch()
-        self._file(SUCCESS).unlink(missing_ok=True)
-        self._file("identity.json").unlink(missing_ok=True)
+        remove_objects(self.root, [f"{RUN_FOLDER}/{name}" for name in (SUCCESS, "identity.json")])
         for folder in (self.root, self.root / RUN_FOLDER):
             for path in folder.iterdir():
                 if path.name in (RUN_FOLDER, _LOCK, _PREPARING):
@@ -135,50 +242,46 @@ class RunStore:
                     path.unlink()
 
     def create(self) -> None:
-        """Write the metadata of the store and, once, create its arrays; identity last: it makes the store a run."""
-        recipe, plan = self.recipe, self.plan
-        if not self._file("identity.json").is_file():
-            self._clear()
-            group = zarr.open_group(str(self.root), mode="a")
-            group.require_group(RUN_FOLDER)  # so that Zarr knows the folder when it lists the store
-            group.attrs.update({"tiledsky_format": FORMAT, "recipe": recipe.name, HEADER: self.source.header})
-            for stage in plan.stages:
-                for name, (shape, dtype, tile) in self._arrays(stage).items():
-                    create_plane(group, name, shape=shape, dtype=dtype, tile=tile)
-            write_json(self.root, "recipe.json", recipe.model_dump(mode="json", exclude_none=False))
-            write_json(self.root, "plan.json", plan.to_json())
-            self._write_source()
-            write_json(self.root, "identity.json", {"identity": self.identity, "run_id": self.run_id})
-        else:
-            self._write_source()  # the scratch copy of a compressed file is another one every time
-        self._file(_PREPARING).unlink(missing_ok=True)
+        """Write what describes the run and its arrays; of a run that was begun, what is missing or damaged of it."""
+        remove_objects(self.root, [f"{RUN_FOLDER}/{SUCCESS}"])
+        if read_sealed(self._file("identity.json")) is None and not self._is_ours():
+            with writing(self.root):
+                self._clear()
+        self._write_source()  # the scratch copy of a compressed file is another one every time
+        for path, _ in self.damaged(scratch=True):
+            _replace(self.root, path, self.files[path])
+        remove_objects(self.root, [f"{RUN_FOLDER}/{_PREPARING}"])
+
+    def damaged(self, *, scratch: bool) -> list[tuple[str, str]]:
+        """Return the `files` that are missing or not as they were written, and what is wrong with them.
+
+        ``scratch``: also those of scratch planes, which a finished run does not have.
+        """
+        crcs = {path: zlib.crc32(data) for path, data in self.files.items()}
+        return damaged_files(self.root, crcs, leave_out=None if scratch else self.layout.is_scratch)
 
     def _write_source(self) -> None:
-        write_json(self.root, "source.json", {name: p.to_json() for name, p in self.source.planes.items()})
+        planes = {name: p.to_json() for name, p in self.source.planes.items()}
+        _replace(self.root, f"{RUN_FOLDER}/source.json", json_bytes(planes))
 
-    def _arrays(self, stage: Stage) -> dict[str, tuple[Pair, str, Pair]]:
-        """Shape, dtype and tile of the arrays that a stage writes."""
-        plan = self.plan
-        if stage.kind == "ingest":
-            dtypes = {name: p.dtype for name, p in self.source.planes.items()}
-            return {name: (plan.shape, dtype, stage.tile) for name, dtype in dtypes.items()}
-        arrays = {}
-        for path in planes_of(self.recipe, stage):
-            part = path.rpartition("/")[2]
-            dtype = {"n_good": "int32", "excluded": "bool", "reach": "int32"}.get(part, plan.dtype)
-            if not path.startswith("meshes/"):
-                dtype = "uint8" if stage.kind == "mask" or path == "mask" else plan.dtype
-                arrays[path] = (plan.shape, dtype, stage.tile)
-                continue
-            step = self.recipe.step(path.split("/")[1])
-            assert isinstance(step, BackgroundStep)
-            shape, box = mesh_shape(plan.shape, step.box_size), step.box_size
-            if part in BoxStatistics._fields and "/measured/" in path:
-                arrays[path] = (shape, dtype, (stage.tile[0] // box[0], stage.tile[1] // box[1]))
-            else:
-                zoom = step.interpolator.kind == "zoom" and part.startswith("surface")
-                arrays[path] = (shape, "float64" if zoom else dtype, (_MESH_CHUNK, _MESH_CHUNK))
-        return arrays
+    def check_input(self) -> None:
+        """Check that the input is still what the run began with.
+
+        Raises
+        ------
+        RunError
+            It changed, so that tiles of two inputs may be mixed; this store is refused from now on.
+        InputError
+            It cannot be read.
+        """
+        for plane in self.source.planes.values():
+            now = plane.again()
+            if now.identity != plane.identity:
+                write_bytes(self._file(_MIXED), plane.path.encode())
+                raise RunError(
+                    f"{plane.path} changed while it was read ({plane_change(plane, now)}), so {self.root} may hold "
+                    "tiles of two inputs; start over with --restart"
+                )
 
     def finish(self, provenance: dict[str, Any] | None) -> None:
         """Write provenance, remove scratch planes and what killed writers left, and last say that the run is whole.
@@ -186,19 +289,49 @@ class RunStore:
         ``provenance`` is None where an earlier driver wrote it and was stopped before it had tidied up.
         """
         if provenance is not None:
-            write_json(self.root, "provenance.json", provenance)
-        for name in self._scratch():
+            _replace(self.root, f"{RUN_FOLDER}/provenance.json", json_bytes(sealed(provenance)))
+        for name in (*self.layout.scratch, f"{RUN_FOLDER}/summaries"):
             shutil.rmtree(self.root / name, ignore_errors=True)
         for folder, _, files in os.walk(self.root):
             for file in filter(is_temporary, files):
                 (Path(folder) / file).unlink(missing_ok=True)
         write_bytes(self._file(SUCCESS), b"")
 
-    def _scratch(self) -> list[str]:
-        """Planes of rings and masks that are neither results nor to be kept."""
-        kept = {"mask", *output_planes(self.recipe)}
-        names = []
-        for stage in self.plan.stages:
-            if stage.kind in ("ring", "mask") and not getattr(self.recipe.step(str(stage.step)), "keep", False):
-                names += [n for n in planes_of(self.recipe, stage) if not n.startswith("meshes/") and n not in kept]
-        return names
+
+def _replace(root: Path, path: str, data: bytes) -> None:
+    """Write a file whole, whatever is in its place."""
+    if not (root / path).is_file():
+        remove_objects(root, [path])
+    write_bytes(root / path, data)
+
+
+def damaged_files(
+    root: Path, crcs: dict[str, int], *, leave_out: Callable[[str], bool] | None = None
+) -> list[tuple[str, str]]:
+    """Return the files, but those to leave out, that are missing or have another CRC-32, and what is wrong."""
+    found = []
+    for path, crc in crcs.items():
+        if leave_out is not None and leave_out(path):
+            continue
+        try:
+            if zlib.crc32((root / path).read_bytes()) != crc:
+                found.append((path, "damaged"))
+        except FileNotFoundError:
+            found.append((path, "missing"))
+        except OSError as error:
+            found.append((path, f"unreadable ({error.strerror})"))
+    return found
+
+
+def _plan(data: Any) -> Plan | None:
+    try:
+        return Plan.from_json(data)
+    except (TypeError, KeyError, AttributeError):
+        return None
+
+
+def _planes(data: Any) -> dict[str, SourcePlane]:
+    try:
+        return {name: SourcePlane.from_json(plane) for name, plane in data.items()}
+    except (TypeError, KeyError, AttributeError, TiledSkyError):
+        return {}

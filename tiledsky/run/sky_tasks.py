@@ -1,0 +1,233 @@
+"""Tasks of ring and mask steps: the statistics of the whole image that they need, then the filter and the search.
+
+Statistics are made in up to three passes over the tiles (`tiledsky.statistics`), each merged by a gather task.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledsky.errors import RunError
+from tiledsky.filters import ring_halo, ring_step_patch
+from tiledsky.geometry import Region
+from tiledsky.io.source import read_plane
+from tiledsky.io.store import read_json, summary_path, write_bytes, write_json
+from tiledsky.kernels.biweight import BiweightSums
+from tiledsky.kernels.order import KeyHistogram
+from tiledsky.kernels.refinement import Refinement
+from tiledsky.masking import detection_image, tiers_halo, tiers_patch
+from tiledsky.overlap import Patch
+from tiledsky.planes import noise_scale
+from tiledsky.run.context import Context, Index, mask_plane
+from tiledsky.run.mesh_tasks import measure
+from tiledsky.run.plan import Stage
+from tiledsky.statistics import Statistics, bins_to_refine
+from tiledsky.statistics import finish as finish_statistics
+from tiledsky.steps import MaskStep, RingStep
+from tiledsky.thresholds import (
+    NoiseImage,
+    Thresholds,
+    clip_of,
+    fill_value,
+    noise_image,
+    noise_images,
+    thresholds,
+)
+
+
+def _step(ctx: Context, stage: Stage) -> RingStep | MaskStep:
+    step = ctx.recipe.step(str(stage.step))
+    assert isinstance(step, RingStep | MaskStep)
+    return step
+
+
+def _searched(ctx: Context, step: RingStep | MaskStep, region: Region) -> tuple[Patch, Patch, Patch]:
+    """Image, the image that the step works on (of a mask step the detection image), and its bits left out."""
+    science = ctx.science(region)
+    bits = ctx.base(science)
+    before = ctx.recipe.mask_for(step)
+    if before is not None:  # its plane holds the base bits too
+        bits = science.replaced(read_plane(ctx.array(mask_plane(ctx.recipe, before.name)), region))
+    if isinstance(step, RingStep):
+        return science, science, bits
+    sky = ctx.sky(ctx.recipe.detection_sky(step), region)
+    scale = noise_scale(**ctx.noise_planes(region)) if step.equalize else None
+    return science, science.replaced(detection_image(science.data, sky, scale)), bits
+
+
+def _nonzero(bits: Patch) -> Patch:
+    return bits.replaced(bits.data != 0)
+
+
+def _noise_pixels(
+    ctx: Context, step: RingStep | MaskStep, tile: Region
+) -> list[tuple[NoiseImage, NDArray[Any], NDArray[Any]]]:
+    """Pixels and mask of a tile of each image whose statistics the step needs."""
+    images = noise_images(step)
+    halo = max(i.halo for i in images)
+    _, detection, bits = _searched(ctx, step, tile.grown(halo, ctx.plan.shape))
+    ignore = _nonzero(bits)
+    ignored = np.ascontiguousarray(ignore.crop(tile))
+    pixels = [np.ascontiguousarray(i.patch(detection, ignore).crop(tile), np.float32) for i in images]
+    return [(image, values, ignored) for image, values in zip(images, pixels, strict=True)]
+
+
+def histogram_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
+    """First pass: counts and sums of the pixels by the upper half of their keys."""
+    pixels = _noise_pixels(ctx, _step(ctx, stage), tile)
+    parts = [KeyHistogram.from_values(values, mask=ignored).to_bytes() for _, values, ignored in pixels]
+    return _write_parts(ctx, stage.name, index, parts)
+
+
+def bins_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
+    """Merge the first pass; choose the bins whose single values can matter."""
+    step = _step(ctx, stage)
+    parts: list[bytes] = []
+    for k, image in enumerate(noise_images(step)):
+        merged = KeyHistogram.merged(map(KeyHistogram.from_bytes, _tile_parts(ctx, f"{step.name}-histogram", k)))
+        bins = bins_to_refine(merged, clip_of(step)) if image.refine else np.zeros(0, np.uint16)
+        parts += [merged.to_bytes(), np.ascontiguousarray(bins, np.uint16).tobytes()]
+    return _write_parts(ctx, stage.name, index, parts)
+
+
+def refine_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
+    """Second pass: the values in these bins."""
+    step = _step(ctx, stage)
+    bins = [np.frombuffer(b, np.uint16) for b in _read_parts(ctx, f"{step.name}-bins", (0, 0))[1::2]]
+    pixels = zip(_noise_pixels(ctx, step, tile), bins, strict=True)
+    parts = [Refinement.from_values(values, wanted, mask=ignored).to_bytes() for (_, values, ignored), wanted in pixels]
+    return _write_parts(ctx, stage.name, index, parts)
+
+
+def centers_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
+    """Merge the first two passes: median and MAD of each image, which the third pass needs."""
+    step = _step(ctx, stage)
+    found = [(s.median, s.mad) for s in _merged_statistics(ctx, step, last=False)]
+    return _write_parts(ctx, stage.name, index, [struct.pack("<2d", *pair) for pair in found])
+
+
+def biweight_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
+    """Third pass: the sums of the biweights."""
+    step = _step(ctx, stage)
+    centers = [struct.unpack("<2d", part) for part in _read_parts(ctx, f"{step.name}-centers", (0, 0))]
+    parts = []
+    for (image, values, ignored), (median, mad) in zip(_noise_pixels(ctx, step, tile), centers, strict=True):
+        wanted = image.biweight
+        sums = BiweightSums.from_values(values, median=median, mad=mad, mask=ignored) if wanted else None
+        parts.append(b"" if sums is None else sums.to_bytes())
+    return _write_parts(ctx, stage.name, index, parts)
+
+
+def statistics_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
+    """Merge the last pass: thresholds of the tiers, value of masked pixels."""
+    step = _step(ctx, stage)
+    of_images = dict(zip(noise_images(step), _merged_statistics(ctx, step, last=True), strict=True))
+    facts: list[dict[str, float | None]]
+    if isinstance(step, RingStep):
+        (found,) = of_images.values()
+        facts = [{**_known(found), "fill": fill_value(found)}]
+    else:
+        fill = step.masked == "fill"
+        statistics = [of_images[noise_image(t, fill=fill)] for t in step.tiers]
+        limits = thresholds(step.tiers, statistics, fill=fill)
+        facts = [
+            {**_known(s), "threshold": x, "fill": limits.fill} for s, x in zip(statistics, limits.values, strict=True)
+        ]
+    write_json(ctx.root, f"thresholds/{step.name}.json", facts)
+    return [f"run/thresholds/{step.name}.json"]
+
+
+def _known(statistics: Statistics) -> dict[str, float | None]:
+    return {name: value for name, value in vars(statistics).items() if value == value}
+
+
+def _merged_statistics(ctx: Context, step: RingStep | MaskStep, *, last: bool) -> list[Statistics]:
+    """Statistics of the images of a step, from its passes; ``last``: with the third, if there is one."""
+    found = []
+    for k, image in enumerate(noise_images(step)):
+        refinement = sums = None
+        if f"{step.name}-bins" in ctx.stages:
+            histogram = KeyHistogram.from_bytes(_read_parts(ctx, f"{step.name}-bins", (0, 0))[2 * k])
+        else:
+            histogram = KeyHistogram.merged(map(KeyHistogram.from_bytes, _tile_parts(ctx, f"{step.name}-histogram", k)))
+        if image.refine:
+            refinement = Refinement.merged(map(Refinement.from_bytes, _tile_parts(ctx, f"{step.name}-refine", k)))
+        if image.biweight and last:
+            sums = BiweightSums.merged(map(BiweightSums.from_bytes, _tile_parts(ctx, f"{step.name}-biweight", k)))
+        found.append(finish_statistics(histogram, refinement, clip_of(step), sums))
+    return found
+
+
+def _facts(ctx: Context, step: RingStep | MaskStep) -> list[dict[str, Any]]:
+    facts: list[dict[str, Any]] = read_json(ctx.root, f"thresholds/{step.name}.json")
+    return facts
+
+
+def ring_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
+    """Ring median of a tile."""
+    step = _step(ctx, stage)
+    assert isinstance(step, RingStep)
+    science, _, bits = _searched(ctx, step, tile.grown(ring_halo(step), ctx.plan.shape))
+    fill = _facts(ctx, step)[0]["fill"] if step.masked == "fill" else None
+    ring = ring_step_patch(science, _nonzero(bits), step=step, fill=fill)
+    return [ctx.write(step.name, tile, ring.crop(tile))]
+
+
+def mask_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
+    """Search of a tile, and the boxes of the backgrounds that use this mask."""
+    step = _step(ctx, stage)
+    assert isinstance(step, MaskStep)
+    facts = _facts(ctx, step)
+    limits = Thresholds(tuple(fact["threshold"] for fact in facts), facts[0]["fill"])
+    region = tile.grown(tiers_halo(step.tiers), ctx.plan.shape)
+    science, detection, bits = _searched(ctx, step, region)
+    found = tiers_patch(
+        detection,
+        _nonzero(bits),
+        _local_noise(ctx, step, region),
+        tiers=step.tiers,
+        thresholds=limits,
+        first_bit=ctx.recipe.first_bit(step),
+    )
+    plane = bits.crop(tile) | found.crop(tile)
+    written = [ctx.write(mask_plane(ctx.recipe, step.name), tile, plane)]
+    return written + measure(ctx, stage, science.cropped(tile), plane != 0)
+
+
+def _local_noise(ctx: Context, step: MaskStep, region: Region) -> Patch | None:
+    """Map of the local noise, if a tier needs it."""
+    if all(t.noise != "local" for t in step.tiers):
+        return None
+    source = ctx.recipe.noise_map(step)
+    assert source is not None  # checked with the recipe
+    return ctx.patch(ctx.surface(source, 1).evaluate(region), region)
+
+
+def _write_parts(ctx: Context, stage: str, index: Index, parts: list[bytes]) -> list[str]:
+    path = summary_path(stage, index)
+    lengths = struct.pack(f"<{len(parts) + 1}Q", len(parts), *map(len, parts))
+    data = lengths + b"".join(parts)
+    write_bytes(ctx.root / path, data + struct.pack("<I", zlib.crc32(data)))
+    return [path]
+
+
+def _read_parts(ctx: Context, stage: str, index: Index) -> list[bytes]:
+    file = ctx.root / summary_path(stage, index)
+    data = file.read_bytes()
+    if len(data) < 12 or struct.pack("<I", zlib.crc32(data[:-4])) != data[-4:]:
+        raise RunError(f"{file} is damaged; `tiledsky verify {ctx.root}`, then the same command makes it anew")
+    (count,) = struct.unpack_from("<Q", data)
+    lengths = struct.unpack_from(f"<{count}Q", data, 8)
+    starts = np.cumsum((8 * (count + 1), *lengths)).tolist()
+    return [data[a : a + n] for a, n in zip(starts, lengths, strict=False)]
+
+
+def _tile_parts(ctx: Context, stage: str, k: int) -> Iterator[bytes]:
+    """Part ``k`` of the summaries of all tiles of a stage."""
+    return (_read_parts(ctx, stage, index)[k] for index in ctx.plan.grid(ctx.stages[stage]))

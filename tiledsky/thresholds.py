@@ -1,0 +1,129 @@
+"""Statistics of the whole image that a ring or mask step needs, and the thresholds that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tiledsky.errors import InputError
+from tiledsky.filters import smooth_patch, taps_of
+from tiledsky.geometry import Pair
+from tiledsky.overlap import Patch, call, map_patches
+from tiledsky.statistics import Statistics, image_statistics
+from tiledsky.steps import MaskStep, RingStep, SigmaClip, Tier
+
+
+@dataclass(frozen=True)
+class NoiseImage:
+    """One image whose statistics a step needs: the image that it works on, smoothed or not.
+
+    Attributes
+    ----------
+    fwhm, sigma, kernel_radius
+        Of the smoothing, as in `tiledsky.steps.Tier`.
+    refine, biweight : bool
+        Whether more than the first pass is needed (median, MAD, clipping), and the third (biweights).
+    """
+
+    fwhm: float = 0.0
+    sigma: float = 0.0
+    kernel_radius: int | None = None
+    refine: bool = False
+    biweight: bool = False
+
+    @property
+    def halo(self) -> Pair:
+        """Radius of the smoothing kernel."""
+        taps = taps_of(fwhm=self.fwhm, sigma=self.sigma, kernel_radius=self.kernel_radius)
+        return (0, 0) if taps is None else (taps.size // 2,) * 2
+
+    def patch(self, image: Patch, ignore: Patch | None) -> Patch:
+        """Pixels of this image from those of the one that the step works on."""
+        taps = taps_of(fwhm=self.fwhm, sigma=self.sigma, kernel_radius=self.kernel_radius)
+        return smooth_patch(image, ignore, taps=taps, boundary="fill")
+
+
+def noise_image(tier: Tier, *, fill: bool = False) -> NoiseImage:
+    """Return the image whose statistics give the threshold of ``tier``, with ``fill`` also that of masked pixels."""
+    biweight = fill or "biweight" in (tier.noise, tier.center)
+    refine = biweight or tier.center == "median" or tier.noise not in ("std", "local")
+    refine |= tier.noise == "local" and tier.center == "mean"
+    if tier.noise_of == "unsmoothed":
+        return NoiseImage(refine=refine, biweight=biweight)
+    return NoiseImage(tier.fwhm, tier.sigma, tier.kernel_radius, refine, biweight)
+
+
+def noise_images(step: RingStep | MaskStep) -> list[NoiseImage]:
+    """Return the images whose statistics a step needs, each once; none for a ring that leaves masked pixels out."""
+    if isinstance(step, RingStep):
+        return [NoiseImage(refine=True, biweight=True)] if step.masked == "fill" else []
+    return list(dict.fromkeys(noise_image(t, fill=step.masked == "fill") for t in step.tiers))
+
+
+def clip_of(step: RingStep | MaskStep) -> SigmaClip:
+    """Return the rejection for the clipped statistics of a step."""
+    return step.clip if isinstance(step, MaskStep) else SigmaClip()
+
+
+def threshold(tier: Tier, statistics: Statistics) -> float:
+    """Threshold of a tier: center + n_sigma x noise; for a local noise the center alone.
+
+    The center goes with the noise: of the clipped pixels if the noise is clipped or local, else of all.
+    """
+    _check_pixels(statistics)
+    clipped = tier.noise in ("clipped_std", "local")
+    centers = {
+        "zero": 0.0,
+        "mean": statistics.clipped_mean if clipped else statistics.mean,
+        "median": statistics.clipped_median if clipped else statistics.median,
+        "biweight": statistics.biweight_location,
+    }
+    noises = {
+        "std": statistics.std,
+        "clipped_std": statistics.clipped_std,
+        "mad_std": statistics.mad_std,
+        "biweight": statistics.biweight_scale,
+        "local": 0.0,
+    }
+    return centers[tier.center] + tier.n_sigma * noises[tier.noise]
+
+
+def _check_pixels(statistics: Statistics) -> None:
+    if not statistics.n:
+        raise InputError(
+            "no pixel is left to measure the noise on: all are NaN, masked or of zero weight; check the masks"
+        )
+
+
+def fill_value(statistics: Statistics) -> float:
+    """Return what masked pixels count as: the biweight location, rounded to float32 as detection images are."""
+    _check_pixels(statistics)
+    return float(np.float32(statistics.biweight_location))
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What the search of a mask step goes by: a threshold a tier, and the value of masked pixels (None: left out)."""
+
+    values: tuple[float, ...]
+    fill: float | None = None
+
+
+def thresholds(tiers: Sequence[Tier], statistics: Sequence[Statistics], *, fill: bool) -> Thresholds:
+    """Return the thresholds of tiers from the statistics of their noise images, one a tier."""
+    values = tuple(threshold(t, s) for t, s in zip(tiers, statistics, strict=True))
+    return Thresholds(values, fill_value(statistics[0]) if fill else None)
+
+
+def tier_thresholds(detection: Any, tiers: Sequence[Tier], *, mask: Any, clip: SigmaClip, masked: str = "omit") -> Any:
+    """`Thresholds` of an image, lazy for a dask array."""
+    fill = masked == "fill"
+    wanted = [noise_image(t, fill=fill) for t in tiers]
+    statistics = {}
+    for image in dict.fromkeys(wanted):
+        pixels = map_patches(image.patch, detection, mask, halo=image.halo, dtype=np.float32, name="noise_image")
+        statistics[image] = image_statistics(pixels, mask, clip, refine=image.refine, biweight=image.biweight)
+    return call(thresholds, tuple(tiers), [statistics[i] for i in wanted], fill=fill)
