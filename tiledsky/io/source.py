@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,13 @@ import zarr
 from astropy.io.fits import Header
 from numpy.typing import NDArray
 
-from tiledsky.errors import InputError
+from tiledsky.errors import InputError, TiledSkyError
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.fits import FitsImage, FitsRef, open_image, split_hdu
 from tiledsky.io.fitsscan import quiet
 from tiledsky.io.regions import SUFFIXES, RegionMask, RegionRef, open_regions
-from tiledsky.io.store import RUN_FOLDER, SUCCESS, open_store
+from tiledsky.io.store import RUN_FOLDER, SUCCESS
+from tiledsky.io.zarrcheck import check_zarr_array, check_zarr_name, open_zarr, open_zarr_array
 
 #: Plane name to the role that chooses its HDU and its dtype.
 ROLES = {
@@ -95,14 +97,14 @@ class SourcePlane:
         """
         try:
             if self.fits is not None:
-                stat = os.stat(self.fits.path)
-                fits = replace(self.fits, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+                status = os.stat(self.fits.path)
+                fits = replace(self.fits, size=status.st_size, mtime_ns=status.st_mtime_ns)
                 return replace(self, fits=fits, identity=_fits_identity(fits))
             if self.regions is not None:
                 now = open_regions(self.regions.path, shape=self.shape, header=self.regions.header)
                 return replace(self, regions=now, identity=now.identity)
             assert self.array is not None
-            return _zarr_plane(Path(self.array), zarr.open_array(self.array, mode="r"))
+            return _zarr_plane(Path(self.array))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
@@ -114,7 +116,7 @@ class SourcePlane:
             return FitsReader(self.fits.open())
         if self.regions is not None:
             return self.regions.open()
-        return zarr.open_array(str(self.array), mode="r")
+        return open_zarr_array(str(self.array))
 
 
 class FitsReader:
@@ -161,6 +163,7 @@ def open_source(
     mask: str | os.PathLike[str] | None = None,
     user_mask: str | os.PathLike[str] | None = None,
     scratch: Path | None = None,
+    checksum: bool = True,
 ) -> Source:
     """Look at the input and check that its planes fit together; no pixel is read.
 
@@ -180,13 +183,15 @@ def open_source(
         Likewise; always becomes plane ``user_mask``.
     scratch : Path, optional
         Where compressed files are unpacked.
+    checksum : bool
+        Compare FITS images with the DATASUM and CHECKSUM that they carry, which reads them once.
 
     Raises
     ------
     InputError
         What is missing, ambiguous or damaged, or differs in shape; two user masks; a run that is not finished.
     """
-    opened = _open_plane(science, "science", hdu, scratch)
+    opened = _open_plane(science, "science", hdu, scratch, checksum)
     planes, header = opened.siblings | {"science": opened.plane}, opened.header
     shape = opened.plane.shape
     options = {"weight": weight, "error": error, "dq": dq, "coverage": coverage, "mask": mask, "user_mask": user_mask}
@@ -198,7 +203,7 @@ def open_source(
             ref = open_regions(where, shape=shape, header=header)
             opened = _Opened(SourcePlane(None, None, shape, RegionMask.dtype.name, ref.identity, ref))
         else:
-            opened = _open_plane(where, option, None, scratch)
+            opened = _open_plane(where, option, None, scratch, checksum)
         name = ("source_mask" if opened.mask_bits else "user_mask") if option == "mask" else option
         if name in given:
             raise InputError(f"{mask} and {user_mask} are two user masks; give one with --user-mask, or unite them")
@@ -221,7 +226,9 @@ def _check(source: Source) -> None:
             raise InputError(f"{plane.path}: {plane.dtype} pixels have no mask bits; give the uint8 mask of a run")
 
 
-def _open_plane(where: str | os.PathLike[str], name: str, hdu: str | int | None, scratch: Path | None) -> _Opened:
+def _open_plane(
+    where: str | os.PathLike[str], name: str, hdu: str | int | None, scratch: Path | None, checksum: bool
+) -> _Opened:
     if Path(where).is_dir():
         return _open_zarr(Path(where), name, hdu)
     path, named = split_hdu(where)
@@ -232,7 +239,7 @@ def _open_plane(where: str | os.PathLike[str], name: str, hdu: str | int | None,
     if isinstance(hdu, str) and hdu.isdecimal():
         hdu = int(hdu)
     role: Any = ROLES.get(name, "mask")
-    image = open_image(path, hdu=hdu if named is None else named, role=role, scratch=scratch)
+    image = open_image(path, hdu=hdu if named is None else named, role=role, scratch=scratch, checksum=checksum)
     ref = image.reopen_token()
     identity = _fits_identity(ref)
     with quiet():
@@ -263,15 +270,21 @@ def _ends_digest(path: Path) -> str:
 
 def _open_zarr(path: Path, name: str, inner: str | int | None) -> _Opened:
     try:
-        node = zarr.open(str(path), mode="r")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no Zarr array or group ({error}); give a FITS file or a Zarr store") from None
+        return _open_zarr_node(path, name, inner)
+    except InputError:
+        raise
+    except Exception as error:  # whatever damaged metadata make Zarr raise
+        raise InputError(f"{path}: not a Zarr store that can be read ({type(error).__name__}: {error})") from None
+
+
+def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> _Opened:
+    node = open_zarr(path)
     if isinstance(node, zarr.Array):
         _check_finished(path.resolve().parent)
-        return _Opened(_zarr_plane(path, node), str(node.attrs.get(HEADER, "")), {}, _has_mask_bits(node))
+        return _Opened(_zarr_plane(path), str(node.attrs.get(HEADER, "")), {}, _has_mask_bits(node))
     _check_finished(path)
-    group = open_store(path)
-    wanted = (str(inner),) if inner is not None else _ARRAYS.get(name, (name,))
+    group = node
+    wanted = (check_zarr_name(path, str(inner)),) if inner is not None else _ARRAYS.get(name, (name,))
     found = [k for k in wanted if k in group and isinstance(group[k], zarr.Array)]
     if not found:
         arrays = sorted(k for k, a in group.arrays())
@@ -280,10 +293,10 @@ def _open_zarr(path: Path, name: str, inner: str | int | None) -> _Opened:
         )
     siblings = {}
     if name == "science" and inner is None:
-        siblings = {k: _zarr_plane(path / k, group[k]) for k in ROLES if k != name and k in group}
+        siblings = {k: _zarr_plane(path / k) for k in ROLES if k != name and k in group}
     array = group[found[0]]
     bits = found[0] == "source_mask" or _has_mask_bits(array)
-    return _Opened(_zarr_plane(path / found[0], array), str(group.attrs.get(HEADER, "")), siblings, bits)
+    return _Opened(_zarr_plane(path / found[0]), str(group.attrs.get(HEADER, "")), siblings, bits)
 
 
 def _has_mask_bits(array: Any) -> bool:
@@ -296,13 +309,17 @@ def _check_finished(folder: Path) -> None:
         raise InputError(f"{folder} is a run that is not finished; go on with the command that began it")
 
 
-def _zarr_plane(path: Path, array: Any) -> SourcePlane:
+def _zarr_plane(path: Path) -> SourcePlane:
+    array: Any = open_zarr(path)
+    if isinstance(array, zarr.Group):
+        raise InputError(f"{path}: is a Zarr group, not an array; name one of its arrays")
     if array.ndim != 2 or array.dtype.kind not in "biuf":
         raise InputError(
             f"{path}: {array.ndim}-D array of {array.dtype}; an image is 2-D and of numbers, name another array"
         )
     if min(array.shape) < 1:
         raise InputError(f"{path}: {array.shape[0]} x {array.shape[1]} px has no pixel; name another array")
+    check_zarr_array(path, array)
     identity = f"{path.resolve()} {array.shape} {array.dtype} {_files_digest(path)}"
     return SourcePlane(None, str(path.resolve()), tuple(array.shape), array.dtype.newbyteorder("=").name, identity)
 
@@ -313,8 +330,15 @@ def _files_digest(path: Path) -> str:
     for folder, folders, files in os.walk(path):
         folders.sort()
         for name in sorted(files):
-            stat = os.stat(os.path.join(folder, name))
-            digest.update(f"{os.path.relpath(folder, path)}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            try:
+                status = os.stat(os.path.join(folder, name))
+            except OSError as error:
+                raise InputError(
+                    f"{os.path.join(folder, name)}: cannot be read ({error.strerror}); restore it"
+                ) from None
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(f"{os.path.join(folder, name)}: is a pipe or a device, not a file; remove it")
+            digest.update(f"{os.path.relpath(folder, path)}/{name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -326,4 +350,13 @@ def parse_header(text: str) -> Header:
 
 def read_plane(plane: Any, region: Region) -> NDArray[Any]:
     """Pixels of a region of a plane."""
-    return np.asarray(plane[region.slices])
+    try:
+        return np.asarray(plane[region.slices])
+    except TiledSkyError:
+        raise
+    except Exception as error:  # a damaged chunk: codecs raise whatever they meet first
+        where = getattr(plane, "store_path", type(plane).__name__)
+        raise InputError(
+            f"{where}: rows {region.y0} to {region.y1 - 1} cannot be read ({type(error).__name__}: {error}); the array "
+            "is damaged, write it again"
+        ) from error
