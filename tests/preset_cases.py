@@ -48,12 +48,12 @@ class Case:
     weight: NDArray[Any] | None = None
     error: NDArray[Any] | None = None
     dq: NDArray[Any] | None = None
-    tiers: NDArray[np.uint8] | None = None
+    source_mask: NDArray[np.uint8] | None = None
 
     @property
     def planes(self) -> dict[str, NDArray[Any]]:
         """All that is given beside the image, by name."""
-        named = {"weight": self.weight, "error": self.error, "dq": self.dq, "source_mask": self.tiers}
+        named = {"weight": self.weight, "error": self.error, "dq": self.dq, "source_mask": self.source_mask}
         return {name: plane for name, plane in named.items() if plane is not None}
 
     def invalid(self, flags: int | None) -> Bools:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,7 +22,10 @@ from astropy.io import fits
 import tiledsky
 from tests.run.scenes import assert_results, command, make_planes, reference, stored_bytes, write_arrays
 from tiledsky import open_run, run
-from tiledsky.cli import _Reporter, main
+from tiledsky.cli import main
+from tiledsky.console import Reporter
+from tiledsky.recipe import preset_names
+from tiledsky.run.export import EXPORTED
 from tiledsky.run.runner import Progress
 
 Call = Callable[..., tuple[int, str, str]]
@@ -152,7 +156,7 @@ def test_masks_that_cannot_be_used(
 
 def test_recipes_that_are_none(refused: Callable[..., None], image: Path, tmp_path: Path) -> None:
     out = ["--out", tmp_path / "sky.zarr"]
-    message = "no recipe 'complex': neither a file nor one of complex-sky, sextractor"
+    message = "no recipe 'complex': neither a file nor one of .*complex-sky, .*sextractor"
     refused(2, message, "run", image, "--recipe", "complex", *out)
     refused(2, message, "recipes", "show", "complex")
     mine = tmp_path / "mine.toml"
@@ -238,7 +242,7 @@ def test_error_of_the_system(call: Call, image: Path) -> None:
 def test_recipes(call: Call, tmp_path: Path) -> None:
     code, out, err = call("recipes")
     assert (code, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()] == ["complex-sky", "sextractor"]
+    assert [line.split()[0] for line in out.splitlines()] == preset_names()
     code, out, err = call("recipes", "show", "complex-sky")
     assert (code, err) == (0, "")
     (tmp_path / "mine.toml").write_text(out)
@@ -268,7 +272,7 @@ def test_from_simulation_to_fits(call: Call, tmp_path: Path) -> None:
     assert code == 0
     first, second = stdout.splitlines()
     assert re.fullmatch(rf"{sky}: 300 x 300 px, complex-sky, \d+\.\d s, peak \d+ MB a worker", first)
-    assert second == "planes: background, background_rms, mask, subtracted"
+    assert second == "planes: background, background_error, background_rms, mask, subtracted"
     assert re.match(r"dashboard http://127\.0\.0\.1:\d+/status\n", stderr)
     assert re.search(r"^\S+ tiles \d+/\d+ \(\d+%\) 2 workers [\d.]+ Mpix/s eta \d+s$", stderr, re.MULTILINE)
     assert "\x1b" not in stdout + stderr
@@ -280,7 +284,7 @@ def test_from_simulation_to_fits(call: Call, tmp_path: Path) -> None:
         for hdu in hdus[1:]:
             np.testing.assert_array_equal(hdu.data, result.plane(hdu.name.lower())[...])
             assert (hdu.header["CRVAL1"], hdu.header["FILTER"]) == (10.0, "F200W")
-        assert len(hdus) == 5
+        assert [hdu.name.lower() for hdu in hdus[1:]] == list(EXPORTED)
 
 
 def test_every_plane_as_an_option(call: Call, tmp_path: Path, image: Path, finished: Path) -> None:
@@ -311,7 +315,7 @@ def test_every_plane_as_an_option(call: Call, tmp_path: Path, image: Path, finis
         dq=planes["DQ"] == 0,
         coverage=planes["COV"],
         mask=(y - 69) ** 2 + (x - 49) ** 2 < 400,
-        tiers=open_run(finished).plane("mask")[...],
+        source_mask=open_run(finished).plane("mask")[...],
     )
     expected = {name: getattr(sky, name) for name in ("background", "background_rms", "mask", "subtracted")}
     assert sorted(set((expected["mask"] & 129).ravel().tolist())) == [0, 1, 128, 129]
@@ -375,7 +379,7 @@ def test_scheduler_of_somebody_else(call: Call, scheduler: Any, finished: Path, 
     image, out = finished.parent / "image.fits", tmp_path / "sky.zarr"
     code, stdout, stderr = call("run", image, "--recipe", "sextractor", "--out", out, "--scheduler", address)
     assert code == 0, stderr
-    assert stdout.splitlines()[1] == "planes: background, background_rms, mask, science, subtracted"
+    assert stdout.splitlines()[1] == "planes: background, background_error, background_rms, mask, science, subtracted"
     assert stored_bytes(out) == stored_bytes(finished)
 
 
@@ -384,14 +388,14 @@ def test_killed_scheduler(call: Call, scheduler: Any, tmp_path: Path, monkeypatc
     wait_for_worker(address)
     planes = make_planes((190, 210))
     source, out = write_arrays(tmp_path, {"science": planes["science"]})["source"], tmp_path / "sky.zarr"
-    tiles = _Reporter.tiles
+    tiles = Reporter.tiles
 
-    def kill(self: _Reporter, state: Progress) -> None:
+    def kill(self: Reporter, state: Progress) -> None:
         if state.done == 4:
             process.kill()
         tiles(self, state)
 
-    monkeypatch.setattr(_Reporter, "tiles", kill)
+    monkeypatch.setattr(Reporter, "tiles", kill)
     words = ("run", source, "--recipe", "complex-sky", "--out", out, "--tile-size", 70)
     code, stdout, stderr = call(*words, "--scheduler", address)
     assert (code, stdout) == (4, "")
@@ -416,6 +420,6 @@ def test_interrupt(tmp_path: Path) -> None:
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert stdout == ""
-    assert stderr.splitlines()[-1] == "tiledsky: interrupted; what is done is kept, the same command goes on"
+    assert stderr.splitlines()[-1] == f"tiledsky: stopped; what is done is kept, go on with: {shlex.join(process.args)}"
     assert "Traceback" not in stderr
     assert not open_run(out, allow_partial=True).complete

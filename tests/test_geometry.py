@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiledsky.errors import ParameterError
-from tiledsky.geometry import Region, TileGrid, aligned_tile, boxes_of, inner_chunk, mesh_shape
+from tiledsky.geometry import Region, TileGrid, aligned_tile, boxes_of, inner_chunk, mesh_shape, row_bands
 
 SHAPE = (11, 17)
 INDEX = np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE)
@@ -118,3 +118,11 @@ def test_inner_chunks_divide_the_tile(tile):
     chunk = inner_chunk(tile)
     assert tile % chunk == 0
     assert chunk <= 512 or not [d for d in range(128, 513) if tile % d == 0]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (100, 3), (3, 1000)])
+@pytest.mark.parametrize("cells", [1, 8, 21, 10_000])
+def test_row_bands_cover_a_map_once(shape: tuple[int, int], cells: int) -> None:
+    bands = list(row_bands(shape, cells=cells))
+    assert [y for band in bands for y in range(band.start, band.stop)] == list(range(shape[0]))
+    assert all((band.stop - band.start) * shape[1] <= max(cells, shape[1]) for band in bands)

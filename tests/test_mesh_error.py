@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate, ndimage, stats
 
 from tiledsky import Recipe, estimate_background
-from tiledsky.geometry import Region
+from tiledsky.geometry import Region, row_bands
 from tiledsky.kernels.boxes import Clip, box_statistics
 from tiledsky.kernels.mesh_error import (
     box_variance,
@@ -315,3 +315,22 @@ def test_error_surface_is_never_negative(clip):
     background, error, mesh = evaluated(image, parameters)
     assert error.min() >= mesh.error.min() > 0
     assert background.min() < mesh.background.min()  # the background's spline is not cut
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 3), (5, 7), (9, 3)])
+def test_rows_of_a_mesh_have_the_bits_of_the_whole(size: tuple[int, int]) -> None:
+    variance = np.random.default_rng(8).random((23, 17))
+    factors = spline_factors(variance.shape, (6, 6), size)
+    whole = filtered_variance(variance, factors, size)
+    for height in (1, 4, 22, 50):
+        parts = [filtered_variance(variance, factors, size, rows=slice(y, y + height)) for y in range(0, 23, height)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_noise_of_large_meshes_is_that_of_all_their_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(9)
+    background, variance = rng.normal(size=(60, 40)).astype(np.float32), rng.random((60, 40)) + 0.5
+    usable = rng.random((60, 40)) < 0.9
+    whole = noise_factor(background, variance, usable, box_size=(6, 6))
+    monkeypatch.setattr("tiledsky.kernels.mesh_error.row_bands", lambda shape: row_bands(shape, cells=90))
+    assert noise_factor(background, variance, usable, box_size=(6, 6)) == whole > 1.0

@@ -140,7 +140,7 @@ def test_the_ceiling_of_ceers(preset, kind):
 def test_the_second_pass_takes_the_merged_masks(kind):
     _assert_base(SECOND_PASS, kind)
     case, sky = cases.case(SECOND_PASS, kind), _sky(SECOND_PASS, kind)
-    assert np.array_equal(sky.mask & SOURCES, case.tiers & SOURCES)
+    assert np.array_equal(sky.mask & SOURCES, case.source_mask & SOURCES)
     assert 0.3 < ((sky.mask & SOURCES) != 0).mean() < 0.75
     _assert_background(SECOND_PASS, kind)
 

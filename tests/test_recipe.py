@@ -212,7 +212,8 @@ def test_all_faults_are_told_at_once():
 
 
 def test_faults_of_the_recipe_itself():
-    with pytest.raises(ParameterError, match=r"unknown key 'colour'; known are name, description, dq_flags, fill_value, uncovered, steps"):
+    known = "name, description, dq_flags, fill_value, uncovered, steps"
+    with pytest.raises(ParameterError, match=f"unknown key 'colour'; known are {known}"):
         _recipe(BACKGROUND, colour="red")
     with pytest.raises(ParameterError, match="key 'name' is missing"):
         Recipe.from_dict({"steps": [BACKGROUND]})

@@ -1,33 +1,35 @@
 """The command line: arguments to recipe to run to exit code; the only module that prints.
 
 Exit codes: 0 done, 2 wrong arguments or recipe, 3 input that cannot be used, 4 a run that did not finish,
-130 interrupted.
+130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as Bar
 
 import tiledsky
-from tiledsky.errors import RunError, TiledSkyError
+from tiledsky.console import Ended, reporting
+from tiledsky.errors import ParameterError, RunError, TiledSkyError
 from tiledsky.io.fits import image_hdus, open_image, split_hdu
+from tiledsky.io.source import InputOptions
 from tiledsky.recipe import Recipe, preset_names, recipe_text
 from tiledsky.run import export as streams
-from tiledsky.run.cluster import local_client, scheduler_client
+from tiledsky.run.cluster import local_client, parse_memory, scheduler_client
+from tiledsky.run.crew import TASK_TIMEOUT
+from tiledsky.run.forecast import describe
 from tiledsky.run.masks import merge_masks
 from tiledsky.run.restore import restore
 from tiledsky.run.result import open_run
-from tiledsky.run.runner import Progress, prepare
+from tiledsky.run.runner import planned, prepare
+from tiledsky.run.stop import end_children
 from tiledsky.run.verify import verify
 
 app = typer.Typer(
@@ -37,9 +39,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Estimate and subtract the sky background of astronomical mosaics of any size.",
 )
-
-#: Seconds between the lines of progress where there is no terminal.
-_INTERVAL = 5.0
 
 HduOption = Annotated[str | None, typer.Option(help="HDU of the science image (name or number), or a Zarr array.")]
 WeightOption = Annotated[str | None, typer.Option(metavar="FILE[:HDU]", help="Weight: pixels not above 0 are invalid.")]
@@ -60,79 +59,36 @@ MaskOption = Annotated[
         "what merge-masks wrote.",
     ),
 ]
+ChecksumOption = Annotated[
+    bool, typer.Option("--checksum/--no-checksum", help="Refuse FITS files whose CHECKSUM or DATASUM is wrong.")
+]
 UserMaskOption = Annotated[
     str | None,
     typer.Option(metavar="FILE[:HDU]", help="A mask of your own, beside the one of a run: pixels or a region file."),
 ]
 
 
-class _Reporter:
-    """Progress: a bar on a terminal, otherwise a line every few seconds; on standard error."""
-
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
-        self.bar: Bar | None = None
-        self.last = time.monotonic()
-        if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-            self.bar = Bar(*columns, console=self.console, transient=True)
-            self.task = self.bar.add_task("", total=1.0, text="")
-            self.bar.start()
-
-    def show(self, what: str, done: float, total: float, text: str) -> None:
-        if self.bar is not None:
-            self.bar.update(self.task, description=what, completed=done, total=total, text=text)
-        elif done >= total or time.monotonic() - self.last > _INTERVAL:
-            self.last = time.monotonic()
-            self.line(f"{what} {text}")
-
-    def line(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def tiles(self, state: Progress) -> None:
-        """Show how far a run is."""
-        fresh = state.done - state.resumed
-        rate = fresh / state.seconds if state.seconds else 0.0
-        eta = (state.total - state.done) / rate if rate else 0.0
-        speed = rate / state.total * state.pixels / 1e6
-        text = (
-            f"tiles {state.done}/{state.total} ({100 * state.done // state.total}%) "
-            f"{state.workers} workers {speed:.1f} Mpix/s eta {eta:.0f}s"
-        )
-        self.show(state.stage, state.done, state.total, text)
-
-    def rows(self, what: str) -> Any:
-        """Return a callback for rows done."""
-        return lambda done, total: self.show(what, done, total, f"rows {done}/{total} ({100 * done // total}%)")
-
-
-@contextmanager
-def _reporting() -> Iterator[_Reporter]:
-    reporter = _Reporter()
-    try:
-        yield reporter
-    except KeyboardInterrupt:
-        # said here, since Typer ends without a word
-        reporter.line("tiledsky: interrupted; what is done is kept, the same command goes on")
-        raise typer.Exit(130) from None
-    finally:
-        if reporter.bar is not None:
-            reporter.bar.stop()
-
-
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="OUT.fits or OUT.zarr")],
-    size: Annotated[int, typer.Option(help="Side of the square image in pixels.")] = 2000,
+    size: Annotated[str, typer.Option(help="Pixels: rows x columns (46200x15400), or the side of a square.")] = "2000",
     seed: Annotated[int, typer.Option(help="The same seed gives the same pixels.")] = 4,
     truth: Annotated[Path | None, typer.Option(help="Zarr store for the noiseless sky.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
     """Simulate a pathological sky: gradient, sinc blemishes, noise 0.1, elliptical Gaussian sources."""
-    with _reporting() as report:
+    with reporting() as report:
         streams.simulate(
-            out, shape=(size, size), seed=seed, truth=truth, overwrite=overwrite, progress=report.rows("simulate")
+            out, shape=_shape(size), seed=seed, truth=truth, overwrite=overwrite, progress=report.rows("simulate")
         )
+
+
+def _shape(text: str) -> tuple[int, int]:
+    """Rows and columns from "2000" or "46200x15400"."""
+    rows, _, columns = text.lower().partition("x")
+    if not (rows.isdecimal() and (columns or rows).isdecimal()) or text.lower().endswith("x"):
+        raise ParameterError(f"size {text!r} is no number of pixels; write 2000 or 46200x15400 (rows x columns)")
+    return int(rows), int(columns or rows)
 
 
 @app.command()
@@ -146,11 +102,41 @@ def ingest(
     coverage: CoverageOption = None,
     mask: MaskOption = None,
     user_mask: UserMaskOption = None,
+    checksum: ChecksumOption = True,
 ) -> None:
     """Copy a FITS image and its planes to a Zarr store, which runs read in place."""
-    planes = {"weight": weight, "error": error, "dq": dq, "coverage": coverage, "mask": mask, "user_mask": user_mask}
-    with _reporting() as report:
-        streams.ingest(source, out, hdu=hdu, **planes, progress=report.rows("ingest"))
+    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
+    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
+    with reporting() as report:
+        streams.ingest(source, out, **planes, progress=report.rows("ingest"))
+
+
+@app.command("plan")
+def plan_of(
+    source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
+    recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
+    hdu: HduOption = None,
+    weight: WeightOption = None,
+    error: ErrorOption = None,
+    dq: DqOption = None,
+    coverage: CoverageOption = None,
+    mask: MaskOption = None,
+    user_mask: UserMaskOption = None,
+    workers: Annotated[int, typer.Option(help="Worker processes on this machine.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
+    memory_limit: Annotated[str, typer.Option(help="Of each worker.")] = "2GB",
+    tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: integers, sizes in bytes.")] = False,
+) -> None:
+    """Say what a run will take: tasks, bytes, memory of a worker, room on the disk. Reads headers alone."""
+    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
+    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": False}
+    limit = parse_memory(memory_limit)
+    limits: dict[str, Any] = {"memory_limit": limit, "threads": threads}
+    made = planned(recipe, source, tile_size=tile_size, **planes, **limits)
+    made.check_fits(**limits)
+    report = describe(made.recipe, made.plan, made.source, workers=workers, **limits)
+    typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.text()))
 
 
 @app.command()
@@ -168,22 +154,41 @@ def run(
     workers: Annotated[int, typer.Option(help="Worker processes on this machine.")] = 2,
     threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
     memory_limit: Annotated[str, typer.Option(help="Of each worker.")] = "2GB",
-    scheduler: Annotated[str | None, typer.Option(help="Use this Dask scheduler (tcp://...).")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Use this Dask scheduler (tcp://... or tls://...).")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow a tcp:// scheduler on another machine.")] = False,
+    task_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Kill the worker of a task that takes longer; 0: never.")
+    ] = TASK_TIMEOUT,
     tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; the result is the same.")] = None,
+    checksum: ChecksumOption = True,
+    verify_done: Annotated[
+        str, typer.Option("--verify", help="How closely to look at what is done: markers, sizes, crc or decode.")
+    ] = "sizes",
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run in --out.")] = False,
 ) -> None:
     """Estimate and subtract the sky by a recipe."""
     began = time.monotonic()
-    planes = {"weight": weight, "error": error, "dq": dq, "coverage": coverage, "mask": mask, "user_mask": user_mask}
-    prepared = prepare(recipe, source, out, hdu=hdu, tile_size=tile_size, **planes)
-    prepared.check(restart=restart)
-    if scheduler is None:
-        cluster = local_client(workers=workers, threads=threads, memory_limit=memory_limit)
-    else:
-        cluster = scheduler_client(scheduler)
-    with _reporting() as report, cluster as client:
-        report.line(f"dashboard {client.dashboard_link}")
-        result = prepared.execute(client=client, restart=restart, progress=report.tiles)
+    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
+    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
+    with reporting(goes_on=True) as report:
+        # of another scheduler the workers say themselves what they have
+        limit = parse_memory(memory_limit) if scheduler is None else None
+        limits: dict[str, Any] = {"memory_limit": limit, "threads": threads}
+        prepared = prepare(recipe, source, out, tile_size=tile_size, **planes, **limits)
+        prepared.check(restart=restart)
+        if scheduler is None:
+            cluster = local_client(workers=workers, threads=threads, memory_limit=memory_limit)
+        else:
+            cluster = scheduler_client(scheduler, insecure=insecure)
+        with cluster as client:
+            report.line(f"dashboard {client.dashboard_link}")
+            result = prepared.execute(
+                client=client,
+                restart=restart,
+                verify=verify_done,
+                task_timeout=task_timeout or None,
+                progress=report.tiles,
+            )
     ny, nx = result.plan.shape
     peak = result.provenance["peak_worker_memory"] / 1e6
     typer.echo(
@@ -201,7 +206,7 @@ def export(
 ) -> None:
     """Write planes of a run to FITS, with the header and WCS of the science image."""
     names = [name.strip() for name in planes.split(",") if name.strip()]
-    with _reporting() as report:
+    with reporting() as report:
         streams.export(source, out, planes=names, overwrite=overwrite, progress=report.rows("export"))
 
 
@@ -234,7 +239,7 @@ def merge(
     out: Annotated[Path, typer.Option(metavar="M.zarr", help="Store for the mask; give it to run with --mask.")],
 ) -> None:
     """Unite the source masks of runs, for a second run of each band."""
-    with _reporting() as report:
+    with reporting() as report:
         merged = merge_masks(runs, out, progress=report.rows("merge-masks"))
     ny, nx = merged.shape
     typer.echo(f"{out}: {ny} x {nx} px, sources in {_share(merged.masked, ny * nx)}")
@@ -249,7 +254,7 @@ def add_sky(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
     """Add the background back: the image that a run, or a file that export wrote, began with."""
-    with _reporting() as report:
+    with reporting() as report:
         result = restore(source, out, overwrite=overwrite, progress=report.rows("restore"))
     (ny, nx), compared = result.shape, result.comparison
     typer.echo(f"{out}: {ny} x {nx} px, {result.dtype}")
@@ -301,7 +306,9 @@ def info(source: Annotated[str, typer.Argument(metavar="RUN.zarr|IN.fits[:HDU]")
         plane = found.plane(name)
         typer.echo(f"plane      {name}  {plane.dtype}, chunks {plane.chunks}, shards {plane.shards}")
     for step, tiers in found.thresholds.items():
-        typer.echo(f"threshold  {step}  {', '.join(format(tier['threshold'], '.6g') for tier in tiers)}")
+        limits = [format(tier["threshold"], ".6g") for tier in tiers if "threshold" in tier]
+        fills = [format(tier["fill"], ".6g") for tier in tiers[:1] if tier.get("fill") is not None]
+        typer.echo(f"threshold  {step}  {', '.join([*limits, *(f'masked pixels count as {x}' for x in fills)])}")
     for key in ("run_id", "tasks", "cpu_seconds", "wall_seconds_last", "peak_worker_memory"):
         if key in found.provenance:
             typer.echo(f"{key:10} {found.provenance[key]}")
@@ -313,7 +320,7 @@ def _info_fits(source: str, hdu: str | None) -> None:
     if chosen == [None]:
         chosen = list(image_hdus(path))
     for one in chosen:
-        with open_image(path, hdu=one) as image:
+        with open_image(path, hdu=one, checksum=False) as image:
             ny, nx = image.shape
             typer.echo(f"{image.path} HDU {image.hdu} {image.name or '(no name)'}")
             typer.echo(f"image      {ny} x {nx} px (y, x), read as {image.dtype}, unit {image.bunit or 'not given'}")
@@ -341,9 +348,27 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors are one line on standard error and an exit code."""
     try:
         app(arguments)
+    except Ended as ended:
+        end_children()  # of a cluster that did not stand yet
+        said = "tiledsky: stopped"
+        if ended.goes_on:
+            said += f"; what is done is kept, go on with: {shlex.join(_again(arguments))}"
+        typer.echo(said, err=True)
+        sys.exit(ended.exit_code)
     except TiledSkyError as error:
         typer.echo(f"tiledsky: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
         typer.echo(f"tiledsky: {' '.join(str(error).split())}; check paths, permissions and room", err=True)
         sys.exit(RunError.exit_code)
+
+
+def _again(arguments: list[str] | None) -> list[str]:
+    """Return the command that goes on with a run: this one, but for the option that throws away what is done."""
+    if arguments is not None:
+        words = ["tiledsky", *arguments]
+    elif Path(sys.argv[0]).name == "__main__.py":
+        words = list(sys.orig_argv)
+    else:
+        words = list(sys.argv)
+    return [word for word in words if word != "--restart"]

@@ -103,7 +103,8 @@ def estimate_background(
     """
     recipe = Recipe.load(recipe).expanded()
     image = check_image(image)
-    planes = {"weight": weight, "error": error, "dq": dq, "coverage": coverage, "user_mask": mask, "source_mask": source_mask}
+    planes = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
+    planes |= {"user_mask": mask, "source_mask": source_mask}
     planes = {name: plane for name, plane in planes.items() if plane is not None}
     for name, plane in planes.items():
         if plane.shape != image.shape:

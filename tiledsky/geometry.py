@@ -108,6 +108,12 @@ def boxes_of(region: Region, box: Pair) -> Region:
     return Region(region.y0 // box[0], -(-region.y1 // box[0]), region.x0 // box[1], -(-region.x1 // box[1]))
 
 
+def row_bands(shape: Sequence[int], *, cells: int = 1 << 18) -> Iterator[slice]:
+    """Cut a map into bands of whole rows of about ``cells`` cells, so that what is done in bands holds no other map."""
+    height = max(cells // int(shape[1]), 1)
+    return (slice(y, min(y + height, int(shape[0]))) for y in range(0, int(shape[0]), height))
+
+
 def aligned_tile(tile_size: int, boxes: Sequence[Pair]) -> Pair:
     """Largest tile of at most ``tile_size`` that is a whole number of every box, so that no box straddles two tiles.
 

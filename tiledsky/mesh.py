@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
-from tiledsky.geometry import Pair, mesh_shape
+from tiledsky.geometry import Pair, mesh_shape, row_bands
 from tiledsky.kernels import boxes, mesh_error
 from tiledsky.kernels import mesh as kernel
 from tiledsky.kernels.fill import fill
@@ -169,9 +169,14 @@ def box_levels(
     """
     by, bx = step.box_size
     bad = []
-    for k, (values, n_good) in enumerate(zip(backgrounds, counts, strict=True)):
+    for k, (background, counted) in enumerate(zip(backgrounds, counts, strict=True)):
         limit: dict[str, Any] = {"box_npixels": (by * bx) << 2 * k, "exclude_percentile": step.exclude_percentile}
-        bad.append(np.isnan(kernel.exclude(values, values, n_good, **limit)[0]) | (n_good < step.min_pixels))
+        unusable = np.empty(background.shape, bool)
+        for rows in row_bands(background.shape):
+            values, n_good = background[rows], counted[rows]
+            left_out = np.isnan(kernel.exclude(values, values, n_good, **limit)[0])
+            unusable[rows] = left_out | (n_good < step.min_pixels)
+        bad.append(unusable)
     level = grown_boxes(bad)
     if (level < 0).all():
         few = f" and at least {step.min_pixels}" if step.min_pixels > 1 else ""
@@ -185,7 +190,8 @@ def box_levels(
 
 def filled_map(values: NDArray[Any], excluded: NDArray[np.bool_]) -> NDArray[Any]:
     """Return one statistic of the boxes, the excluded ones filled from their neighbours."""
-    return fill(np.where(excluded, np.asarray(np.nan, values.dtype), values))
+    values = np.where(excluded, np.asarray(np.nan, values.dtype), values)  # the caller may hold no other
+    return fill(values)
 
 
 def filtered_map(
@@ -222,60 +228,95 @@ def maps(
     InputError
         No box with enough pixels.
     """
+    # every map is asked for, and given up, as late and as early as can be: what is held at once is the memory of a run
     level = box_levels(measured("background"), measured("n_good"), step)
-    background, n_good = (from_levels(measured(part), level) for part in ("background", "n_good"))
     excluded = level < 0
     if step.reject_sigma is not None:
-        blank = np.where(excluded, np.asarray(np.nan, background.dtype), background)
+        blank = np.where(excluded, np.nan, from_levels(measured("background"), level))
         excluded |= outlying_boxes(blank, sigma=step.reject_sigma)
+        del blank
     yield "excluded", excluded
+    n_good = from_levels(measured("n_good"), level)
     yield "n_good", n_good
-    variance = _expected_variance(from_levels(measured("rms"), level), n_good, excluded, step)
-    excess = float(np.median(mesh_error.inefficiency(step.estimator, n_good[~excluded])))
-    own = ~excluded & (level == 0)
+    excess = _excess(step.estimator, n_good[~excluded])
+    variance = _box_variance(from_levels(measured("rms"), level), n_good, step)
+    del n_good
+    variance = _known_variance(variance, excluded)
+    background, own = from_levels(measured("background"), level), ~excluded & (level == 0)
     factor = mesh_error.noise_factor(background, variance, own, box_size=step.box_size, excess=excess)
+    del own
     yield "noise_factor", factor
-    filled = filled_map(background, excluded)
-    del background, n_good, own
-    reference = None if step.filter_threshold is None else filled
-    cells = filtered_map(filled, step)
-    yield "background", cells if limit is None else np.minimum(cells, limit.astype(cells.dtype))
-    dtype = cells.dtype
-    del cells, filled
+    background = np.where(excluded, np.asarray(np.nan, background.dtype), background)
+    background = fill(background)
+    reference = None if step.filter_threshold is None else background
+    background = filtered_map(background, step)
+    dtype = background.dtype
+    if limit is not None:
+        background = np.minimum(background, limit.astype(dtype))
+        del limit
+    yield "background", background
+    del background
     yield "rms", filtered_map(filled_map(from_levels(measured("rms"), level), excluded), step, reference=reference)
-    yield "error", np.sqrt(factor * _pixel_variance(variance, step, reference)).astype(dtype)
+    yield "error", _error(variance, step, factor=factor, reference=reference, dtype=dtype)
 
 
-def _expected_variance(
-    rms: NDArray[Any], n_good: NDArray[Any], excluded: NDArray[np.bool_], step: BackgroundStep | MeshParameters
+def _excess(estimator: Any, n_good: NDArray[Any]) -> float:
+    """Median of the estimator's inefficiency in the boxes; made for each number of pixels once."""
+    found, times = np.unique(n_good, return_counts=True)
+    spread = np.repeat(mesh_error.inefficiency(estimator, found), times)
+    return float(np.median(spread, overwrite_input=True))
+
+
+def _box_variance(
+    rms: NDArray[Any], n_good: NDArray[Any], step: BackgroundStep | MeshParameters
 ) -> NDArray[np.float64]:
-    """Variance of the boxes for white noise; where they are excluded or have no rms, that of their neighbours."""
+    """Variance of the boxes for white noise."""
     population = step.rms_estimator == "std"
-    variance = mesh_error.box_variance(rms, n_good, estimator=step.estimator, population=population)
-    unknown = excluded | ~np.isfinite(variance)
-    return variance if unknown.all() else filled_map(variance, unknown)
+    variance = np.empty(rms.shape)
+    for rows in row_bands(rms.shape):
+        variance[rows] = mesh_error.box_variance(
+            rms[rows], n_good[rows], estimator=step.estimator, population=population
+        )
+    return variance
 
 
-def _pixel_variance(
-    variance: NDArray[np.float64], step: BackgroundStep | MeshParameters, reference: NDArray[Any] | None
-) -> NDArray[np.float64]:
-    """Variance after filter and interpolation; only cells above the filter's threshold are filtered."""
-    filtered = _filtered_variance(variance, step, step.filter_size)
-    if reference is None or step.filter_threshold is None:
-        return filtered
-    return np.where(reference > step.filter_threshold, filtered, _filtered_variance(variance, step, (1, 1)))
+def _known_variance(variance: NDArray[np.float64], excluded: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Variance, where boxes are excluded or have none, of their neighbours; what comes in is given up."""
+    unknown = ~np.isfinite(variance)
+    unknown |= excluded
+    if unknown.all():
+        return variance
+    variance[unknown] = np.nan
+    del unknown
+    return fill(variance)
 
 
-def _filtered_variance(
-    variance: NDArray[np.float64], step: BackgroundStep | MeshParameters, size: Pair
-) -> NDArray[np.float64]:
+def _error(
+    variance: NDArray[np.float64],
+    step: BackgroundStep | MeshParameters,
+    *,
+    factor: float,
+    reference: NDArray[Any] | None,
+    dtype: np.dtype[Any],
+) -> NDArray[Any]:
+    """Error of the pixels after filter and interpolation; only cells above the filter's threshold are filtered."""
     shape = (variance.shape[0], variance.shape[1])
+    filtered, plain = (_factors(shape, step, size) for size in (step.filter_size, (1, 1)))
+    error = np.empty(shape, dtype)
+    for rows in row_bands(shape):
+        found = mesh_error.filtered_variance(variance, filtered, step.filter_size, rows=rows)
+        if reference is not None and step.filter_threshold is not None:
+            alone = mesh_error.filtered_variance(variance, plain, (1, 1), rows=rows)
+            found = np.where(reference[rows] > step.filter_threshold, found, alone)
+        error[rows] = np.sqrt(factor * found)
+    return error
+
+
+def _factors(shape: Pair, step: BackgroundStep | MeshParameters, size: Pair) -> mesh_error.Factors:
     if isinstance(step.interpolator, ZoomInterpolator):
-        factors = mesh_error.spline_factors(shape, step.box_size, size)
-    else:
-        law = step.interpolator.model_dump(exclude={"kind"})
-        factors = mesh_error.idw_factors(shape, step.box_size, size, **law)
-    return mesh_error.filtered_variance(variance, factors, size)
+        return mesh_error.spline_factors(shape, step.box_size, size)
+    law = step.interpolator.model_dump(exclude={"kind"})
+    return mesh_error.idw_factors(shape, step.box_size, size, **law)
 
 
 def finish(

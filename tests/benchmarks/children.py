@@ -38,6 +38,21 @@ def growth(source: str) -> dict[str, Any]:
         shutil.rmtree("run.zarr", ignore_errors=True)
 
 
+def memory(recipe: str, source: str) -> dict[str, Any]:
+    """Run a recipe with two fresh workers; peak of each stage, projected and measured, and which are of the mesh."""
+    import tiledsky
+    from tiledsky.run.cluster import local_client
+    from tiledsky.run.plan import GATHER
+
+    try:
+        with local_client(workers=2) as client:
+            found = tiledsky.run(recipe, source, "run.zarr", client=client, tile_size=1920)
+        gathers = [stage.name for stage in found.plan.stages if stage.kind in GATHER]
+        return {"stages": found.provenance["memory"], "gathers": gathers}
+    finally:
+        shutil.rmtree("run.zarr", ignore_errors=True)
+
+
 def copy(source: str, repeat: str) -> dict[str, Any]:
     """Run sextractor from Zarr and copy its planes, in turn, on the same two workers."""
     import tiledsky
@@ -84,7 +99,7 @@ def _copy_planes(client: Any, source: str, target: str, names: list[str]) -> Non
 
 
 if __name__ == "__main__":
-    function = {"first": first, "growth": growth, "copy": copy}[sys.argv[1]]
+    function = {"first": first, "growth": growth, "copy": copy, "memory": memory}[sys.argv[1]]
     result = function(*sys.argv[2:])
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()

@@ -21,8 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.tables import number, table
+from tiledsky.recipe import preset_names
 
-NAMES = ("programs: sextractor from FITS to FITS", "programs: copy", "programs: growth", "programs: start-up")
+NAMES = (
+    "programs: sextractor from FITS to FITS",
+    "programs: copy",
+    "programs: growth",
+    "programs: start-up",
+    "programs: memory",
+)
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SEXTRACTOR = ("source-extractor", "sex")  # the program's name in Debian, and elsewhere
@@ -66,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("programs (only with --only programs)")
     group.add_argument("--program-size", type=int, default=10000, help="side of the image (default 10000)")
     group.add_argument("--growth-sizes", default="4000,10000,20000", help="sides for growth (default %(default)s)")
+    group.add_argument("--memory-sizes", default="5000,10000,20000", help="sides for memory (default %(default)s)")
     group.add_argument("--program-repeat", type=int, default=3, help="runs of each program (default 3)")
     group.add_argument("--workdir", type=Path, help="where images are made (default: the system's temporary folder)")
 
@@ -73,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure_programs(names: Sequence[str], options: argparse.Namespace) -> list[Measured]:
     """Measure the programs named."""
     functions: dict[str, Callable[[Path, argparse.Namespace], list[Measured]]] = dict(
-        zip(NAMES, (_from_fits_to_fits, _copy, _growth, _start_up), strict=True)
+        zip(NAMES, (_from_fits_to_fits, _copy, _growth, _start_up, _memory), strict=True)
     )
     found = []
     for name in names:
@@ -260,6 +268,40 @@ def _growth(folder: Path, options: argparse.Namespace) -> list[Measured]:
             ),
         ]
     return measured
+
+
+def _memory(folder: Path, options: argparse.Namespace) -> list[Measured]:
+    """Peak of a worker against what the plan says: every preset, then one recipe as the image grows."""
+    sizes = [int(word) for word in options.memory_sizes.split(",")]
+    measured = []
+    flat: list[float] = []
+    for size in sizes:
+        _tiledsky("simulate", "scene.zarr", "--size", str(size), folder=folder)
+        for recipe in preset_names() if size == sizes[0] else ["complex-sky"]:
+            found = json.loads(_child("memory", recipe, "scene.zarr", folder=folder).output)
+            gathers = {name: one for name, one in found["stages"].items() if name in found["gathers"]}
+            tiles = {name: one for name, one in found["stages"].items() if name not in gathers}
+            for what, stages in (("tiles", tiles), ("gathers", gathers)):
+                measured.append(_memory_row(f"{recipe}, {size} px, {what}", stages))
+                _say(f"  {measured[-1].name}: {measured[-1].value:.0f} of {measured[-1].peer_value:.0f} MB")
+            if recipe == "complex-sky":
+                flat.append(max(one["measured"] for one in tiles.values()) / 1e6)
+        shutil.rmtree(folder / "scene.zarr")
+    for size, peak in zip(sizes[1:], flat[1:], strict=True):
+        met = peak <= _GROWTH * flat[0]
+        row = (f"complex-sky, {size} px, tiles alone", peak, "MB", f"at {sizes[0]} px", flat[0], "<= 1.1", met)
+        measured.append(Measured(*row))
+    return measured
+
+
+def _memory_row(name: str, stages: dict[str, dict[str, int]]) -> Measured:
+    """Row of the stage that comes nearest to what was projected."""
+    near = max(stages, key=lambda stage: stages[stage]["measured"] / stages[stage]["projected"])
+    value, projected = stages[near]["measured"] / 1e6, stages[near]["projected"] / 1e6
+    over = [stage for stage, one in stages.items() if one["measured"] > one["projected"]]
+    least = min(one["measured"] / one["projected"] for one in stages.values())
+    note = f"{near}; least of all stages {least:.2f}" + (f"; OVER: {', '.join(over)}" if over else "")
+    return Measured(name, value, "MB", "projected", projected, "<= 1", not over, note)
 
 
 def _start_up(folder: Path, options: argparse.Namespace) -> list[Measured]:

@@ -87,7 +87,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match=r"b.json cannot be written \(No space left on device\); make room"):
         store.write_bytes(path, b"two")
     assert path.read_bytes() == b"one"
     assert all(store.is_temporary(p.name) for p in path.parent.iterdir() if p != path)
@@ -131,7 +131,7 @@ def test_marker_says_what_was_written(committed: Any, tmp_path: Path) -> None:
 
 def test_no_marker_for_what_is_not_there(tmp_path: Path) -> None:
     markers = Markers(tmp_path, "run1")
-    with pytest.raises(FileNotFoundError, match="p/7"):
+    with pytest.raises(RunError, match="p/7 cannot be written"):
         markers.write("ring", (0, 0), objects=["p/7"])
     assert markers.read("ring", (0, 0)) is None
     assert not markers.path("ring", (0, 0)).exists()

@@ -87,7 +87,6 @@ def test_numbers_are_accepted(tmp_path: Path, dtype: str, zarr_format: int) -> N
         {"zarr_format": 2, "order": "F"},
         {"zarr_format": 2, "chunk_key_encoding": {"name": "v2", "separator": "/"}},
     ],
-    ids=str,
 )
 def test_usual_stores_are_accepted(tmp_path: Path, options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(_open(_create(tmp_path / "a", **options))[:], PIXELS)

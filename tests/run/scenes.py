@@ -122,6 +122,6 @@ def stored_bytes(root: Path) -> dict[str, str]:
 
 def command(*words: str, **options: Any) -> subprocess.Popen[str]:
     """Start the command line in a process and session of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **options.pop("env", {})}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     return subprocess.Popen([sys.executable, "-m", "tiledsky", *words], env=environment, **(pipes | options))

@@ -10,7 +10,7 @@ import pytest
 from tiledsky import Recipe
 from tiledsky.errors import InputError, PlanError
 from tiledsky.geometry import inner_chunk
-from tiledsky.run.plan import Plan, default_tile_size, identity, make_plan, measured_by, run_id
+from tiledsky.run.plan import GATHER, Plan, default_tile_size, identity, make_plan, measured_by, run_id
 
 from .scenes import KEEPING
 
@@ -43,6 +43,23 @@ def test_stages_of_complex_sky() -> None:
     ]
     measures = {s.name: s.measures for s in plan.stages if s.measures}
     assert measures == {"bright-mask": ("bkg3",), "tiers-mask": ("bkg5",)}  # bkg4 has the boxes of bkg3
+
+
+def test_stages_of_a_biweight() -> None:
+    """Three passes over the pixels, and what comes between them."""
+    recipe = Recipe.load("ceers-nircam").expanded()
+    plan = make_plan(recipe, (500, 600), "float32", tile_size=100, ingest=False)
+    of_ring = [(s.name, s.kind, s.tile) for s in plan.stages if s.step == "ring"]
+    assert of_ring == [
+        ("ring-histogram", "histogram", (100, 100)),
+        ("ring-bins", "bins", (500, 600)),
+        ("ring-refine", "refine", (100, 100)),
+        ("ring-centers", "centers", (500, 600)),
+        ("ring-biweight", "biweight", (100, 100)),
+        ("ring-statistics", "statistics", (500, 600)),
+        ("ring", "ring", (100, 100)),
+    ]
+    assert plan.stage("ring-biweight") is plan.stages[[s.name for s in plan.stages].index("ring-biweight")]
 
 
 def test_stages_of_sextractor() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -17,13 +18,13 @@ import zarr
 from astropy.io import fits
 
 import tiledsky
-from tiledsky import open_run, run
+from tiledsky import Recipe, open_run, run
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.store import is_temporary
 from tiledsky.run import stages
 from tiledsky.run.runner import Progress
 
-from .scenes import KEEPING, command, make_planes, stored_bytes
+from .scenes import KEEPING, command, make_planes, stored_bytes, write_fits
 
 TILE = 100
 
@@ -137,7 +138,6 @@ def other_run(path: Path) -> None:
         (empty, "run/markers/found-mask/1.1.json"),
         (Path.unlink, "run/markers/ingest/1.2.json"),
         (other_run, "run/markers/found-mask/0.0.json"),
-        (truncate, "run/summaries/found-histogram/1.0.bin"),
         (Path.unlink, "run/thresholds/found.json"),
     ],
 )
@@ -147,6 +147,15 @@ def test_damaged_task_is_computed_again(image: Path, tmp_path: Path, whole: Any,
     assert (out / name).is_file()
     damage(out / name)
     goes_on(image, out, whole, computed=whole[0] - count + 1)
+
+
+@pytest.mark.parametrize(("count", "again"), [(18, 1), (30, 0)])
+def test_summary_that_is_damaged(image: Path, tmp_path: Path, whole: Any, count: int, again: int) -> None:
+    """It is made anew if it is still to be read: after 18 tasks, but not after 30."""
+    out = tmp_path / "run.zarr"
+    stopped(image, out, count)
+    truncate(out / "run/summaries/found-histogram/1.0.bin")
+    goes_on(image, out, whole, computed=whole[0] - count + again)
 
 
 def test_killed_before_the_last_file(image: Path, tmp_path: Path, whole: Any) -> None:
@@ -186,18 +195,72 @@ def test_other_runs_are_refused(image: Path, tmp_path: Path, monkeypatch: pytest
     stopped(copy, out, 5)
     before = stored_bytes(out)
     refused = r"holds a run with another {}; results must not be mixed: change --out, or start over with --restart"
-    with pytest.raises(RunError, match=refused.format("recipe and plan .*")):
+    with pytest.raises(
+        RunError, match=refused.format(r"recipe \(.*steps\[0\] ring ring -> background mesh64, .* more\)")
+    ):
         run("sextractor", copy, out, tile_size=TILE)
-    with pytest.raises(RunError, match=refused.format(r"plan \(tile size\)")):
+    for change, words in CHANGES:
+        with pytest.raises(RunError, match=refused.format(rf"recipe \({words}\)")):
+            run(changed(*change), copy, out, tile_size=TILE)
+    with pytest.raises(RunError, match=refused.format(r"plan \(tile size 100 -> 101\)")):
         run(KEEPING, copy, out, tile_size=TILE + 1)
+    with pytest.raises(RunError, match=refused.format(r"recipe \(.*\) and plan \(tile size 100 -> 120\)")):
+        run(changed(0, "width", 3.0), copy, out, tile_size=120)
+    version = tiledsky.__version__
     with monkeypatch.context() as patch:
         patch.setattr(tiledsky, "__version__", "99.0")
-        with pytest.raises(RunError, match=refused.format("code version")):
+        with pytest.raises(RunError, match=refused.format(rf"code version \({re.escape(version)} -> 99.0\)")):
             run(KEEPING, copy, out, tile_size=TILE)
+    weight = tmp_path / "weight.fits"
+    fits.PrimaryHDU(np.ones((190, 210), np.float32)).writeto(weight)
+    with pytest.raises(RunError, match=refused.format(r"input \(weight: not there before\)")):
+        run(KEEPING, copy, out, tile_size=TILE, weight=weight)
+    stat = copy.stat()
+    data = bytearray(copy.read_bytes())
+    data[-3000] ^= 1
+    copy.write_bytes(data)
+    os.utime(copy, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(RunError, match=refused.format(r"input \(science: content of image.fits changed\)")):
+        run(KEEPING, copy, out, tile_size=TILE)
     os.utime(copy, ns=(1, 1))
-    with pytest.raises(RunError, match=refused.format("input")):
+    with pytest.raises(RunError, match=refused.format(r"input \(science: size or time of image.fits changed\)")):
         run(KEEPING, copy, out, tile_size=TILE)
     assert stored_bytes(out) == before
+
+
+#: Step, parameter and value of a changed recipe, and what is said.
+CHANGES = [
+    ((0, "width", 3.0), r"steps\[0\].width 2.0 -> 3.0"),
+    ((2, "box_size", [9, 8]), r"steps\[2\].box_size \[9, 7\] -> \[9, 8\]"),
+    ((4, "clip", None), r"steps\[4\].clip .* -> none"),
+]
+
+
+def changed(step: int, name: str, value: Any) -> Recipe:
+    """Return the recipe with one parameter changed."""
+    data = KEEPING.model_dump(mode="json")
+    data["steps"][step][name] = "none" if value is None else value
+    return Recipe.from_dict(data)
+
+
+def test_other_dq_flags_are_another_run(tmp_path: Path) -> None:
+    path, out = write_fits(tmp_path, make_planes((130, 140))), tmp_path / "run.zarr"
+    recipe = Recipe.load("sextractor")
+    inputs: dict[str, Any] = {"source": f"{path}:SCI", "dq": f"{path}:DQ"}
+    run(recipe.model_copy(update={"dq_flags": (1,)}), out=out, **inputs)
+    with pytest.raises(RunError, match=r"recipe \(dq_flags \[1\] -> \[4\]\) and input \(dq flags 1 -> 4\)"):
+        run(recipe.model_copy(update={"dq_flags": (4,)}), out=out, **inputs)
+    with pytest.raises(RunError, match=r"another input \(dq: no longer given, dq flags 1 -> all\)"):
+        run(recipe.model_copy(update={"dq_flags": (1,)}), out=out, source=inputs["source"])
+
+
+def test_tile_size_of_the_store_is_taken(image: Path, tmp_path: Path, whole: Any) -> None:
+    out = tmp_path / "run.zarr"
+    stopped(image, out, 9)
+    states: list[Progress] = []
+    assert run(KEEPING, image, out, progress=states.append).plan.tile_size == TILE
+    assert len(states) == whole[0] - 9
+    assert stored_bytes(out) == whole[1]
 
 
 def test_chunk_of_the_input_written_anew_is_another_input(tmp_path: Path) -> None:
@@ -205,7 +268,7 @@ def test_chunk_of_the_input_written_anew_is_another_input(tmp_path: Path) -> Non
     array = zarr.create_array(str(path), data=make_planes((130, 140))["science"], chunks=(50, 50))
     run("sextractor", path, out)
     array[60:70, 60:70] = 3.0
-    with pytest.raises(RunError, match="another input"):
+    with pytest.raises(RunError, match=r"another input \(science: size or time of files of image.zarr changed\)"):
         run("sextractor", path, out)
 
 
@@ -222,6 +285,7 @@ def test_restart(image: Path, tmp_path: Path, whole: Any) -> None:
 def test_restart_heals_damaged_metadata(image: Path, tmp_path: Path, whole: Any) -> None:
     out = tmp_path / "run.zarr"
     stopped(image, out, 5)
+    shutil.rmtree(out / "run/markers")  # else they would say whose the store is
     (out / "run/identity.json").write_text("{")
     with pytest.raises(RunError, match=r"identity.json is damaged; run again with --restart"):
         run(KEEPING, image, out, tile_size=TILE)

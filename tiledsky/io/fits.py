@@ -151,6 +151,11 @@ class FitsImage:
                 raise InputError(f"{self._label}: astropy sees no such compressed image; fetch the file again")
             return hdu.header
 
+    @property
+    def tiled(self) -> bool:
+        """Whether the image is tile-compressed."""
+        return self._tiles is not None
+
     @cached_property
     def wcs_header(self) -> astropy_fits.Header:
         """The valid keywords of `header` alone: what to give to `astropy.wcs.WCS`."""

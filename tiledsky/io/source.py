@@ -10,7 +10,7 @@ import os
 import stat
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import zarr
@@ -152,49 +152,65 @@ class _Opened(NamedTuple):
     mask_bits: bool = False
 
 
+class InputOptions(TypedDict, total=False):
+    """What can be said of an input beside where its image is.
+
+    Attributes
+    ----------
+    hdu : str or int
+        HDU of the science image, or array of a Zarr group.
+    weight, error, dq, coverage : path
+        Planes beside it, FITS (``file.fits:HDU``) or Zarr; they win over planes of a group.
+    mask : path
+        Likewise, or a region file (.reg, .crtf), or a run store, which means its mask. Becomes plane ``source_mask`` if
+        it is the mask of a run or of several, merged (an array with the attribute ``tiledsky_mask``), else
+        ``user_mask``.
+    user_mask : path
+        Likewise; always becomes plane ``user_mask``.
+    checksum : bool
+        Compare FITS images with the DATASUM and CHECKSUM that they carry (the default), which reads them once.
+    """
+
+    hdu: str | int | None
+    weight: str | os.PathLike[str] | None
+    error: str | os.PathLike[str] | None
+    dq: str | os.PathLike[str] | None
+    coverage: str | os.PathLike[str] | None
+    mask: str | os.PathLike[str] | None
+    user_mask: str | os.PathLike[str] | None
+    checksum: bool
+
+
+_PLANE_OPTIONS: tuple[Literal["weight", "error", "dq", "coverage", "mask", "user_mask"], ...] = (
+    *("weight", "error", "dq", "coverage", "mask", "user_mask"),
+)
+
+
 def open_source(
-    science: str | os.PathLike[str],
-    *,
-    hdu: str | int | None = None,
-    weight: str | os.PathLike[str] | None = None,
-    error: str | os.PathLike[str] | None = None,
-    dq: str | os.PathLike[str] | None = None,
-    coverage: str | os.PathLike[str] | None = None,
-    mask: str | os.PathLike[str] | None = None,
-    user_mask: str | os.PathLike[str] | None = None,
-    scratch: Path | None = None,
-    checksum: bool = True,
+    science: str | os.PathLike[str], *, scratch: Path | None = None, **inputs: Unpack[InputOptions]
 ) -> Source:
-    """Look at the input and check that its planes fit together; no pixel is read.
+    """Look at the input and check that its planes fit together; no pixel is used.
 
     Parameters
     ----------
     science : path
         FITS (plain, .gz, .bz2, .fz; ``file.fits:HDU``) or Zarr: an array, or a group with ``science`` (and ``weight``,
         ``error``, ``dq``, ``coverage``, ``user_mask``, ``source_mask``), as `tiledsky ingest` writes it.
-    hdu : str or int, optional
-        HDU of the science image, or array of a Zarr group.
-    weight, error, dq, coverage : path, optional
-        Likewise; they win over planes of a group.
-    mask : path, optional
-        Likewise, or a region file (.reg, .crtf), or a run store, which means its mask. Becomes plane ``source_mask`` if it is
-        the mask of a run or of several, merged (an array with the attribute ``tiledsky_mask``), else ``user_mask``.
-    user_mask : path, optional
-        Likewise; always becomes plane ``user_mask``.
     scratch : Path, optional
         Where compressed files are unpacked.
-    checksum : bool
-        Compare FITS images with the DATASUM and CHECKSUM that they carry, which reads them once.
+    **inputs
+        See `InputOptions`.
 
     Raises
     ------
     InputError
         What is missing, ambiguous or damaged, or differs in shape; two user masks; a run that is not finished.
     """
-    opened = _open_plane(science, "science", hdu, scratch, checksum)
+    checksum = inputs.get("checksum", True)
+    opened = _open_plane(science, "science", inputs.get("hdu"), scratch, checksum)
     planes, header = opened.siblings | {"science": opened.plane}, opened.header
     shape = opened.plane.shape
-    options = {"weight": weight, "error": error, "dq": dq, "coverage": coverage, "mask": mask, "user_mask": user_mask}
+    options = {name: inputs.get(name) for name in _PLANE_OPTIONS}
     given: set[str] = set()
     for option, where in options.items():
         if where is None:
@@ -206,7 +222,8 @@ def open_source(
             opened = _open_plane(where, option, None, scratch, checksum)
         name = ("source_mask" if opened.mask_bits else "user_mask") if option == "mask" else option
         if name in given:
-            raise InputError(f"{mask} and {user_mask} are two user masks; give one with --user-mask, or unite them")
+            both = f"{options['mask']} and {options['user_mask']}"
+            raise InputError(f"{both} are two user masks; give one with --user-mask, or unite them")
         given.add(name)
         planes[name] = opened.plane
     source = Source({name: planes[name] for name in ROLES if name in planes}, header)

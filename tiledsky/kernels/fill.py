@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from tiledsky.kernels.idw import idw_evaluate, idw_reach, idw_window
 
 FILL_NEIGHBOURS = 10  # boxes that fill a hole, and leaf size of the tree: both as in photutils, ties depend on them
 TREE_BOXES = 1_000_000  # good boxes up to which photutils' choice among ties is reproduced
-_FILL_BLOCK = 1 << 18  # holes a query: bounds the memory of the distance and index arrays
+_FILL_BLOCK = 1 << 16  # cells looked at for holes at a time: bounds the memory of the distance and index arrays
 _BAND = 256  # rows of the mesh at a time
+_COLUMNS = 1024
 
 Floats = NDArray[Any]
 
@@ -43,6 +45,7 @@ def fill(mesh: Floats) -> Floats:
     tree meets first. A mesh of up to `TREE_BOXES` good boxes is filled through the same tree, bit for bit like
     `photutils.background.Background2D`, with about 100 bytes a good box. Larger ones (photutils needs gigabytes there)
     are filled by `tiledsky.kernels.idw`, where boxes that tie for the last places share them; about 12 bytes a box.
+    Both beside the mesh and its copy, and up to 30 MB.
     """
     hole = np.isnan(mesh)
     filled = mesh.copy()
@@ -53,35 +56,35 @@ def fill(mesh: Floats) -> Floats:
             f"all {mesh.size} boxes of the mesh are NaN, so there is no sky to fill them from; raise "
             "exclude_percentile, or mask less"
         )
-    good = ~hole
-    if np.count_nonzero(good) > TREE_BOXES:
-        _fill_in_bands(mesh, hole, filled)
+    if mesh.size - np.count_nonzero(hole) > TREE_BOXES:
+        _fill_in_blocks(mesh, hole, filled)
         return filled
+    good = ~hole
     tree = cKDTree(np.column_stack(np.nonzero(good)), leafsize=FILL_NEIGHBOURS)
     values = mesh[good]
-    rows, columns = np.nonzero(hole)
-    for start in range(0, rows.size, _FILL_BLOCK):
-        here = slice(start, start + _FILL_BLOCK)
-        distance, neighbour = tree.query(np.column_stack((rows[here], columns[here])), k=FILL_NEIGHBOURS)
+    height = max(_FILL_BLOCK // mesh.shape[1], 1)
+    for start in range(0, mesh.shape[0], height):
+        rows, columns = np.nonzero(hole[start : start + height])
+        rows += start
+        distance, neighbour = tree.query(np.column_stack((rows, columns)), k=FILL_NEIGHBOURS)
         found = np.isfinite(distance)  # fewer good boxes than neighbours asked for: the rest is at infinity
         weight = np.where(found, 1.0 / np.where(found, distance, 1.0), 0.0)
         nearby = values[np.where(found, neighbour, 0)]
-        filled[rows[here], columns[here]] = np.sum(weight * nearby, axis=1) / np.sum(weight, axis=1)
+        filled[rows, columns] = np.sum(weight * nearby, axis=1) / np.sum(weight, axis=1)
     return filled
 
 
-def _fill_in_bands(mesh: Floats, hole: NDArray[np.bool_], filled: Floats) -> None:
-    """Fill by Shepard's rule on the mesh as an image of 1 x 1 boxes, some rows at a time."""
+def _fill_in_blocks(mesh: Floats, hole: NDArray[np.bool_], filled: Floats) -> None:
+    """Fill by Shepard's rule on the mesh as an image of 1 x 1 boxes, one block at a time."""
     reach = idw_reach(~hole, FILL_NEIGHBOURS)
-    ny, nx = mesh.shape
-    for start in range(0, ny, _BAND):
-        band = (start, min(start + _BAND, ny), 0, nx)
-        rows = slice(band[0], band[1])
-        if not hole[rows].any():
+    ny, nx = shape = (mesh.shape[0], mesh.shape[1])
+    options: dict[str, Any] = {"n_neighbors": FILL_NEIGHBOURS, "power": 1.0, "regularization": 0.0}
+    for y, x in itertools.product(range(0, ny, _BAND), range(0, nx, _COLUMNS)):
+        block = (y, min(y + _BAND, ny), x, min(x + _COLUMNS, nx))
+        here = slice(*block[:2]), slice(*block[2:])
+        if not hole[here].any():
             continue
-        i0, i1, j0, j1 = idw_window(band, (1, 1), reach)
-        options: dict[str, Any] = {"n_neighbors": FILL_NEIGHBOURS, "power": 1.0, "regularization": 0.0}
-        sky = idw_evaluate(
-            mesh[i0:i1, j0:j1], (1, 1), band, origin=(i0, j0), mesh_shape=(ny, nx), dtype=mesh.dtype, **options
-        )
-        filled[rows][hole[rows]] = sky[hole[rows]]
+        i0, i1, j0, j1 = idw_window(block, (1, 1), reach)
+        window = mesh[i0:i1, j0:j1]
+        sky = idw_evaluate(window, (1, 1), block, origin=(i0, j0), mesh_shape=shape, dtype=mesh.dtype, **options)
+        filled[here][hole[here]] = sky[hole[here]]

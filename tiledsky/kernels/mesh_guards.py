@@ -18,6 +18,7 @@ from tiledsky.kernels.mesh import median_filter
 #: From the median absolute distance to the standard deviation of a normal distribution.
 MAD_TO_STD = 1.482602218505602
 _NEIGHBOURHOOD = (5, 5)
+_BAND = 256  # rows of the mesh at a time: bounds the memory of indices
 
 Array = NDArray[Any]
 
@@ -41,18 +42,20 @@ def grown_boxes(bad: Sequence[NDArray[np.bool_]]) -> NDArray[np.int8]:
         Shapes that are not those of halved meshes.
     """
     ny, nx = bad[0].shape
-    level = np.zeros((ny, nx), np.int8)
-    rows, columns = np.nonzero(bad[0])
-    level[rows, columns] = -1
     for k, other in enumerate(bad[1:], start=1):
         if other.shape != (-(-ny >> k), -(-nx >> k)):
             raise ParameterError(
                 f"boxes 2**{k} times as large make a mesh of {(-(-ny >> k), -(-nx >> k))} over one of {(ny, nx)}, not "
                 f"{other.shape}, so parents cannot be found; measure all levels on one image"
             )
-        good = ~other[rows >> k, columns >> k]
-        level[rows[good], columns[good]] = k
-        rows, columns = rows[~good], columns[~good]
+    level = np.negative(bad[0], dtype=np.int8)
+    for start in range(0, ny if len(bad) > 1 else 0, _BAND):
+        rows, columns = np.nonzero(bad[0][start : start + _BAND])
+        rows += start
+        for k, other in enumerate(bad[1:], start=1):
+            good = ~other[rows >> k, columns >> k]
+            level[rows[good], columns[good]] = k
+            rows, columns = rows[~good], columns[~good]
     return level
 
 
@@ -69,12 +72,16 @@ def from_levels(parts: Sequence[Array], level: NDArray[np.int8]) -> Array:
     Returns
     -------
     ndarray (nby, nbx)
-        Dtype of ``parts[0]``.
+        Dtype of ``parts[0]``; that array itself where there is one level.
     """
+    if len(parts) == 1:
+        return parts[0]
     chosen = parts[0].copy()
-    for k, part in enumerate(parts[1:], start=1):
-        rows, columns = np.nonzero(level == k)
-        chosen[rows, columns] = part[rows >> k, columns >> k]
+    for start in range(0, level.shape[0], _BAND):
+        for k, part in enumerate(parts[1:], start=1):
+            rows, columns = np.nonzero(level[start : start + _BAND] == k)
+            rows += start
+            chosen[rows, columns] = part[rows >> k, columns >> k]
     return chosen
 
 

@@ -21,7 +21,7 @@ from tiledsky.kernels.order import N_BINS, check_length, check_magic, flat_bits_
 _DENSE_BINS = 64
 _PIXELS_A_DENSE_BIN = 1 << 14
 _SORT_BLOCK = 1 << 20  # values sorted at once
-_COMPACT_AT = 1 << 22  # entries collected before a merge of refinements sorts and adds them up
+_COMPACT_AT = 1 << 20  # entries collected before a merge of refinements sorts and adds them up
 _REFINEMENT_HEADER = struct.Struct("<8sQIB")
 _REFINEMENT_MAGIC = b"tskyref1"
 

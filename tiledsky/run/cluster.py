@@ -5,8 +5,14 @@ Everything binds to loopback: a Dask scheduler runs any client's code.
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -21,7 +27,15 @@ _CONFIG = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.98,
     "distributed.admin.large-graph-warning-threshold": "1GB",
+    # two workers may die of a task before it is tried alone
+    "distributed.scheduler.allowed-failures": 1,
+    # a nanny starts its worker again; the cluster must not dismiss it because the worker is dead once more just then
+    "distributed.deploy.lost-worker-timeout": "1000 days",
+    # no record of every transition: it takes more room than the tasks
+    "distributed.admin.low-level-log-length": 1000,
 }
+#: Settings of Dask that a client needs for TLS, and the fields of its ``Security`` that they end up in.
+_TLS = {"ca-file": "tls_ca_file", "client.cert": "tls_client_cert", "client.key": "tls_client_key"}
 #: Libraries under the kernels must not start threads of their own.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "BLOSC_NTHREADS": "1"}
 #: What Python and the libraries take, rounded up: below it workers are killed and started again for ever.
@@ -44,6 +58,13 @@ def parse_memory(text: str) -> int:
     return size
 
 
+def worker_limits(client: Any) -> tuple[int | None, int]:
+    """Return the smallest memory limit (bytes; None: none) and the most threads of the workers of a client, if any."""
+    workers = {} if client is None else client.scheduler_info(n_workers=-1)["workers"]
+    limits = [worker["memory_limit"] for worker in workers.values() if worker["memory_limit"]]
+    return min(limits, default=None), max((worker["nthreads"] for worker in workers.values()), default=1)
+
+
 @contextmanager
 def local_client(*, workers: int = 2, threads: int = 1, memory_limit: str = "2GB") -> Iterator[Any]:
     """Start a cluster of ``workers`` processes with ``threads`` threads each on this machine, and connect to it.
@@ -58,7 +79,8 @@ def local_client(*, workers: int = 2, threads: int = 1, memory_limit: str = "2GB
     environment = {f"distributed.nanny.environ.{name}": value for name, value in _ENVIRONMENT.items()}
     with (
         dask.config.set({**_CONFIG, **environment}),
-        LocalCluster(
+        _started(
+            LocalCluster,
             n_workers=workers,
             threads_per_worker=threads,
             memory_limit=memory,
@@ -71,19 +93,105 @@ def local_client(*, workers: int = 2, threads: int = 1, memory_limit: str = "2GB
         yield client
 
 
+def _start_tracker() -> None:
+    """Start the process that tidies up for the processes of this one, without its word on what it had to tidy up."""
+    name, quiet = "PYTHONWARNINGS", "ignore:resource_tracker"
+    before = os.environ.get(name)
+    os.environ[name] = f"{before},{quiet}" if before else quiet
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _started(make: Any, **options: Any) -> Any:
+    """Start a cluster whose processes do not get the signals that a terminal sends to all of its processes.
+
+    Signal masks are inherited by threads and processes; here these signals wait until the cluster stands.
+    """
+    _start_tracker()  # by itself it would start in a thread of the cluster, and unblock the signals there
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        return make(**options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextmanager
-def scheduler_client(address: str) -> Iterator[Any]:
-    """Connect to a scheduler that is already running, with workers that see the same file system."""
+def scheduler_client(address: str, *, insecure: bool = False) -> Iterator[Any]:
+    """Connect to a scheduler that is already running, with workers that see the same file system.
+
+    Parameters
+    ----------
+    address : str
+        ``tcp://HOST:PORT`` of this machine, or ``tls://HOST:PORT`` with the files of Dask's ``distributed.comm.tls``.
+    insecure : bool
+        Also ``tcp://`` of another machine, where anyone on the way can read along and run code on the workers.
+
+    Raises
+    ------
+    ParameterError
+        An address that is none or not safe, a TLS file that is not there.
+    RunError
+        No scheduler answers, or it has no workers.
+    """
+    check_address(address, insecure=insecure)
     from distributed import Client
     from distributed.utils import silence_logging_cmgr
 
+    with silence_logging_cmgr(50):  # a lost scheduler is an error of the run, not a traceback in the log
+        try:
+            client = Client(address if "://" in address else f"tcp://{address}", timeout=10)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise _no_answer(address, error) from None
+        with client:
+            if not client.scheduler_info()["workers"]:
+                raise RunError(f"the scheduler at {address} has no workers, so nothing would run; start workers first")
+            yield client
+
+
+def _no_answer(address: str, error: Exception) -> RunError:
+    return RunError(f"no Dask scheduler answers at {address} ({error}); start it, or leave out --scheduler")
+
+
+def check_address(address: str, *, insecure: bool = False) -> None:
+    """Refuse the address of a scheduler that is none, or that is reached in the open; see `scheduler_client`."""
+    scheme, separator, location = address.rpartition("://")
+    scheme = scheme if separator else "tcp"
+    if scheme not in ("tcp", "tls"):
+        raise ParameterError(f"scheduler {address!r}: no {scheme}://; give tcp://HOST:PORT or tls://HOST:PORT")
+    if scheme == "tls":
+        _check_tls(address)
+        return
+    host, colon, port = location.rpartition(":")
+    if not (host and colon and port.isdigit()):
+        raise ParameterError(f"scheduler {address!r} is no address; give tcp://HOST:PORT or tls://HOST:PORT")
+    if insecure:
+        return
     try:
-        client = Client(address, timeout=10)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise RunError(
-            f"no Dask scheduler answers at {address} ({error}); start it, or leave out --scheduler"
-        ) from None
-    with silence_logging_cmgr(50), client:  # a lost scheduler is an error of the run, not a traceback in the log
-        if not client.scheduler_info()["workers"]:
-            raise RunError(f"the scheduler at {address} has no workers, so nothing would run; start workers first")
-        yield client
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)}
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise _no_answer(address, error) from None
+    if not all(ipaddress.ip_address(ip.partition("%")[0]).is_loopback for ip in found):
+        raise ParameterError(
+            f"scheduler {address!r} is on another machine and not encrypted: anyone who can connect runs code on its "
+            "workers; use tls://, or --insecure on a network that you trust"
+        )
+
+
+def _check_tls(address: str) -> None:
+    """Check that the files that Dask's settings name for TLS are there."""
+    from distributed.security import Security
+
+    security = Security()
+    for setting, field in _TLS.items():
+        value = getattr(security, field)
+        if not value:
+            raise ParameterError(
+                f"scheduler {address!r} needs the setting distributed.comm.tls.{setting} of Dask; put the path of the "
+                "file there"
+            )
+        if "\n" not in value and not Path(value).is_file():  # the setting can be the text of the file
+            raise ParameterError(f"{value}, Dask's setting distributed.comm.tls.{setting}, is no file; correct it")

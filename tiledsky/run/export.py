@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import zarr
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.io.fits import Plane, write_fits
-from tiledsky.io.source import HEADER, MASK_BITS, open_source
+from tiledsky.io.source import HEADER, MASK_BITS, InputOptions, open_source
 from tiledsky.io.store import create_plane
 from tiledsky.run.result import Run, open_run
 from tiledsky.simulate import Catalogue, scene_block, simulate_scene
 
 #: What `export` writes unless told otherwise.
-EXPORTED = ("background", "background_rms", "mask", "subtracted")
+EXPORTED = ("background", "background_rms", "background_error", "mask", "subtracted")
 #: Card with the value that the exported sky and subtracted image have outside the coverage.
 FILL = "TSKYFILL"
 #: Tile of stores that are not runs: a multiple of common boxes and chunks.
@@ -137,18 +137,13 @@ def ingest(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    hdu: str | int | None = None,
-    weight: str | os.PathLike[str] | None = None,
-    error: str | os.PathLike[str] | None = None,
-    dq: str | os.PathLike[str] | None = None,
-    coverage: str | os.PathLike[str] | None = None,
-    mask: str | os.PathLike[str] | None = None,
-    user_mask: str | os.PathLike[str] | None = None,
     progress: RowProgress | None = None,
+    **inputs: Unpack[InputOptions],
 ) -> None:
     """Copy a FITS image and the planes beside it to a Zarr store that runs read in place.
 
-    The store appears under its name when it is whole. Memory: one tile of 1920 x 1920 pixels.
+    The store appears under its name when it is whole. Memory: one tile of 1920 x 1920 pixels. ``inputs``: see
+    `tiledsky.io.source.InputOptions`.
 
     Raises
     ------
@@ -157,8 +152,7 @@ def ingest(
     ParameterError
         ``out`` exists.
     """
-    others: dict[str, Any] = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
-    planes = open_source(source, hdu=hdu, mask=mask, user_mask=user_mask, **others)
+    planes = open_source(source, **inputs)
     count = RowCount(planes.shape[0] * len(planes.planes), progress)
     with new_store(out) as group:
         group.attrs[HEADER] = planes.header

@@ -1,8 +1,8 @@
 """Memory of this process as the system counts it: the most that it ever held, and the most since a task began.
 
-Linux keeps one high-water mark a process (VmHWM in ``/proc/self/status``). Writing 5 to ``/proc/self/clear_refs`` sets it
-back to what the process holds now, so that the next reading is of one task alone; the largest reading before that is
-remembered here, since the system forgets it.
+Linux keeps one high-water mark a process (VmHWM in ``/proc/self/status``). Writing 5 to ``/proc/self/clear_refs`` sets
+it back to what the process holds now, so that the next reading is of one task alone; the largest reading before that
+is remembered here, since the system forgets it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def reset() -> bool:
             file.write(_RESET)
     except OSError:  # no such file, or not allowed: containers, other systems
         return False
-    _largest = before
+    _largest = max(_largest, before)
     return True
 
 
 def process_peak() -> int:
     """Most bytes that this process ever held."""
-    return max(_largest, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT)
+    return max(_largest, task_peak() or 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT)
 
 
 def task_peak() -> int | None:

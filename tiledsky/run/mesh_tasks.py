@@ -62,12 +62,14 @@ def mesh_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[st
             facts |= {"noise_factor": values, "noise_length": values**0.5}
             continue
         if name == "n_good" and not step.grow_boxes:
-            continue  # it is what was measured
+            del values  # it is what was measured; held here it would stay while the next map is made
+            continue
         written += ctx.write_whole(f"{folder}/{name}", values)
         if name == "excluded":
-            options |= {"excluded": values, "reach": surface_reach(values, step.interpolator)}
-            if options["reach"] is not None:
-                written += ctx.write_whole(f"{folder}/reach", options["reach"])
+            options |= {"excluded": values, "reach": None}
+            if (reach := surface_reach(values, step.interpolator)) is not None:
+                written += ctx.write_whole(f"{folder}/reach", reach)
+            del reach
         elif name in SURFACES:
             interpolator = error_interpolator(step.interpolator) if name == "error" else step.interpolator
             made = surface(values, interpolator, **options)

@@ -28,10 +28,14 @@ SUMMARIES = ("histogram", "bins", "refine", "centers", "biweight")
 
 @dataclass(frozen=True)
 class Read:
-    """What a task reads of an earlier stage: its own region and ``halo`` more, or everything (None)."""
+    """What a task reads of an earlier stage: its own region and ``halo`` more, or everything (None).
+
+    ``boxes``: the measured boxes alone, which are kept, whatever became of the mask plane made with them.
+    """
 
     stage: str
     halo: Pair | None
+    boxes: bool = False
 
 
 def halo_of(recipe: Recipe, stage: Stage) -> Pair:
@@ -102,7 +106,7 @@ def _results_read(recipe: Recipe, plan: Plan, stage: Stage) -> Iterator[Read]:
         step = recipe.step(str(stage.step))
         assert isinstance(step, BackgroundStep)
         source = measured_by(recipe, step).name
-        yield Read(next(s.name for s in plan.stages if source in s.measures), None)
+        yield Read(next(s.name for s in plan.stages if source in s.measures), None, boxes=True)
         if step.ceiling is not None:
             yield Read(f"{step.ceiling.above}-mesh", None)
 
@@ -142,6 +146,8 @@ def needed(recipe: Recipe, plan: Plan, state: State) -> dict[str, list[Pair]]:
                     chosen.append(index)
         if chosen:
             for read in reads(recipe, plan, stage):
+                if read.boxes:
+                    continue  # kept, so those that are not there are made anew without being asked for
                 demand[read.stage] |= _covered(plan, stage, chosen, stages[read.stage], read.halo)
     return {s.name: tasks[s.name] for s in plan.stages}
 

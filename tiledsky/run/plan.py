@@ -66,6 +66,10 @@ class Plan:
         """Tiles of a stage."""
         return TileGrid(self.shape, stage.tile)
 
+    def stage(self, name: str) -> Stage:
+        """Stage by its name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
     @property
     def n_tasks(self) -> int:
         """Number of tasks of all stages."""
@@ -83,7 +87,11 @@ class Plan:
 
 
 def default_tile_size(shape: Pair) -> int:
-    """Tile size when none is asked for: the image in tiles of at most `TILE`, of about one size, at least four."""
+    """Tile size when none is asked for: the image in tiles of at most `TILE`, of about one size, at least four.
+
+    Larger tiles would save less than a tenth of the work on halos, and cost memory in proportion. Where workers have
+    less memory than these tiles take, `tiledsky.run.forecast.fitted_plan` makes them smaller.
+    """
     longest = max(shape)
     count = max(-(-longest // TILE), 2 if longest > 2 * _CHUNK else 1)
     return -(-longest // count)

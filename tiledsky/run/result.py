@@ -19,7 +19,6 @@ from tiledsky.run.plan import Plan, measured_by
 from tiledsky.run.verify import Checker
 from tiledsky.steps import BackgroundStep
 
-
 #: What `Run.status` says of a task.
 STATUS = {"never": 0, "done": 1, "all-masked": 2, "failed": 3}
 

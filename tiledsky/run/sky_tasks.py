@@ -50,9 +50,10 @@ def _step(ctx: Context, stage: Stage) -> RingStep | MaskStep:
 def _searched(ctx: Context, step: RingStep | MaskStep, region: Region) -> tuple[Patch, Patch, Patch]:
     """Image, the image that the step works on (of a mask step the detection image), and its bits left out."""
     science = ctx.science(region)
-    bits = ctx.base(science)
     before = ctx.recipe.mask_for(step)
-    if before is not None:  # its plane holds the base bits too
+    if before is None:
+        bits = ctx.base(science)
+    else:  # its plane holds the base bits too
         bits = science.replaced(read_plane(ctx.array(mask_plane(ctx.recipe, before.name)), region))
     if isinstance(step, RingStep):
         return science, science, bits

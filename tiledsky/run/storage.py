@@ -31,9 +31,12 @@ from tiledsky.io.store import (
 from tiledsky.recipe import Recipe
 from tiledsky.run.changes import input_change, plan_change, plane_change, recipe_change
 from tiledsky.run.layout import Layout
+from tiledsky.run.locks import wait_for_tasks
 from tiledsky.run.plan import Plan, run_id
 
 _LOCK = "lock"
+#: Seconds that tasks which outlived their driver get to end.
+_PATIENCE = 60.0
 #: A file of the run folder from the first thing written until the store is a run.
 _PREPARING = "preparing"
 #: A file of the run folder once the input changed while it was read.
@@ -87,6 +90,11 @@ def locked(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{root} is being run by another process; wait for it or stop it") from None
+        if not wait_for_tasks(root, seconds=_PATIENCE):
+            raise RunError(
+                f"{root}: tasks of an earlier call still run on workers, and two must not write one tile; wait for "
+                "them or stop the workers"
+            )
         yield
 
 

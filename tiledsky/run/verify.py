@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -107,12 +107,13 @@ class Checker:
         _ = self._states
         return list(self._faults)
 
-    def discard(self) -> list[Fault]:
-        """Remove the markers of damaged tasks, and return the faults: what these markers say is not so."""
-        for fault in (found := self.faults()):
-            if fault.stage is not None and fault.index is not None:
-                self.markers.remove(fault.stage, fault.index)
-        return found
+    def discard(self, tasks: Mapping[str, Iterable[Pair]] | None = None) -> None:
+        """Remove the markers of damaged tasks, which say what is not so; if ``tasks`` are given, by stage, of these."""
+        chosen = None if tasks is None else {stage: set(some) for stage, some in tasks.items()}
+        for fault in self.faults():
+            stage, index = fault.stage, fault.index
+            if stage is not None and index is not None and (chosen is None or index in chosen[stage]):
+                self.markers.remove(stage, index)
 
     @cached_property
     def _states(self) -> dict[str, NDArray[np.uint8]]:
@@ -138,8 +139,9 @@ class Checker:
                 wrong = list(self._wrong(stage, index, marker))
                 kept = all(self.layout.is_scratch(path) for path, _ in wrong)
             bits = _KEPT * np.uint8(kept) | _USABLE * np.uint8(marker is not None and not wrong)
-            told = [w for w in wrong if keeping and not kept] if self.settled else wrong
-            return bits, [Fault(stage.name, index, grid.region(index), *w) for w in told]
+            if self.settled:
+                wrong = [w for w in wrong if keeping and not self.layout.is_scratch(w[0])]
+            return bits, [Fault(stage.name, index, grid.region(index), *w) for w in wrong]
 
         return look
 
@@ -207,6 +209,8 @@ def is_whole(store: RunStore, *, level: str = "sizes") -> bool:
     """Whether a run finished and all that it keeps is there."""
     if not store.finished or not store.has_provenance or store.damaged(scratch=False):
         return False
+    if not _is_source(store.root, store.inputs, store.layout.dtypes):
+        return False
     checker = Checker(store.root, store.run_id, store.recipe, store.plan, level=level)
     return not any(needed(store.recipe, store.plan, checker.done).values())
 
@@ -268,7 +272,7 @@ def _described(root: Path, level: str) -> tuple[Checker | None, list[Fault]]:
         ) from None
     checker = Checker(root, known["run_id"], recipe, plan, level=level)
     faults = [_file_fault(*fault) for fault in damaged_files(root, crcs, leave_out=checker.layout.is_scratch)]
-    if not _is_source(root, known):
+    if not _is_source(root, known["input"], known["dtypes"]):
         faults.append(_file_fault(f"{RUN_FOLDER}/source.json", "missing or damaged"))
     if checker.finished and read_sealed(root / RUN_FOLDER / "provenance.json") is None:
         faults.append(_file_fault(f"{RUN_FOLDER}/provenance.json", "missing or damaged"))
@@ -279,11 +283,11 @@ def _file_fault(path: str, what: str) -> Fault:
     return Fault(None, None, None, path, what)
 
 
-def _is_source(root: Path, known: dict[str, Any]) -> bool:
+def _is_source(root: Path, inputs: Mapping[str, str], dtypes: Mapping[str, str]) -> bool:
     """Whether the list of the planes of the input is what the run began with."""
     try:
         planes = {name: SourcePlane.from_json(p) for name, p in read_json(root, "source.json").items()}
     except (TiledSkyError, TypeError, KeyError, AttributeError):
         return False
     found = {name: (p.identity, p.dtype) for name, p in planes.items()}
-    return found == {name: (known["input"].get(name), dtype) for name, dtype in known["dtypes"].items()}
+    return found == {name: (inputs.get(name), dtype) for name, dtype in dtypes.items()}

@@ -1,0 +1,146 @@
+"""Ends the process of a task at every step of its commit; run in a process of its own, which forks one for each.
+
+``python -m tests.faults.commit_steps IMAGE FOLDER TILE one|all STAGE...`` prints one line of JSON for each stage: how
+many processes were ended, by what, and what went wrong. One tile or all tiles of the stages are tried; no stage: all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.faults import trap
+from tests.run.scenes import KEEPING, stored_bytes
+from tiledsky import run
+from tiledsky.io.store import size_and_crc
+from tiledsky.run.locks import working
+from tiledsky.run.plan import Stage
+from tiledsky.run.runner import prepare
+from tiledsky.run.stages import execute
+from tiledsky.run.verify import Checker
+
+
+class Sweep:
+    """The tasks of a run, each ended at each of its steps."""
+
+    def __init__(self, image: Path, folder: Path, tile: int) -> None:
+        run(KEEPING, image, folder / "whole.zarr", tile_size=tile)  # what forked processes find in memory: the kernels
+        self.whole = stored_bytes(folder / "whole.zarr")
+        self.out = folder / "run.zarr"
+        self.image, self.tile = image, tile
+        self.prepared = prepare(KEEPING, image, self.out, tile_size=tile)
+        with self.prepared.locked(restart=False):
+            self.prepared.create()
+        parts = self.out, self.prepared.run_id, self.prepared.recipe, self.prepared.plan
+        self.checker = Checker(*parts)
+        self.counts: Counter[str] = Counter()
+        self.failures: list[str] = []
+
+    def child(self, stage: Stage, index: tuple[int, int], set_trap: Callable[[], None] | None = None) -> int:
+        """Do a task in a forked process; return how that ended, as `os.waitstatus_to_exitcode` says."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if set_trap is not None:
+                    set_trap()
+                with working(self.out):
+                    execute(str(self.out), self.prepared.run_id, stage.name, index)
+                os._exit(0)
+            except BaseException as error:
+                print(f"{stage.name} {index}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                os._exit(1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def stage(self, stage: Stage, tasks: int) -> dict[str, Any]:
+        """End the first tasks of a stage at every step."""
+        self.counts.clear()
+        self.failures.clear()
+        for number, index in enumerate(self.prepared.plan.grid(stage)):
+            if self.child(stage, index) != 0:
+                self.failures.append(f"{index}: not done")
+            elif number < tasks:
+                self.task(stage, index)
+        return {"stage": stage.name, "counts": dict(self.counts), "failures": list(self.failures)}
+
+    def task(self, stage: Stage, index: tuple[int, int]) -> None:
+        """End a task at every step, from a damaged state in which there is most to do."""
+        marker = self.checker.marker(stage, index)
+        assert marker is not None
+        objects = {o["path"]: (o["size"], o["crc32"]) for o in marker["objects"]}
+        for strike, chosen in (("kill", _numbered), ("power", _numbered), ("half", _opened)):
+            number = 0
+            while self._strike(stage, index, objects, strike, chosen(number)):
+                number += 1
+
+    def _strike(
+        self, stage: Stage, index: tuple[int, int], objects: dict[str, Any], strike: str, when: Callable[[int, str], bool]
+    ) -> bool:
+        """Damage what is there, end the task that repairs it, look at what is left, repair; False: not ended."""
+        victim = self.out / next(iter(objects))
+        victim.write_bytes(victim.read_bytes()[:-1])
+        sizes = [size for size, _ in objects.values()]
+
+        def set_trap() -> None:
+            planted = trap.Trap(str(self.out), lambda n, kind, path: when(n, kind), trap.kill)
+            if strike == "power":
+                planted.strike = planted.cut_power
+            elif strike == "half":
+                planted.strike = lambda path: trap.half(path, min(min(sizes) // 2, 300))
+            trap.arm(planted)
+
+        code = self.child(stage, index, set_trap)
+        expected = -signal.SIGXFSZ if strike == "half" else -signal.SIGKILL
+        if code not in (0, expected):
+            self.failures.append(f"{index} {strike}: ended with {code}")
+        if self.checker.markers.read(stage.name, index) is not None and not self._right(objects):
+            self.failures.append(f"{index} {strike}: taken for done")
+        if self.child(stage, index) != 0 or not self._right(objects):
+            self.failures.append(f"{index} {strike}: not repaired")
+        if code == expected:
+            self.counts[strike] += 1
+        return code == expected
+
+    def _right(self, objects: dict[str, tuple[int, int]]) -> bool:
+        return all((self.out / path).is_file() and size_and_crc(self.out / path) == o for path, o in objects.items())
+
+    def finish(self) -> dict[str, Any]:
+        """Finish the run: what was done is whole, and no task is left."""
+        computed: list[Any] = []
+        prepare(KEEPING, self.image, self.out, tile_size=self.tile).execute(progress=computed.append, verify="decode")
+        return {"computed": len(computed), "same": stored_bytes(self.out) == self.whole}
+
+
+def _numbered(number: int) -> Callable[[int, str], bool]:
+    """Choose a change of a file by its number."""
+    return lambda n, kind: n == number
+
+
+def _opened(number: int) -> Callable[[int, str], bool]:
+    """Choose the file that a task opens for writing after so many others."""
+    seen = 0
+
+    def when(_: int, kind: str) -> bool:
+        nonlocal seen
+        seen += kind == "open"
+        return kind == "open" and seen == number + 1
+
+    return when
+
+
+def main() -> None:
+    """Try one stage after the other, then finish the run."""
+    sweep = Sweep(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    tasks, names = {"one": 1, "all": 1 << 30}[sys.argv[4]], sys.argv[5:]
+    for stage in sweep.prepared.plan.stages:
+        print(json.dumps(sweep.stage(stage, tasks if stage.name in names or not names else 0)), flush=True)
+    print(json.dumps(sweep.finish()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Locks on files of a run store, which the system releases however their holder ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tiledsky.io.store import RUN_FOLDER
+
+#: Held shared by every task while it works, so that a new driver can tell when those of an earlier one have ended.
+TASKS = "tasks.lock"
+_POLL = 0.02
+
+
+@contextmanager
+def working(root: Path) -> Iterator[None]:
+    """Hold the lock of the tasks while one works."""
+    with (root / RUN_FOLDER / TASKS).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def wait_for_tasks(root: Path, *, seconds: float) -> bool:
+    """Wait until no task works in the store, in any process; return False if some still do after ``seconds``.
+
+    A task outlives its driver for a moment if the driver is killed, and longer on workers that somebody else runs. What
+    it still removes and writes must not meet the tasks of the next driver.
+    """
+    path, end = root / RUN_FOLDER / TASKS, time.monotonic() + seconds
+    if not path.exists():
+        return True
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                if time.monotonic() > end:
+                    return False
+                time.sleep(_POLL)
+            else:
+                return True
