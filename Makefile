@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/python deploy/local/demo.py demo
 
 test: install check
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .

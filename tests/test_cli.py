@@ -256,6 +256,15 @@ def test_version_and_help(call: Call) -> None:
     assert all(name in out for name in ("simulate", "ingest", "run", "export", "recipes", "info"))
 
 
+def test_scenes_need_not_be_square(call: Call, tmp_path: Path) -> None:
+    assert call("simulate", tmp_path / "scene.fits", "--size", "40x70", "--seed", 9)[0] == 0
+    expected = tiledsky.simulate_scene((40, 70), seed=9)
+    np.testing.assert_array_equal(fits.getdata(tmp_path / "scene.fits"), expected.image)
+    for wrong in ("40x", "x70", "4e3", "40x70x2", "-3"):
+        code, _, err = call("simulate", tmp_path / "other.fits", f"--size={wrong}")
+        assert (code, f"size {wrong!r} is no number of pixels; write 2000 or 46200x15400" in err) == (2, True)
+
+
 def test_from_simulation_to_fits(call: Call, tmp_path: Path) -> None:
     scene, truth, copy, sky, out = (
         tmp_path / n for n in ("scene.fits", "truth.zarr", "scene.zarr", "sky.zarr", "sky.fits")

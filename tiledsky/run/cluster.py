@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import dask
 from dask.utils import parse_bytes
 
 from tiledsky.errors import ParameterError, RunError
+from tiledsky.run.stop import held
 
 #: Worker processes do not spill: a task's memory is bounded, and what it holds is not worth a disk.
 _CONFIG = {
@@ -77,20 +78,24 @@ def local_client(*, workers: int = 2, threads: int = 1, memory_limit: str = "2GB
 
     memory = parse_memory(memory_limit)
     environment = {f"distributed.nanny.environ.{name}": value for name, value in _ENVIRONMENT.items()}
-    with (
-        dask.config.set({**_CONFIG, **environment}),
-        _started(
-            LocalCluster,
-            n_workers=workers,
-            threads_per_worker=threads,
-            memory_limit=memory,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    with dask.config.set({**_CONFIG, **environment}), ExitStack() as stack:
+        with held():
+            cluster = _started(
+                LocalCluster,
+                n_workers=workers,
+                threads_per_worker=threads,
+                memory_limit=memory,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=50,
+            )
+            stack.enter_context(cluster)
+            client = stack.enter_context(Client(cluster))
+        try:
+            yield client
+        finally:
+            with held():
+                stack.close()
 
 
 def _start_tracker() -> None:
@@ -109,7 +114,7 @@ def _start_tracker() -> None:
 def _started(make: Any, **options: Any) -> Any:
     """Start a cluster whose processes do not get the signals that a terminal sends to all of its processes.
 
-    Signal masks are inherited by threads and processes; here these signals wait until the cluster stands.
+    Signal masks are inherited by threads and processes.
     """
     _start_tracker()  # by itself it would start in a thread of the cluster, and unblock the signals there
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})

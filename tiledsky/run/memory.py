@@ -22,7 +22,7 @@ from tiledsky.mesh import level_box
 from tiledsky.recipe import Recipe
 from tiledsky.run.context import output_planes
 from tiledsky.run.needs import halo_of
-from tiledsky.run.plan import Plan, Stage, measured_by
+from tiledsky.run.plan import Plan, Stage
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep, Tier
 from tiledsky.thresholds import noise_images
 
@@ -302,9 +302,7 @@ class _Forecast:
         step = self.recipe.step(str(self.stage.step))
         assert isinstance(step, MaskStep)
         held = (("image, detection", self.size + 4), ("bits", 1))
-        phases = self._searched()
-        for tier in step.tiers:
-            phases.append(self._tier(step, tier, held))
+        phases = [*self._searched(), *(self._tier(step, tier, held) for tier in step.tiers)]
         measured = _Phase("boxes")
         for what, per in held:
             measured.add(what, per, "px read", self.read)
@@ -370,8 +368,6 @@ class _Forecast:
         assert isinstance(step, BackgroundStep)
         cells = math.prod(mesh_shape(self.plan.shape, step.box_size))
         more = sum(math.prod(mesh_shape(self.plan.shape, level_box(step, k))) for k in range(1, step.grow_boxes + 1))
-        source = measured_by(self.recipe, step)
-        assert source.box_size == step.box_size
         size, limit = self.size, 8 * (step.ceiling is not None)
         reference, copies = size * (step.filter_threshold is not None), 1 + (step.grow_boxes > 0)
 

@@ -13,6 +13,13 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class _Held:
+    """Whether a signal has to wait, and the one that does."""
+
+    depth = 0
+    waiting: int | None = None
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asks this process to end."""
 
@@ -41,8 +48,10 @@ def stoppable() -> Iterator[None]:
         nonlocal stopping
         if not stopping:
             stopping = True
-            raise Stopped(number)
-        if number == signal.SIGINT:
+            if not _Held.depth:
+                raise Stopped(number)
+            _Held.waiting = number
+        elif number == signal.SIGINT:
             end_children()
             os._exit(128 + number)
 
@@ -55,6 +64,19 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let the first signal wait for the end of this block: what it begins must not stay half begun."""
+    _Held.depth += 1
+    try:
+        yield
+    finally:
+        _Held.depth -= 1
+        if not _Held.depth and _Held.waiting is not None:
+            number, _Held.waiting = _Held.waiting, None
+            raise Stopped(number)
 
 
 def end_children() -> None:
