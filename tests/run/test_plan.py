@@ -10,7 +10,7 @@ import pytest
 from tiledsky import Recipe
 from tiledsky.errors import InputError, PlanError
 from tiledsky.geometry import inner_chunk
-from tiledsky.run.plan import GATHER, Plan, default_tile_size, identity, make_plan, measured_by, run_id
+from tiledsky.run.plan import Plan, default_tile_size, identity, make_plan, measured_by, run_id
 
 from .scenes import KEEPING
 
