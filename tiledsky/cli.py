@@ -29,7 +29,6 @@ from tiledsky.run.masks import merge_masks
 from tiledsky.run.restore import restore
 from tiledsky.run.result import open_run
 from tiledsky.run.runner import planned, prepare
-from tiledsky.run.stop import end_children
 from tiledsky.run.verify import verify
 
 app = typer.Typer(
@@ -349,7 +348,6 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except Ended as ended:
-        end_children()  # of a cluster that did not stand yet
         said = "tiledsky: stopped"
         if ended.goes_on:
             said += f"; what is done is kept, go on with: {shlex.join(_again(arguments))}"

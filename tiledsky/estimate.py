@@ -171,9 +171,7 @@ class _Builder:
         if step.masked == "fill":
             (wanted,) = noise_images(step)
             pixels = self.image.astype(np.float32)
-            statistics = image_statistics(
-                pixels, ignore, clip_of(step), refine=wanted.refine, biweight=wanted.biweight
-            )
+            statistics = image_statistics(pixels, ignore, clip_of(step), refine=wanted.refine, biweight=wanted.biweight)
             fill = call(fill_value, statistics)
         func = partial(ring_step_patch, step=step)
         options = {"halo": ring_halo(step), "dtype": self.image.dtype, "name": "ring_median"}

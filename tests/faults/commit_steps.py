@@ -25,6 +25,9 @@ from tiledsky.run.runner import prepare
 from tiledsky.run.stages import execute
 from tiledsky.run.verify import Checker
 
+#: Chooses a change of a file by its number and kind.
+When = Callable[[int, str], bool]
+
 
 class Sweep:
     """The tasks of a run, each ended at each of its steps."""
@@ -65,21 +68,26 @@ class Sweep:
             if self.child(stage, index) != 0:
                 self.failures.append(f"{index}: not done")
             elif number < tasks:
-                self.task(stage, index)
+                self.task(stage, index, ("kill", "half") if number else ("kill", "power", "half"))
         return {"stage": stage.name, "counts": dict(self.counts), "failures": list(self.failures)}
 
-    def task(self, stage: Stage, index: tuple[int, int]) -> None:
+    def task(self, stage: Stage, index: tuple[int, int], strikes: tuple[str, ...]) -> None:
         """End a task at every step, from a damaged state in which there is most to do."""
         marker = self.checker.marker(stage, index)
         assert marker is not None
         objects = {o["path"]: (o["size"], o["crc32"]) for o in marker["objects"]}
-        for strike, chosen in (("kill", _numbered), ("power", _numbered), ("half", _opened)):
-            number = 0
+        for strike in strikes:
+            number, chosen = 0, _opened if strike == "half" else _numbered
             while self._strike(stage, index, objects, strike, chosen(number)):
                 number += 1
 
     def _strike(
-        self, stage: Stage, index: tuple[int, int], objects: dict[str, Any], strike: str, when: Callable[[int, str], bool]
+        self,
+        stage: Stage,
+        index: tuple[int, int],
+        objects: dict[str, Any],
+        strike: str,
+        when: Callable[[int, str], bool],
     ) -> bool:
         """Damage what is there, end the task that repairs it, look at what is left, repair; False: not ended."""
         victim = self.out / next(iter(objects))

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +17,34 @@ from tests.faults import trap
 from tests.faults.conftest import TILE
 from tests.faults.ledger import Tally
 from tests.run.scenes import KEEPING
-from tiledsky import run
+from tiledsky import open_run, run
 from tiledsky.run.cluster import local_client
 
 
-def sweep(image: Path, folder: Path, *words: str) -> Counter[str]:
-    """End tasks at every step of their commit; return how many processes were ended, by what."""
-    command = [sys.executable, "-m", "tests.faults.commit_steps", str(image), str(folder), str(TILE), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr[-3000:]
-    *stages, end = map(json.loads, done.stdout.splitlines())
-    assert [(stage["stage"], stage["failures"]) for stage in stages if stage["failures"]] == []
-    assert end == {"computed": 0, "same": True}
+def sweep(image: Path, folder: Path, *parts: list[str]) -> Counter[str]:
+    """End tasks at every step of their commit, in processes side by side; return how many were ended, by what."""
     total: Counter[str] = Counter()
-    for stage in stages:
-        total += Counter(stage["counts"])
+    sweeps = []
+    for number, words in enumerate(parts):
+        (folder / str(number)).mkdir()
+        place = [str(image), str(folder / str(number)), str(TILE)]
+        command = [sys.executable, "-m", "tests.faults.commit_steps", *place, *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        sweeps.append(subprocess.Popen(command, cwd=Path(__file__).parents[2], **pipes))  # type: ignore[call-overload]
+    for process in sweeps:
+        stdout, stderr = process.communicate(timeout=1800)
+        assert process.returncode == 0, stderr[-3000:]
+        *stages, end = map(json.loads, stdout.splitlines())
+        assert [(stage["stage"], stage["failures"]) for stage in stages if stage["failures"]] == []
+        assert end == {"computed": 0, "same": True}
+        for stage in stages:
+            total += Counter(stage["counts"])
     return total
 
 
 @pytest.mark.row("commit")
 def test_every_step_of_a_mask(image: Path, tmp_path: Path, tally: Tally) -> None:
-    counts = sweep(image, tmp_path, "one", "found-mask")
+    counts = sweep(image, tmp_path, ["one", "found-mask"])
     assert counts["kill"] == counts["power"] > 25
     assert counts["half"] >= 4
     tally.add(counts.total())
@@ -45,9 +52,11 @@ def test_every_step_of_a_mask(image: Path, tmp_path: Path, tally: Tally) -> None
 
 @pytest.mark.faults
 @pytest.mark.row("commit")
-def test_every_step_of_every_task(image: Path, tmp_path: Path, tally: Tally) -> None:
-    counts = sweep(image, tmp_path, "all")
-    assert counts["kill"] == counts["power"] > 1000
+def test_every_step_of_every_task(image: Path, finished: Path, tmp_path: Path, tally: Tally) -> None:
+    stages = [stage.name for stage in open_run(finished).plan.stages]
+    counts = sweep(image, tmp_path, ["all", *stages[::2]], ["all", *stages[1::2]])
+    assert counts["kill"] > 1000
+    assert counts["power"] > 300  # of one task of every stage
     assert counts["half"] > 150
     tally.add(counts.total())
 
@@ -65,8 +74,18 @@ def trapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Pat
 
 #: Tasks of every kind of stage that writes.
 ONE = [("found-mask", [0, 1])]
-SEVERAL = [("ingest", [0, 0]), ("ring", [1, 1]), ("found-statistics", [0, 0]), ("last-mesh", [0, 0]), ("output", [1, 0])]
-SHORT = [("marker removed", "kill", ONE, 1), ("object not renamed", "half", SEVERAL, 1), ("marker not told", "segv", ONE, 1)]
+SEVERAL = [
+    ("ingest", [0, 0]),
+    ("ring", [1, 1]),
+    ("found-statistics", [0, 0]),
+    ("last-mesh", [0, 0]),
+    ("output", [1, 0]),
+]
+SHORT = [
+    ("marker removed", "kill", ONE, 1),
+    ("object not renamed", "half", SEVERAL, 1),
+    ("marker not told", "segv", ONE, 1),
+]
 LONG = [
     *((step, "kill", SEVERAL, 1) for step in trap.STEPS),
     *((step, "segv", ONE, 3) for step in trap.STEPS),
@@ -76,35 +95,37 @@ LONG = [
 ]
 
 
-def survives(
-    trapped: Any, image: Path, out: Path, whole: dict[str, str], tally: Tally, step: str, strike: str, tasks: Any, times: int
-) -> None:
+Survives = Callable[[str, str, Any, int], None]
+
+
+@pytest.fixture
+def survives(trapped: Any, image: Path, tmp_path: Path, whole: dict[str, str], tally: Tally) -> Survives:
+    """Run while workers end at a step of some tasks, and compare the bytes."""
     client, plan = trapped
-    notes = trap.plant(plan, tasks, step, strike, times=times)
-    result = run(KEEPING, image, out, tile_size=TILE, client=client)
-    plan.unlink()
-    names = [f"{stage} {y}.{x}" for stage, (y, x) in tasks]
-    counts = Counter(trap.struck(notes))
-    # a worker that is killed together with another may have been struck for a task that is then done by nobody
-    assert counts.keys() <= set(names)
-    assert all(1 <= count <= times for count in counts.values())
-    assert counts.total() >= 1
-    tally.tried += counts.total()
-    assert result.complete
-    tally.compare(out, whole)
-    tally.survived += counts.total()
+
+    def check(step: str, strike: str, tasks: Any, times: int) -> None:
+        notes = trap.plant(plan, tasks, step, strike, times=times)
+        result = run(KEEPING, image, tmp_path / "run.zarr", tile_size=TILE, client=client)
+        plan.unlink()
+        counts = Counter(trap.struck(notes))
+        assert counts.keys() == {f"{stage} {y}.{x}" for stage, (y, x) in tasks}
+        assert set(counts.values()) == {times}
+        assert result.complete
+        tally.tried += counts.total()
+        tally.compare(result.path, whole)
+        tally.survived += counts.total()
+
+    return check
 
 
 @pytest.mark.row("worker")
 @pytest.mark.parametrize(("step", "strike", "tasks", "times"), SHORT)
-def test_worker_ends(trapped: Any, image: Path, tmp_path: Path, whole: Any, tally: Tally, step: str, strike: str,
-                     tasks: Any, times: int) -> None:  # fmt: skip
-    survives(trapped, image, tmp_path / "run.zarr", whole, tally, step, strike, tasks, times)
+def test_worker_ends(survives: Survives, step: str, strike: str, tasks: Any, times: int) -> None:
+    survives(step, strike, tasks, times)
 
 
 @pytest.mark.faults
 @pytest.mark.row("worker")
 @pytest.mark.parametrize(("step", "strike", "tasks", "times"), LONG)
-def test_worker_ends_at_any_step(trapped: Any, image: Path, tmp_path: Path, whole: Any, tally: Tally, step: str,
-                                 strike: str, tasks: Any, times: int) -> None:  # fmt: skip
-    survives(trapped, image, tmp_path / "run.zarr", whole, tally, step, strike, tasks, times)
+def test_worker_ends_at_any_step(survives: Survives, step: str, strike: str, tasks: Any, times: int) -> None:
+    survives(step, strike, tasks, times)

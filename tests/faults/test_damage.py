@@ -133,7 +133,7 @@ def test_an_object_of_every_stage_is_repaired(
 ) -> None:
     """One task alone: what its repair reads is still there; what nothing reads any more is not made anew."""
     owned = owners(undone)
-    for stage in sorted({stage for stage, _ in owned.values()}):
+    for stage in sorted({stage for stage, _ in owned.values()})[number % 2 :: 2]:
         out = Path(shutil.copytree(undone, tmp_path / stage))
         paths = [path for path, (name, _) in owned.items() if name == stage]
         path = paths[number * len(paths) // len(DAMAGES)]
@@ -160,10 +160,16 @@ def damage_at_random(out: Path, rng: np.random.Generator) -> list[str]:
 
 
 @pytest.mark.row("repair")
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(2, 60))])
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(2, 20))])
 @pytest.mark.parametrize("state", ["finished", "undone"])
 def test_many_damages_at_once(
-    request: pytest.FixtureRequest, image: Path, tmp_path: Path, whole: dict[str, str], tally: Tally, state: str, seed: int
+    request: pytest.FixtureRequest,
+    image: Path,
+    tmp_path: Path,
+    whole: dict[str, str],
+    tally: Tally,
+    state: str,
+    seed: int,
 ) -> None:
     out = Path(shutil.copytree(request.getfixturevalue(state), tmp_path / "run.zarr"))
     done = damage_at_random(out, np.random.default_rng([seed, len(state)]))
@@ -230,7 +236,10 @@ def test_every_number_of_a_recipe(image: Path, finished: Path, tmp_path: Path, t
         except ParameterError:
             continue
         name = next(key for key in reversed(place) if isinstance(key, str))
-        with tally.fault(), pytest.raises(RunError, match=rf"holds a run with another recipe \(steps\[{place[0]}\].*{name}"):
+        with (
+            tally.fault(),
+            pytest.raises(RunError, match=rf"holds a run with another recipe \(steps\[{place[0]}\].*{name}"),
+        ):
             run(recipe, image, out, tile_size=TILE)
     assert tally.tried > 20
     assert stored_bytes(out) == before

@@ -19,6 +19,7 @@ import pytest
 from astropy.io import fits as astropy_fits
 
 from tests.faults.fits_fuzz import ATTEMPTS, ATTEMPTS_TILES, KINDS, LIMIT_SECONDS, pixels
+from tests.faults.ledger import Tally
 from tiledsky.errors import InputError
 from tiledsky.io import fitsscan
 from tiledsky.io.fits import image_hdus, open_image
@@ -45,8 +46,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {run["kind"]: run for run in map(json.loads, done.stdout.splitlines())}
 
 
+@pytest.mark.row("fits")
 @pytest.mark.parametrize("kind", KINDS)
-def test_damaged_files(outcomes: dict[str, Any], kind: str) -> None:
+def test_damaged_files(outcomes: dict[str, Any], tally: Tally, kind: str) -> None:
     run = outcomes[kind]
     assert run["failures"] == []
     totals: Counter[str] = Counter()
@@ -57,6 +59,7 @@ def test_damaged_files(outcomes: dict[str, Any], kind: str) -> None:
     assert totals["cut"] == (ATTEMPTS if kind in MAIN else 0)
     assert totals["data"] == (attempts if kind not in ("plain", "several", "gz") else 0)
     assert 0.4 * attempts < run["counts"]["header: refused"] < 0.99 * attempts  # neither blind nor afraid of everything
+    tally.add(totals.total())
     print(f"faults: FITS {kind}: {sum(totals.values())} damaged files, 0 failures: {run['counts']}")
 
 

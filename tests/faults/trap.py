@@ -113,7 +113,7 @@ STEPS: dict[str, Callable[[str, str], bool]] = {
     "marker removed": lambda kind, path: kind == "remove" and _is_object(path),
     "objects deleted": lambda kind, path: kind == "open" and _is_object(path),
     "object not renamed": lambda kind, path: kind == "rename" and _is_object(path),
-    "object not synced": lambda kind, path: kind == "sync" and _is_object(path) and "/c/" in path,
+    "object not synced": lambda kind, path: kind == "sync" and _is_object(path),
     "marker not begun": lambda kind, path: kind == "open" and path.startswith("run/markers/"),
     "marker not synced": lambda kind, path: kind == "sync" and path.startswith("run/markers/"),
     "marker not renamed": lambda kind, path: kind == "rename" and path.startswith("run/markers/"),
@@ -161,10 +161,10 @@ def _plant_here() -> None:
 
     execute = attempt.execute
 
-    def trapped(root: str, run_id: str, stage: str, index: tuple[int, int]) -> dict[str, Any]:
+    def trapped(root: str, run_id: str, stage: str, index: tuple[int, int], *others: Any) -> dict[str, Any]:
         arm(_trap_of(root, stage, index))
         try:
-            return execute(root, run_id, stage, index)
+            return execute(root, run_id, stage, index, *others)
         finally:
             arm(None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,16 @@ def test_removed_marker(committed: Any) -> None:
     markers.remove("ring", (3, 4))
     markers.remove("ring", (3, 4))
     assert markers.read("ring", (3, 4)) is None
+
+
+def test_removed_marker_does_not_come_back(committed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is synced before what it vouches for is touched, where there was a marker."""
+    markers, _ = committed
+    synced = []
+    monkeypatch.setattr(store.os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    markers.remove("ring", (3, 4))
+    markers.remove("ring", (3, 4))
+    assert synced == [str(markers.path("ring", (3, 4)).parent)]
 
 
 def test_zarr_threads_are_given_back() -> None:

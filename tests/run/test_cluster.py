@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
 import pytest
 from astropy.io import fits
+from distributed import LocalCluster
+from distributed.security import Security
 
 from tiledsky import Recipe, run
 from tiledsky.errors import InputError, ParameterError, RunError
-from tiledsky.run.cluster import local_client, parse_memory, scheduler_client
+from tiledsky.run.cluster import check_address, local_client, parse_memory, scheduler_client
 
 from .scenes import KEEPING, assert_results, make_planes, reference, stored_bytes, write_arrays, write_fits
 
@@ -52,7 +57,7 @@ def test_failing_task_gives_its_tile(client: Any, tmp_path: Path, planes: Any) -
     stat, pixels = chunk.stat(), chunk.read_bytes()
     chunk.write_bytes(b"x" * len(pixels))
     os.utime(chunk, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(RunError, match=r"1 of 20 tasks .* tile \(1, 3\) \(rows 64:128, columns 192:256\)") as caught:
+    with pytest.raises(InputError, match=r"cannot be read .* tile \(1, 3\) \(rows 64:128, columns 192:256\)") as caught:
         run("sextractor", out=out, tile_size=64, client=client, **inputs)
     assert "\n" not in str(caught.value)
     chunk.write_bytes(pixels)
@@ -112,8 +117,94 @@ def test_cluster_without_workers_is_refused(workers: int, threads: int) -> None:
         pass
 
 
-@pytest.mark.parametrize("address", ["nonsense://1", "tcp://"])
+# --- schedulers of somebody else
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8786", "tcp://127.0.0.1:8786", "localhost:1", "tcp://[::1]:8786"])
+def test_loopback_is_safe(address: str) -> None:
+    check_address(address)
+
+
+@pytest.mark.parametrize("address", ["tcp://192.0.2.7:8786", "0.0.0.0:8786", "tcp://[2001:db8::1]:8786"])
+def test_other_machines_in_the_open_are_refused(address: str) -> None:
+    message = (
+        "is on another machine and not encrypted: anyone who can connect .*; use tls://, or --insecure on a network"
+    )
+    with pytest.raises(ParameterError, match=message):
+        check_address(address)
+    check_address(address, insecure=True)
+
+
+def test_names_are_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(host: str, port: int, **options: Any) -> list[Any]:
+        assert host == "head-node"
+        return [(0, 0, 0, "", ("127.0.0.1", port)), (0, 0, 0, "", ("192.0.2.7", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(ParameterError, match="scheduler 'tcp://head-node:8786' is on another machine"):
+        check_address("tcp://head-node:8786")
+
+
+def test_name_of_no_machine() -> None:
+    with pytest.raises(
+        RunError, match=r"no Dask scheduler answers at tcp://nobody\.invalid:8786 .*; start it, or leave"
+    ):
+        check_address("tcp://nobody.invalid:8786")
+
+
+@pytest.mark.parametrize("address", ["ws://127.0.0.1:80", "inproc://1", "ucx://127.0.0.1:1", "nonsense://1"])
+def test_other_transports_are_refused(address: str) -> None:
+    scheme = address.partition(":")[0]
+    for insecure in (False, True):
+        with pytest.raises(ParameterError, match=f"no {scheme}://; give tcp://HOST:PORT or tls://HOST:PORT"):
+            check_address(address, insecure=insecure)
+
+
+@pytest.mark.parametrize("address", ["tcp://", "", "somewhere", "tcp://127.0.0.1", "tcp://:80", "tcp://127.0.0.1:x"])
 def test_address_of_no_scheduler(address: str) -> None:
-    message = f"no Dask scheduler answers at {address} .*; start it, or leave out --scheduler"
-    with pytest.raises(RunError, match=message), scheduler_client(address):
+    with (
+        pytest.raises(ParameterError, match="is no address; give tcp://HOST:PORT or tls://HOST:PORT"),
+        scheduler_client(address),
+    ):
         pass
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> dict[str, str]:
+    """Settings of Dask with a certificate that signs itself."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
+         "-subj", "/CN=localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    tls = "distributed.comm.tls"
+    return {f"{tls}.ca-file": str(cert)} | {
+        f"{tls}.{who}.{what}": str(path)
+        for who in ("client", "scheduler", "worker")
+        for what, path in (("cert", cert), ("key", key))
+    }
+
+
+@pytest.mark.parametrize("setting", ["ca-file", "client.cert", "client.key"])
+def test_files_of_tls(certificate: dict[str, str], tmp_path: Path, setting: str) -> None:
+    name = f"distributed.comm.tls.{setting}"
+    address = "tls://192.0.2.7:8786"
+    message = f"'{address}' needs the setting {name} of Dask; put the path"
+    with dask.config.set({**certificate, name: None}), pytest.raises(ParameterError, match=message):
+        check_address(address)
+    absent = {**certificate, name: str(tmp_path / "none.pem")}
+    message = rf"none\.pem, Dask's setting {name}, is no file; correct it"
+    with dask.config.set(absent), pytest.raises(ParameterError, match=message):
+        check_address(address)
+
+
+def test_scheduler_with_tls(certificate: dict[str, str], tmp_path: Path, planes: Any) -> None:
+    inputs = write_arrays(tmp_path, {"science": planes["science"]})
+    with dask.config.set(certificate):
+        cluster = LocalCluster(n_workers=1, threads_per_worker=1, protocol="tls://", security=Security(),
+                               host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50)  # fmt: skip
+        with cluster, scheduler_client(cluster.scheduler_address) as client:
+            assert cluster.scheduler_address.startswith("tls://")
+            result = run("sextractor", out=tmp_path / "run.zarr", client=client, **inputs)
+    assert_results(result, reference("sextractor", {"science": planes["science"]}))

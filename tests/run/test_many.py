@@ -48,6 +48,7 @@ if __name__ == "__main__":
 
 def measured(count: int, folder: Any) -> tuple[float, float]:
     """Return seconds until the scheduler knows all tasks, and the peak of driver and scheduler in MB; print them."""
+    (folder / "run").mkdir()
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(count), str(folder)],
         capture_output=True, text=True, timeout=1500, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -234,8 +234,13 @@ class Markers:
         return None
 
     def remove(self, stage: str, index: Pair) -> None:
-        """Remove a marker, before anything it vouches for is touched."""
-        remove_objects(self.root, [self.path(stage, index).relative_to(self.root).as_posix()])
+        """Remove a marker, before what it vouches for is touched; a system that fails later does not bring it back."""
+        file = self.path(stage, index)
+        there = os.path.lexists(file)
+        remove_objects(self.root, [file.relative_to(self.root).as_posix()])
+        if there:
+            with writing(file):
+                _sync_folder(file.parent)
 
     def write(self, stage: str, index: Pair, *, objects: Sequence[str], **facts: Any) -> dict[str, Any]:
         """Commit: sync and describe the objects, then write the marker."""

@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -111,12 +110,8 @@ class Order:
     driver: str = ""
 
 
-def attempt(order: Order, index: Pair, wait: float = 0.0) -> dict[str, Any] | Failure:
-    """Do one task; return its marker without the list of objects, or why it failed.
-
-    ``wait``: seconds to wait first, since what was wrong may pass.
-    """
-    time.sleep(wait)
+def attempt(order: Order, index: Pair) -> dict[str, Any] | Failure:
+    """Do one task; return its marker without the list of objects, or why it failed."""
     hung = read_timeout(order, index)
     if hung is not None and hung["attempts"] >= TIMEOUTS:
         return timeout_failure(hung)

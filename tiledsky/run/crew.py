@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Future as Handle
 from dataclasses import dataclass, replace
 from functools import partial
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ Outcomes = Generator[tuple[Pair, Outcome], None, None]
 TASK_TIMEOUT = 3600.0
 #: Seconds to wait before an attempt that follows a failed one.
 _WAITS = (0.0, 0.5, 4.0)
-#: Tasks that the scheduler knows at once: at 5 kB each, submitted in a few seconds.
+#: Tasks that the scheduler knows at once: at 4 kB each, submitted in a few seconds.
 _WINDOW = 1 << 16
+#: Tasks that are sent at once: the message takes memory as well.
+_BATCH = 2000
 #: Seconds between looks at the tasks; longer where a look takes longer than a tenth of it.
 _POLL, _LOOKS = 0.01, 10
 #: Seconds without any worker after which a run ends: on a cluster of this machine; where workers may be queueing.
@@ -78,7 +81,8 @@ class Here:
         try:
             for index in indices:
                 for tries in range(self.options.retries + 1):
-                    outcome = attempt(order, index, _WAITS[tries])
+                    time.sleep(_WAITS[tries])
+                    outcome = attempt(order, index)
                     if not (isinstance(outcome, Failure) and outcome.transient):
                         break
                 yield index, replace(outcome, attempts=tries + 1) if isinstance(outcome, Failure) else outcome
@@ -131,16 +135,20 @@ class Crew:
 
     def _work(self, order: Order, jobs: Iterable[_Job]) -> Iterator[tuple[_Job, Outcome]]:
         todo, pending = deque(jobs), dict[Any, _Job]()
+        later: list[tuple[float, Pair, _Job]] = []  # a heap by the time at which a task is tried again
         try:
-            while todo or pending:
+            while todo or pending or later:
+                while later and later[0][0] <= time.monotonic():
+                    todo.append(heappop(later)[2])
                 batch = [todo.popleft() for _ in range(min(len(todo), _WINDOW - len(pending)))]
                 pending |= zip(self._submit(order, batch), batch, strict=True)
-                for future, outcome in self._ended(pending):
+                for future, outcome in self._ended(pending, until=later[0][0] if later else None):
                     job = pending.pop(future)
                     future.release()
                     if isinstance(outcome, Failure):
                         if outcome.transient and job.tries < self.options.retries:
-                            todo.append(replace(job, tries=job.tries + 1))
+                            again = replace(job, tries=job.tries + 1)
+                            heappush(later, (time.monotonic() + _WAITS[again.tries], job.index, again))
                             continue
                         outcome = _blamed(order, job, outcome)
                     yield job, outcome
@@ -149,16 +157,15 @@ class Crew:
                 future.release()
 
     def _submit(self, order: Order, jobs: list[_Job]) -> list[Any]:
-        if not jobs:
-            return []
-        waits = [0.0 if job.alone else _WAITS[job.tries] for job in jobs]
-        keys = [job.key(order) for job in jobs]
-        futures: list[Any] = self.client.map(partial(attempt, order), [job.index for job in jobs], waits, key=keys)
+        futures: list[Any] = []
+        for part in (jobs[k : k + _BATCH] for k in range(0, len(jobs), _BATCH)):
+            keys = [job.key(order) for job in part]
+            futures += self.client.map(partial(attempt, order), [job.index for job in part], key=keys)
         return futures
 
-    def _ended(self, pending: dict[Any, _Job]) -> list[tuple[Any, Outcome]]:
-        """Wait until tasks have ended and fetch their outcomes."""
-        while True:
+    def _ended(self, pending: dict[Any, _Job], *, until: float | None) -> list[tuple[Any, Outcome]]:
+        """Wait until tasks have ended and fetch their outcomes; nothing after ``until``."""
+        while until is None or time.monotonic() < until:
             time.sleep(self._pause)
             self._check()
             began = time.perf_counter()
@@ -167,6 +174,7 @@ class Crew:
             if ended:
                 self._seen = time.monotonic()
                 return list(self._fetch(ended))
+        return []
 
     def _fetch(self, ended: list[Any]) -> Iterator[tuple[Any, Outcome]]:
         finished = [future for future in ended if future.status == "finished"]
