@@ -182,6 +182,17 @@ def test_many_damages_at_once(
     tally.survived += len(done)
 
 
+@pytest.mark.row("repair")
+@pytest.mark.parametrize("name", ["plan", "recipe", "identity"])
+def test_damage_behind_damage(image: Path, finished: Path, tmp_path: Path, whole: Any, tally: Tally, name: str) -> None:
+    """Without its plan nobody can look at the tiles of a store, so the command that repairs the plan does."""
+    out = Path(shutil.copytree(finished, tmp_path / "run.zarr"))
+    halve(out / f"run/{name}.json")
+    flip(out / "background/c/1/1")
+    assert [fault.path for fault in verify(out, level="decode")] == [f"run/{name}.json"]
+    assert again(image, out, whole, tally, level="sizes") == 1
+
+
 @pytest.mark.row("torn")
 @pytest.mark.parametrize("stage", ["output", "found-statistics", "bare-mesh"])
 def test_torn_markers(finished: Path, tmp_path: Path, tally: Tally, stage: str) -> None:

@@ -62,8 +62,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @needs_clear_refs
 @pytest.mark.parametrize("family", sorted({name.split("-")[0] for name in preset_names()}))
 def test_measured_is_below_projected(family: str, scene: dict[str, str], workers: Any, tmp_path: Path) -> None:
-    workers.restart()  # processes that no other kernels have made larger
     presets = [name for name in preset_names() if name.split("-")[0] == family]
+    for preset in presets:  # whoever uses a kernel for the first time compiles it, which is not part of the projection
+        tiledsky.run(preset, out=tmp_path / f"{preset}.zarr", client=workers, tile_size=TILES[-1], **scene)
+    workers.restart()  # processes that no other kernels have made larger
     for preset, tile in itertools.product(presets, TILES):
         run = tiledsky.run(preset, out=tmp_path / f"{preset}-{tile}.zarr", client=workers, tile_size=tile, **scene)
         memory = run.provenance["memory"]

@@ -300,7 +300,8 @@ def test_stale_fill_value(tmp_path: Path) -> None:
 
 
 def test_exported_file(tmp_path: Path) -> None:
-    planes = {**scene(), "background_rms": scene()["background"], "mask": np.ones(SHAPE, np.uint8)}
+    others = dict.fromkeys(("background_rms", "background_error"), scene()["background"])
+    planes = {**scene(), **others, "mask": np.ones(SHAPE, np.uint8)}
     run = make_run(tmp_path / "sky.zarr", planes, header=header())
     export(run, tmp_path / "sub.fits")
     result = restore(tmp_path / "sub.fits", tmp_path / "image.fits")

@@ -97,7 +97,11 @@ class PreparedRun(RunStore):
         task_timeout: float | None = TASK_TIMEOUT,
         progress: Callable[[Progress], None] | None = None,
     ) -> Run:
-        """Do what is not done yet; see `run`. ``verify``: how closely to look whether what was done is there."""
+        """Do what is not done yet; see `run`.
+
+        ``verify``: how closely to look whether what was done is there; at least "crc" where recipe, plan or identity of
+        the store are damaged.
+        """
         self.check(restart=restart)
         began = time.time()
         if restart or not is_whole(self, level=verify):
@@ -105,6 +109,8 @@ class PreparedRun(RunStore):
             if limit is not None:
                 check_fits(self.recipe, self.plan, planes_of(self.source), memory_limit=limit, threads=threads)
             with self.locked(restart=restart):
+                if not self.described and verify in ("markers", "sizes"):
+                    verify = "crc"  # nobody could look at the tiles until now
                 self.create()
                 write_json(self.root, "forecast.json", describe(self.recipe, self.plan, self.source).to_json())
                 checker = Checker(self.root, self.run_id, self.recipe, self.plan, level=verify)

@@ -127,6 +127,13 @@ class RunStore:
         """Whether all was done once, and what is kept about that is whole."""
         return read_sealed(self._file("provenance.json")) is not None
 
+    @property
+    def described(self) -> bool:
+        """Whether identity, recipe and plan in the store are whole, so that its tiles can be checked."""
+        names = [f"{RUN_FOLDER}/{name}.json" for name in ("recipe", "plan")]
+        crcs = {name: zlib.crc32(self.files[name]) for name in names}
+        return read_sealed(self._file("identity.json")) is not None and not damaged_files(self.root, crcs)
+
     @cached_property
     def layout(self) -> Layout:
         """Arrays and objects of the store."""
