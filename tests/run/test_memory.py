@@ -134,7 +134,7 @@ def test_terms_add_up() -> None:
         memory = peak(recipe, plan, stage, PLANES)
         assert memory.terms["process"] == BASE
         assert memory.bytes == sum(memory.terms.values())
-        assert memory.formula.startswith("300 MB process + [")
+        assert memory.formula.startswith("320 MB process + [")
         assert peak(recipe, plan, stage, PLANES, threads=3).bytes - BASE == 3 * (memory.bytes - BASE)
 
 
@@ -154,11 +154,11 @@ def test_planes_and_large_chunks_count() -> None:
 def test_a_tile_that_fits_is_named() -> None:
     recipe = Recipe.load("sextractor").expanded()
     plan = plan_for(recipe, (4000, 4000), tile_size=1920)
-    limit = 370 * MEGABYTE
+    limit = 390 * MEGABYTE
     tile = fitting_tile(recipe, plan, PLANES, memory_limit=limit)
     assert tile is not None
     message = (
-        rf"stage output needs 38\d MB a worker \(300 MB process .*use --tile-size {tile}, or --memory-limit 40\dMB"
+        rf"stage output needs 40\d MB a worker \(320 MB process .*use --tile-size {tile}, or --memory-limit 42\dMB"
     )
     with pytest.raises(PlanError, match=message):
         check_fits(recipe, plan, PLANES, memory_limit=limit)
@@ -171,10 +171,10 @@ def test_a_tile_that_fits_is_named() -> None:
 def test_a_limit_that_fits_is_named() -> None:
     recipe = Recipe.load("sextractor").expanded()
     plan = plan_for(recipe, (4000, 4000), tile_size=1920)
-    with pytest.raises(PlanError, match=r"smaller tiles alone would not do; use --memory-limit 40\dMB$"):
+    with pytest.raises(PlanError, match=r"smaller tiles alone would not do; use --memory-limit 42\dMB$"):
         check_fits(recipe, plan, PLANES, memory_limit=290 * MEGABYTE)
     with pytest.raises(PlanError, match=r"use --tile-size \d+, or --memory-limit (\d+)MB$") as refused:
-        check_fits(recipe, plan, PLANES, memory_limit=515 * MEGABYTE, threads=3)
+        check_fits(recipe, plan, PLANES, memory_limit=540 * MEGABYTE, threads=3)
     named = int(str(refused.value).split("--memory-limit ")[1].removesuffix("MB"))
     check_fits(recipe, plan, PLANES, memory_limit=named * MEGABYTE, threads=3)
 
