@@ -1,0 +1,180 @@
+"""Commands that make, copy, merge and describe files: simulate, ingest, export, restore, merge-masks, recipes, info."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tiledsky.cli.options import (
+    ChecksumOption,
+    CoverageOption,
+    DqOption,
+    ErrorOption,
+    HduOption,
+    MaskOption,
+    UserMaskOption,
+    WeightOption,
+    app,
+)
+from tiledsky.console import reporting
+from tiledsky.errors import ParameterError
+from tiledsky.io.fits import image_hdus, open_image, split_hdu
+from tiledsky.io.source import InputOptions
+from tiledsky.recipe import Recipe, preset_names, recipe_text
+from tiledsky.run import export as streams
+from tiledsky.run.masks import merge_masks
+from tiledsky.run.restore import restore
+from tiledsky.run.result import open_run
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="OUT.fits or OUT.zarr")],
+    size: Annotated[str, typer.Option(help="Pixels: rows x columns (46200x15400), or the side of a square.")] = "2000",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same pixels.")] = 4,
+    truth: Annotated[Path | None, typer.Option(help="Zarr store for the noiseless sky.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
+) -> None:
+    """Simulate a pathological sky: gradient, sinc blemishes, noise 0.1, elliptical Gaussian sources."""
+    with reporting() as report:
+        streams.simulate(
+            out, shape=_shape(size), seed=seed, truth=truth, overwrite=overwrite, progress=report.rows("simulate")
+        )
+
+
+def _shape(text: str) -> tuple[int, int]:
+    """Rows and columns from "2000" or "46200x15400"."""
+    rows, _, columns = text.lower().partition("x")
+    if not (rows.isdecimal() and (columns or rows).isdecimal()) or text.lower().endswith("x"):
+        raise ParameterError(f"size {text!r} is no number of pixels; write 2000 or 46200x15400 (rows x columns)")
+    return int(rows), int(columns or rows)
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(metavar="IN.fits[:HDU]")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.zarr")],
+    hdu: HduOption = None,
+    weight: WeightOption = None,
+    error: ErrorOption = None,
+    dq: DqOption = None,
+    coverage: CoverageOption = None,
+    mask: MaskOption = None,
+    user_mask: UserMaskOption = None,
+    checksum: ChecksumOption = True,
+) -> None:
+    """Copy a FITS image and its planes to a Zarr store, which runs read in place."""
+    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
+    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
+    with reporting() as report:
+        streams.ingest(source, out, **planes, progress=report.rows("ingest"))
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
+    planes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(streams.EXPORTED),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
+) -> None:
+    """Write planes of a run to FITS, with the header and WCS of the science image."""
+    names = [name.strip() for name in planes.split(",") if name.strip()]
+    with reporting() as report:
+        streams.export(source, out, planes=names, overwrite=overwrite, progress=report.rows("export"))
+
+
+@app.command("merge-masks")
+def merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN.zarr", help="Finished runs on one grid, two or more.")],
+    out: Annotated[Path, typer.Option(metavar="M.zarr", help="Store for the mask; give it to run with --mask.")],
+) -> None:
+    """Unite the source masks of runs, for a second run of each band."""
+    with reporting() as report:
+        merged = merge_masks(runs, out, progress=report.rows("merge-masks"))
+    ny, nx = merged.shape
+    typer.echo(f"{out}: {ny} x {nx} px, sources in {_share(merged.masked, ny * nx)}")
+    for path, count in zip(runs, merged.of_runs, strict=True):
+        typer.echo(f"{path}: {_share(count, ny * nx)}")
+
+
+@app.command("restore")
+def add_sky(
+    source: Annotated[Path, typer.Argument(metavar="RUN.zarr|SUB.fits")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
+) -> None:
+    """Add the background back: the image that a run, or a file that export wrote, began with."""
+    with reporting() as report:
+        result = restore(source, out, overwrite=overwrite, progress=report.rows("restore"))
+    (ny, nx), compared = result.shape, result.comparison
+    typer.echo(f"{out}: {ny} x {nx} px, {result.dtype}")
+    for count, what in ((result.uncovered, "outside the coverage, not restored"), (result.nan, "NaN")):
+        if count:
+            typer.echo(f"{what}: {_share(count, ny * nx)}")
+    if compared is None:
+        typer.echo("not compared with the input, which is not there as it was")
+    elif compared.differing:
+        most = f"at most {compared.max_ulp} units in the last place, {compared.max_difference:.3g}"
+        typer.echo(f"other than the input: {_share(compared.differing, ny * nx)}, by {most}")
+    else:
+        typer.echo(f"identical to the input: {_share(result.restored, ny * nx)}")
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count} px ({100 * count / total:.3g}%)"
+
+
+@app.command()
+def recipes(
+    action: Annotated[str | None, typer.Argument(metavar="[show NAME]")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="", show_default=False)] = None,
+) -> None:
+    """List the presets, or show one (or check and show a TOML file)."""
+    if action is None:
+        width = max(map(len, preset_names()))
+        for preset in preset_names():
+            typer.echo(f"{preset:{width}}  {Recipe.load(preset).description}")
+    elif action == "show" and name is not None:
+        Recipe.load(name)
+        typer.echo(recipe_text(name)[0], nl=False)
+    else:
+        raise typer.BadParameter(f"{action!r} is no action; write `tiledsky recipes` or `tiledsky recipes show NAME`")
+
+
+@app.command()
+def info(source: Annotated[str, typer.Argument(metavar="RUN.zarr|IN.fits[:HDU]")], hdu: HduOption = None) -> None:
+    """Say what a run store or a FITS file holds."""
+    if not Path(source).is_dir():
+        _info_fits(source, hdu)
+        return
+    found = open_run(source, allow_partial=True)
+    ny, nx = found.plan.shape
+    typer.echo(f"{found.path}: {'finished' if found.complete else 'NOT finished'}")
+    typer.echo(f"image      {ny} x {nx} px (y, x), {found.plan.dtype}")
+    typer.echo(f"recipe     {found.recipe.name}: {', '.join(step.name for step in found.recipe.steps)}")
+    for name in found.planes:
+        plane = found.plane(name)
+        typer.echo(f"plane      {name}  {plane.dtype}, chunks {plane.chunks}, shards {plane.shards}")
+    for step, tiers in found.thresholds.items():
+        limits = [format(tier["threshold"], ".6g") for tier in tiers if "threshold" in tier]
+        fills = [format(tier["fill"], ".6g") for tier in tiers[:1] if tier.get("fill") is not None]
+        typer.echo(f"threshold  {step}  {', '.join([*limits, *(f'masked pixels count as {x}' for x in fills)])}")
+    for key in ("run_id", "tasks", "cpu_seconds", "wall_seconds_last", "peak_worker_memory"):
+        if key in found.provenance:
+            typer.echo(f"{key:10} {found.provenance[key]}")
+
+
+def _info_fits(source: str, hdu: str | None) -> None:
+    path, named = split_hdu(source)
+    chosen = [named if hdu is None else hdu]
+    if chosen == [None]:
+        chosen = list(image_hdus(path))
+    for one in chosen:
+        with open_image(path, hdu=one, checksum=False) as image:
+            ny, nx = image.shape
+            typer.echo(f"{image.path} HDU {image.hdu} {image.name or '(no name)'}")
+            typer.echo(f"image      {ny} x {nx} px (y, x), read as {image.dtype}, unit {image.bunit or 'not given'}")
+            for key in ("TELESCOP", "INSTRUME", "FILTER", "OBJECT", "CTYPE1", "CTYPE2"):
+                if key in image.header:
+                    typer.echo(f"{key:10} {image.header[key]}")

@@ -1,0 +1,138 @@
+"""Commands that plan, make and check runs: plan, run, verify."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tiledsky.cli.options import (
+    ChecksumOption,
+    CoverageOption,
+    DqOption,
+    ErrorOption,
+    HduOption,
+    MaskOption,
+    UserMaskOption,
+    WeightOption,
+    app,
+)
+from tiledsky.console import reporting
+from tiledsky.errors import RunError
+from tiledsky.io.source import InputOptions
+from tiledsky.run.cluster import local_client, parse_memory, scheduler_client
+from tiledsky.run.crew import TASK_TIMEOUT
+from tiledsky.run.forecast import describe
+from tiledsky.run.runner import planned, prepare
+from tiledsky.run.verify import verify
+
+@app.command("plan")
+def plan_of(
+    source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
+    recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
+    hdu: HduOption = None,
+    weight: WeightOption = None,
+    error: ErrorOption = None,
+    dq: DqOption = None,
+    coverage: CoverageOption = None,
+    mask: MaskOption = None,
+    user_mask: UserMaskOption = None,
+    workers: Annotated[int, typer.Option(help="Worker processes on this machine.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
+    memory_limit: Annotated[str, typer.Option(help="Of each worker.")] = "2GB",
+    tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: integers, sizes in bytes.")] = False,
+) -> None:
+    """Say what a run will take: tasks, bytes, memory of a worker, room on the disk. Reads headers alone."""
+    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
+    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": False}
+    limit = parse_memory(memory_limit)
+    limits: dict[str, Any] = {"memory_limit": limit, "threads": threads}
+    made = planned(recipe, source, tile_size=tile_size, **planes, **limits)
+    made.check_fits(**limits)
+    report = describe(made.recipe, made.plan, made.source, workers=workers, **limits)
+    typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.text()))
+
+
+@app.command()
+def run(
+    source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
+    recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
+    out: Annotated[Path, typer.Option(metavar="RUN.zarr", help="Run store; the same command goes on where it ended.")],
+    hdu: HduOption = None,
+    weight: WeightOption = None,
+    error: ErrorOption = None,
+    dq: DqOption = None,
+    coverage: CoverageOption = None,
+    mask: MaskOption = None,
+    user_mask: UserMaskOption = None,
+    workers: Annotated[int, typer.Option(help="Worker processes on this machine.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
+    memory_limit: Annotated[str, typer.Option(help="Of each worker.")] = "2GB",
+    scheduler: Annotated[str | None, typer.Option(help="Use this Dask scheduler (tcp://... or tls://...).")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow a tcp:// scheduler on another machine.")] = False,
+    task_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Kill the worker of a task that takes longer; 0: never.")
+    ] = TASK_TIMEOUT,
+    tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; the result is the same.")] = None,
+    checksum: ChecksumOption = True,
+    verify_done: Annotated[
+        str, typer.Option("--verify", help="How closely to look at what is done: markers, sizes, crc or decode.")
+    ] = "sizes",
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run in --out.")] = False,
+) -> None:
+    """Estimate and subtract the sky by a recipe."""
+    began = time.monotonic()
+    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
+    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
+    with reporting(goes_on=True) as report:
+        # of another scheduler the workers say themselves what they have
+        limit = parse_memory(memory_limit) if scheduler is None else None
+        limits: dict[str, Any] = {"memory_limit": limit, "threads": threads}
+        prepared = prepare(recipe, source, out, tile_size=tile_size, **planes, **limits)
+        prepared.check(restart=restart)
+        if scheduler is None:
+            cluster = local_client(workers=workers, threads=threads, memory_limit=memory_limit)
+        else:
+            cluster = scheduler_client(scheduler, insecure=insecure)
+        with cluster as client:
+            report.line(f"dashboard {client.dashboard_link}")
+            result = prepared.execute(
+                client=client,
+                restart=restart,
+                verify=verify_done,
+                task_timeout=task_timeout or None,
+                progress=report.tiles,
+            )
+    ny, nx = result.plan.shape
+    peak = result.provenance["peak_worker_memory"] / 1e6
+    typer.echo(
+        f"{out}: {ny} x {nx} px, {result.recipe.name}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB a worker"
+    )
+    typer.echo(f"planes: {', '.join(result.planes)}")
+
+
+@app.command("verify")
+def verify_run(
+    source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
+    level: Annotated[str, typer.Option(help="How closely: markers, sizes, crc or decode.")] = "crc",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look only; change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON.")] = False,
+) -> None:
+    """Name what is damaged in a run store, and mark it to be made anew; exit code 4 if anything is."""
+    faults = verify(source, level=level, discard=not dry_run)
+    if as_json:
+        typer.echo(json.dumps({"run": str(source), "level": level, "faults": [f.to_json() for f in faults]}, indent=1))
+    else:
+        for fault in faults:
+            typer.echo(str(fault))
+        tiles = len({(f.stage, f.index) for f in faults if f.stage is not None})
+        files = sum(f.stage is None for f in faults)
+        found = f"{tiles} tiles and {files} files of metadata damaged" if faults else "nothing is damaged"
+        typer.echo(f"{source}: {found} (level {level})")
+    if faults:
+        typer.echo("the command that made the run makes anew just what is damaged", err=True)
+        raise typer.Exit(RunError.exit_code)
