@@ -28,6 +28,7 @@ from tiledsky.run.masks import merge_masks
 from tiledsky.run.restore import restore
 from tiledsky.run.result import open_run
 
+
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="OUT.fits or OUT.zarr")],

@@ -29,6 +29,7 @@ from tiledsky.run.forecast import describe
 from tiledsky.run.runner import planned, prepare
 from tiledsky.run.verify import verify
 
+
 @app.command("plan")
 def plan_of(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
