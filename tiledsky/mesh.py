@@ -191,7 +191,7 @@ def box_levels(
 def filled_map(values: NDArray[Any], excluded: NDArray[np.bool_]) -> NDArray[Any]:
     """Return one statistic of the boxes, the excluded ones filled from their neighbours."""
     values = np.where(excluded, np.asarray(np.nan, values.dtype), values)  # the caller may hold no other
-    return fill(values)
+    return fill(values, overwrite=True)
 
 
 def filtered_map(
@@ -247,7 +247,7 @@ def maps(
     del own
     yield "noise_factor", factor
     background = np.where(excluded, np.asarray(np.nan, background.dtype), background)
-    background = fill(background)
+    background = fill(background, overwrite=True)
     reference = None if step.filter_threshold is None else background
     background = filtered_map(background, step)
     dtype = background.dtype
@@ -288,7 +288,7 @@ def _known_variance(variance: NDArray[np.float64], excluded: NDArray[np.bool_]) 
         return variance
     variance[unknown] = np.nan
     del unknown
-    return fill(variance)
+    return fill(variance, overwrite=True)
 
 
 def _error(
