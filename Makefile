@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 
 # Tests that kill and damage.
 FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/run/test_verify.py tests/run/test_many.py \
+	tests/run/test_memory.py tests/run/test_stop.py \
 	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
 
 .PHONY: demo test check bench faults install clean

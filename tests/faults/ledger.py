@@ -59,6 +59,8 @@ ROWS = (
     Row("changed", "Another recipe, parameter, input, tile size or version of the code on a store; an input that "
         "changes while it is read", "refused, and the change is named; nothing in the store changes"),
     Row("same", "1, 2 and 4 workers, 1 and 3 threads, this process; other tile sizes", "same bytes; same pixels"),
+    Row("memory", "Every preset at three tile sizes, one after the other in the same workers",
+        "no stage takes more than the plan said"),
     Row("fits", "FITS files with damaged headers, cut off at any byte, with damaged tiles",
         "a typed error that names the file, or the right pixels; in 5 s and 128 MiB"),
     Row("zarr", "Zarr metadata with changed, missing and hostile values",
@@ -67,7 +69,12 @@ ROWS = (
 )  # fmt: skip
 
 #: Faults of one test, where a test that does not count them tries more than one.
-COUNTS = {"test_zarrcheck.py::test_mutated_metadata": 100, "test_driver.py::test_tasks_that_all_kill": 10}
+COUNTS = {
+    "test_zarrcheck.py::test_mutated_metadata": 100,
+    "test_driver.py::test_tasks_that_all_kill": 10,
+    "test_memory.py::test_measured_is_below_projected[usual": 9,
+    "test_memory.py::test_measured_is_below_projected[every": 39,
+}
 #: Tests without a marker, by the end of their path and name.
 NAMED = {
     "test_driver.py::test_what_passes[transient": "transient",
@@ -81,6 +88,10 @@ NAMED = {
     "test_driver.py::test_attempts_by_error": "poison",
     "test_driver.py::test_tasks_that_outlive_their_driver": "driver",
     "test_many.py::": "many",
+    "test_memory.py::test_measured_is_below_projected": "memory",
+    "test_stop.py::test_killed_driver": "driver",
+    "test_stop.py::test_s": "signal",
+    "test_stop.py::test_running_tasks": "signal",
     "test_resume.py::test_interrupted": "signal",
     "test_resume.py::test_failing_tile_leaves_the_others_done": "poison",
     "test_resume.py::test_damaged_task_is_computed_again": "repair",
