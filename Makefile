@@ -28,7 +28,7 @@ test: install check
 
 # Kill real processes and damage real files, a quarter of an hour long; the counts go to docs/reliability.md.
 faults: install
-	TILEDSKY_ALL_FAULTS=1 $(BIN)/python -m pytest -q -m "faults or not faults" \
+	TILEDSKY_ALL_FAULTS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "faults or not faults" \
 		-p tests.faults.ledger --ledger build/faults.json $(FAULTS)
 	$(BIN)/python -m tests.faults.report build/faults.json docs/reliability.md
 

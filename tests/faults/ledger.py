@@ -184,26 +184,36 @@ class Ledger:
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
+        """Put the row and the counts of a test into its report, which may go to another process."""
         outcome: Any = yield
         report = outcome.get_result()
-        row = row_of(item)
-        assert row is not None
-        self.rows[row]["seconds"] += report.duration
-        if not (report.when == "call" or report.outcome != "passed"):
-            return
-        entry = self.rows[row]
+        entry: dict[str, Any] = {"row": row_of(item), "tried": 0, "survived": 0, "lost": 0, "skipped": "", "failed": ""}
         if report.skipped:
-            entry["skipped"].append(f"{item.name}: {report.longrepr[2] if report.longrepr else ''}")
-            return
-        tally = getattr(item, "funcargs", {}).get("tally") or Tally()
-        count = next((n for name, n in COUNTS.items() if name in item.nodeid), 1)
-        entry["tried"] += tally.tried or count
-        entry["survived"] += tally.survived if tally.tried else count * report.passed
-        entry["lost"] += tally.lost
-        if report.failed:
-            entry["failed"].append(item.nodeid)
+            entry["skipped"] = f"{item.name}: {report.longrepr[2] if report.longrepr else ''}"
+        elif report.when == "call" or report.failed:
+            tally = getattr(item, "funcargs", {}).get("tally") or Tally()
+            count = next((n for name, n in COUNTS.items() if name in item.nodeid), 1)
+            entry["tried"] = tally.tried or count
+            entry["survived"] = tally.survived if tally.tried else count * report.passed
+            entry["lost"] = tally.lost
+            entry["failed"] = item.nodeid if report.failed else ""
+        report.user_properties.append(("faults", entry))
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add up what a test counted; of setup, call and teardown the last property is the own one."""
+        found = [entry for name, entry in report.user_properties if name == "faults"]
+        if not found:  # a process that ended with its test
+            return
+        own, row = found[-1], self.rows[found[-1]["row"]]
+        row["seconds"] += report.duration
+        for key in ("tried", "survived", "lost"):
+            row[key] += own[key]
+        for key in ("skipped", "failed"):
+            row[key] += [own[key]] if own[key] else []
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(session.config, "workerinput"):  # one of several processes; the first of them writes
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         facts = {
             "date": time.strftime("%Y-%m-%d", time.gmtime(self.began)),
