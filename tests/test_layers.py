@@ -20,7 +20,7 @@ LAYERS = [
     {"recipe"},
     {"kernels"},
     {"overlap"},
-    {"planes", "dq", "filters", "statistics", "thresholds", "masking", "surface", "mesh", "io", "simulate"},
+    {"planes", "dq", "filters", "statistics", "thresholds", "masking", "surface", "fitted", "mesh", "io", "simulate"},
     {"estimate", "background", "photutils_objects"},
     {"run"},
     {"console"},

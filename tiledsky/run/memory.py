@@ -207,7 +207,7 @@ class _Forecast:
     def _surface(self, phase: _Phase, step: BackgroundStep) -> _Phase:
         """Add what it takes to evaluate a mesh on the tile, beside the pixels."""
         law, box = step.interpolator, step.box_size
-        if law.kind == "zoom":
+        if law.kind != "idw":
             cells = math.prod(n // b + 6 for n, b in zip(self.read_shape, box, strict=True))
             phase.add("spline", 8 * (1 + _READ) + 8, "cells", cells)
             return phase.add("weights", 2 * 64, "px of a side", sum(self.read_shape))
