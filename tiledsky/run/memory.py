@@ -27,10 +27,8 @@ from tiledsky.steps import BackgroundStep, MaskStep, RingStep, Tier
 from tiledsky.thresholds import noise_images
 
 MEGABYTE = 1_000_000
-#: What a worker holds between tasks. Measured: Python, libraries and Dask 270 MB, of which 150 MB are pages of library
-#: files (100 MB of LLVM), as many as the system chooses to keep; compiled kernels from their cache 50 MB for one recipe
-#: and 75 MB for all presets in one process. The rest, a seventh of the whole, is for other machines and versions.
-#: Whoever uses a kernel for the first time compiles it: up to 430 MB more, which that process keeps.
+#: What a worker holds between tasks: 320 to 345 MB measured (Python, libraries and Dask 270, compiled kernels up to 75),
+#: a seventh more for other machines. Whoever uses a kernel first compiles it: up to 430 MB more, kept by that process.
 BASE = 400 * MEGABYTE
 #: Beside what Zarr reads: the compressed bytes of the chunks (noise hardly shrinks), and each shard's part unpacked.
 _READ = 2
