@@ -116,12 +116,7 @@ def box_statistics(
     if clip is not None and not isinstance(clip, boxes.Clip):
         science, ignore, clip = clip(science, ignore, size), None, None
     return boxes.box_statistics(
-        science,
-        size,
-        mask=ignore,
-        clip=clip,
-        estimator=step.estimator,
-        rms_estimator=step.rms_estimator,
+        science, size, mask=ignore, clip=clip, estimator=step.estimator, rms_estimator=step.rms_estimator
     )
 
 
@@ -149,11 +144,7 @@ def array_box_statistics(image: Any, ignore: Any, step: BackgroundStep | MeshPar
 
 
 def _stacked(
-    science: NDArray[Any],
-    ignore: NDArray[np.bool_] | None = None,
-    *,
-    step: BackgroundStep | MeshParameters,
-    level: int,
+    science: NDArray[Any], ignore: NDArray[np.bool_] | None = None, *, step: BackgroundStep | MeshParameters, level: int
 ) -> NDArray[Any]:
     return np.stack([np.asarray(a, float) for a in box_statistics(science, ignore, step, level=level)])
 
