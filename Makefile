@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/run/test_verify.py tests/run/test_many.py \
 	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
 
-.PHONY: demo test check bench faults install clean
+.PHONY: demo test test-slurm check bench faults install clean
 
 install: $(VENV)/installed
 
@@ -27,9 +27,13 @@ test: install check
 
 # Kill real processes and damage real files, a quarter of an hour long; the counts go to docs/reliability.md.
 faults: install
-	TILEDSKY_ALL_FAULTS=1 $(BIN)/python -m pytest -q -m "faults or not faults" \
+	TILEDSKY_ALL_FAULTS=1 $(BIN)/python -m pytest -q -m "not slurm and not s3" \
 		-p tests.faults.ledger --ledger build/faults.json $(FAULTS)
 	$(BIN)/python -m tests.faults.report build/faults.json docs/reliability.md
+
+# Install and start a SLURM of one node, and run and disturb runs on it; a smaller scene: TILEDSKY_SLURM_SIZE=2000.
+test-slurm: install
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 deploy/slurm/test.sh $(abspath $(BIN))/python
 
 check: install
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tiledsky.cli.arrays import do_slice
 from tiledsky.cli.options import (
     ChecksumOption,
     CoverageOption,
@@ -89,11 +90,19 @@ def run(
         str, typer.Option("--verify", help="How closely to look at what is done: markers, sizes, crc or decode.")
     ] = "sizes",
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run in --out.")] = False,
+    worker_slice: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Do a share of the tiles of --stage, without Dask; see submit.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Of --worker-slice; `finish` ends the run.")] = None,
 ) -> None:
     """Estimate and subtract the sky by a recipe."""
     began = time.monotonic()
     planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
     planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
+    if worker_slice is not None:
+        planes |= {"checksum": False}  # submit looked at it
+        do_slice(prepare(recipe, source, out, tile_size=tile_size, **planes), worker_slice, stage)
+        return
     config = _cluster(cluster, scheduler, workers=workers, threads=threads, memory=memory_limit)
     with reporting(goes_on=True) as report:
         # of another scheduler the workers say themselves what they have
