@@ -28,7 +28,7 @@ from tiledsky.run.cluster import parse_memory
 from tiledsky.run.clusterfile import ClusterFile, load_cluster
 from tiledsky.run.crew import TASK_TIMEOUT
 from tiledsky.run.forecast import describe
-from tiledsky.run.jobs import cluster_client
+from tiledsky.run.jobs import cluster_client, reported
 from tiledsky.run.runner import planned, prepare
 from tiledsky.run.verify import verify
 
@@ -90,6 +90,9 @@ def run(
         str, typer.Option("--verify", help="How closely to look at what is done: markers, sizes, crc or decode.")
     ] = "sizes",
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run in --out.")] = False,
+    performance_report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write what Dask did when, to be read offline.")
+    ] = None,
     worker_slice: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do a share of the tiles of --stage, without Dask; see submit.")
     ] = None,
@@ -110,7 +113,7 @@ def run(
         limits: dict[str, Any] = {"memory_limit": limit, "threads": config.threads}
         prepared = prepare(recipe, source, out, tile_size=tile_size, **planes, **limits)
         prepared.check(restart=restart)
-        with cluster_client(config, insecure=insecure) as client:
+        with cluster_client(config, insecure=insecure) as client, reported(performance_report):
             report.line(f"dashboard {client.dashboard_link}")
             result = prepared.execute(
                 client=client,

@@ -8,6 +8,7 @@ replaced, as many times as it takes.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -65,6 +66,28 @@ def cluster_client(config: ClusterFile, *, insecure: bool = False) -> Iterator[A
         made = _queue_client(config)
     with made as client:
         yield client
+
+
+@contextmanager
+def reported(file: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Write Dask's report of what its workers did in this block, a page that needs no network; None: no report.
+
+    Raises
+    ------
+    ParameterError
+        Its folder is not there.
+    """
+    if file is None:
+        yield
+        return
+    if not Path(file).absolute().parent.is_dir():
+        raise ParameterError(f"performance report {file}: its folder is not there; make it or change the path")
+    from distributed import performance_report
+
+    with performance_report(filename=os.fspath(file), mode="inline"):
+        yield
+    page = Path(file)  # Bokeh asks for a typesetter of formulas, of which there are none
+    page.write_text(re.sub(r'<script[^>]*src="https?://[^"]*"[^>]*></script>', "", page.read_text()))
 
 
 def _given(config: ClusterFile) -> Any:

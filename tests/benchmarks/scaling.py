@@ -1,0 +1,91 @@
+"""What one driver can feed: the cost of a task to driver and scheduler, and the formula of docs/scaling.md on trial.
+
+Usage: python -m tests.benchmarks.scaling [--tasks 5000] [--only cost|simulate] [--threads 64] [--seconds 1.0]
+
+``cost``: empty tasks; CPU and wall seconds of the process that holds driver and scheduler, a task.
+``simulate``: tasks that sleep in place of a kernel on many worker threads; the wall time beside the formula, which must
+agree within 20% on a quiet machine (else exit code 1): once where the workers are the limit, once where the driver is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import dask
+
+from tiledsky.run.cluster import local_client
+from tiledsky.run.crew import Crew, Options
+from tiledsky.run.scaling import stage_seconds
+
+PROCESSES = 2
+
+
+def measure(count: int, threads: int, seconds: float) -> dict[str, float]:
+    """Do ``count`` tasks of ``seconds`` of sleep on ``threads`` threads; CPU and wall seconds of this process."""
+    os.environ["TILEDSKY_SLEEP"] = str(seconds)
+    settings = {"distributed.worker.preload": ["tests.benchmarks.asleep"]}
+    workers = min(PROCESSES, threads)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        dask.config.set(settings),
+        local_client(workers=workers, threads=threads // workers) as client,
+    ):
+        client.wait_for_workers(workers)
+        (Path(folder) / "run").mkdir()
+        crew = Crew(client, Path(folder), "0123456789abcdef", Options())
+        list(crew.outcomes("warm", [(k, 0) for k in range(4 * threads)]))
+        cpu, began = time.process_time(), time.monotonic()
+        done = sum(1 for _ in crew.outcomes("idle", [(k // 300, k % 300) for k in range(count)]))
+        assert done == count
+        return {"cpu": time.process_time() - cpu, "wall": time.monotonic() - began}
+
+
+def apart(count: int, threads: int, seconds: float) -> dict[str, float]:
+    """Measure in a process of its own."""
+    code = "import json, sys; from tests.benchmarks.scaling import measure\n"
+    code += "if __name__ == '__main__': print(json.dumps(measure(*json.loads(sys.argv[1]))))"
+    words = [sys.executable, "-c", code, json.dumps([count, threads, seconds])]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=5000)
+    parser.add_argument("--only", choices=("cost", "simulate"))
+    parser.add_argument("--threads", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    given = parser.parse_args()
+    found = apart(given.tasks, 2, 0.0)
+    cpu, wall = (found[name] / given.tasks for name in ("cpu", "wall"))
+    print(
+        f"{given.tasks} empty tasks, 2 threads: {1e3 * cpu:.2f} ms CPU of driver and scheduler, {1e3 * wall:.2f} ms wall each"
+    )
+    if given.only == "cost":
+        return 0
+    good = True
+    cases: list[tuple[str, int, int, float]] = [
+        ("workers are the limit", 10 * given.threads, given.threads, given.seconds),
+        ("the driver is the limit", given.tasks, given.threads, 0.1 * given.threads * wall),
+    ]
+    for name, count, threads, seconds in cases:
+        expected = stage_seconds(count, threads=threads, task_seconds=seconds, driver_seconds=wall)
+        took = apart(count, threads, seconds)["wall"]
+        within = abs(took / expected - 1) <= 0.2
+        good &= within
+        print(
+            f"{name}: {count} tasks of {seconds:.3f} s on {threads} threads: {took:.1f} s, formula {expected:.1f} s "
+            f"({100 * (took / expected - 1):+.0f}%){'' if within else ' NOT WITHIN 20%'}"
+        )
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
