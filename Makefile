@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/run/test_verify.py tests/run/test_many.py \
 	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
 
-.PHONY: demo test test-slurm test-s3 check bench faults install clean
+.PHONY: demo test test-slurm test-s3 check bench scaling faults install clean
 
 install: $(VENV)/installed
 
@@ -50,6 +50,10 @@ check: install
 bench: install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 \
 		$(BIN)/python -m tests.benchmarks --json build/bench.json $(BENCH)
+
+# What one driver can feed, and the formula of docs/scaling.md on trial; wants a quiet machine.
+scaling: install
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.scaling
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,8 @@
 """What one driver can feed: the cost of a task to driver and scheduler, and the formula of docs/scaling.md on trial.
 
-Usage: python -m tests.benchmarks.scaling [--tasks 5000] [--only cost|simulate] [--threads 64] [--seconds 1.0]
+Usage: python -m tests.benchmarks.scaling [--tasks 5000] [--only paper|cost|simulate] [--threads 64] [--seconds 1.0]
 
+``paper``: the table of docs/scaling.md, for COSMOS-Web.
 ``cost``: empty tasks; CPU and wall seconds of the process that holds driver and scheduler, a task.
 ``simulate``: tasks that sleep in place of a kernel on many worker threads; the wall time beside the formula, which must
 agree within 20% on a quiet machine (else exit code 1): once where the workers are the limit, once where the driver is.
@@ -20,9 +21,11 @@ from pathlib import Path
 
 import dask
 
+from tiledsky.recipe import Recipe
 from tiledsky.run.cluster import local_client
 from tiledsky.run.crew import Crew, Options
-from tiledsky.run.scaling import stage_seconds
+from tiledsky.run.plan import GATHER, make_plan
+from tiledsky.run.scaling import Cost, run_seconds, stage_seconds, threads_fed
 
 PROCESSES = 2
 
@@ -56,13 +59,33 @@ def apart(count: int, threads: int, seconds: float) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
+#: Of complex-sky at 20000 x 20000 px, 420 CPU seconds in all, an eighth of them in gather tasks; and of `cost`.
+MEASURED = Cost(pixel_seconds=7 / 8 * 420 / 4e8, driver_seconds=0.002, gather_seconds=420 / 4e8 / 8)
+COSMOS_WEB = (83000, 93200)
+
+
+def paper() -> None:
+    """Print the table of docs/scaling.md."""
+    plan = make_plan(Recipe.load("complex-sky").expanded(), COSMOS_WEB, "float32", tile_size=None, ingest=True)
+    tiled = [stage for stage in plan.stages if stage.kind not in GATHER]
+    tile = MEASURED.pixel_seconds * COSMOS_WEB[0] * COSMOS_WEB[1] / sum(len(plan.grid(s)) for s in tiled)
+    fed = threads_fed(tile, MEASURED.driver_seconds)
+    print(f"{plan.n_tasks} tasks, {tile:.2f} s a tile; one driver feeds {fed} threads")
+    for threads in (1, 16, 64, 256, 1024, 4096):
+        seconds = run_seconds(plan, MEASURED, threads=threads)
+        print(f"{threads:5} threads: {seconds / 60:6.1f} min")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=5000)
-    parser.add_argument("--only", choices=("cost", "simulate"))
+    parser.add_argument("--only", choices=("paper", "cost", "simulate"))
     parser.add_argument("--threads", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=1.0)
     given = parser.parse_args()
+    if given.only == "paper":
+        paper()
+        return 0
     found = apart(given.tasks, 2, 0.0)
     cpu, wall = (found[name] / given.tasks for name in ("cpu", "wall"))
     print(f"{given.tasks} empty tasks: {1e3 * cpu:.2f} ms CPU of driver and scheduler, {1e3 * wall:.2f} ms wall, each")

@@ -85,7 +85,7 @@ def test_a_server_that_is_busy_is_asked_again(served: str, group: Path, planes: 
     array = open_source(f"{served}/mosaic.zarr").planes["science"].open()
     found = read_plane(array, Region(0, 130, 0, 140))
     assert np.array_equal(found, planes["science"], equal_nan=True)
-    assert max(Handler.asked.values()) == 3
+    assert {count for name, count in Handler.asked.items() if "/c/" in name} == {3}
 
 
 @pytest.mark.usefixtures("few")
@@ -113,7 +113,7 @@ def test_a_server_that_is_gone(tmp_path: Path) -> None:
 def test_nothing_there(served: str, group: Path) -> None:
     with pytest.raises(InputError, match=r"none\.zarr: no Zarr array or group .*; give the address of a Zarr store"):
         open_source(f"{served}/none.zarr")
-    with pytest.raises(InputError, match=r"mosaic\.zarr: no array 'dq' in this group"):
+    with pytest.raises(InputError, match=r"mosaic\.zarr: no array 'dq' in this group; it has others, if any; name one"):
         open_source(f"{served}/mosaic.zarr", hdu="dq")
 
 

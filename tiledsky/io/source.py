@@ -311,10 +311,10 @@ def _open_zarr_node(path: Path | Remote, name: str, inner: str | int | None) -> 
     wanted = (check_zarr_name(path, str(inner)),) if inner is not None else _ARRAYS.get(name, (name,))
     found = [k for k in wanted if k in group and isinstance(group[k], zarr.Array)]
     if not found:
-        arrays = sorted(k for k, a in group.arrays())
-        raise InputError(
-            f"{path}: no array {wanted[0]!r} in this group; it has {', '.join(arrays) or 'none'}; name one"
-        )
+        web = isinstance(path, Remote) and path.url.startswith("http")  # the web has no lists
+        arrays = [] if web else sorted(k for k, a in group.arrays())
+        has = ", ".join(arrays) or ("others, if any" if web else "none")
+        raise InputError(f"{path}: no array {wanted[0]!r} in this group; it has {has}; name one")
     siblings = {}
     if name == "science" and inner is None:
         siblings = {k: _zarr_plane(path / k) for k in ROLES if k != name and k in group}
