@@ -33,6 +33,8 @@ HOMES = {
     "zarr": {"io", "run"},
     "astropy.io": {"io"},
     "regions": {"io"},
+    "obstore": {"io"},
+    "dask_jobqueue": {"run"},
     "typer": {"cli"},
     "rich": {"console"},
     "matplotlib": {"background"},
