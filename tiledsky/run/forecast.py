@@ -199,7 +199,7 @@ def _bytes_a_pixel(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes) -> 
     known = sum(plane.itemsize for plane in planes.values())
     if stage.kind in ("ingest", "output"):
         again = stage.kind == "output" and recipe.uncovered == "coverage" and "coverage" in planes
-        return known + (planes["coverage"].itemsize if again else 0) + (stage.kind == "output")
+        return known + (planes["coverage"].itemsize if again else 0) + (stage.kind == "output") + bool(stage.levels)
     step = recipe.step(str(stage.step))
     before = recipe.mask_for(step) is not None
     if before:  # its plane holds what is known before

@@ -17,6 +17,7 @@ from tiledsky.io.source import read_plane
 from tiledsky.io.store import remove_objects, zarr_threads
 from tiledsky.run import highwater, mesh_tasks, sky_tasks
 from tiledsky.run.context import Context, Index, context, output_planes
+from tiledsky.run.levels import LevelWriter
 from tiledsky.run.plan import Stage
 from tiledsky.steps import BackgroundStep
 
@@ -66,12 +67,13 @@ def _output(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]
     science = ctx.science(tile)
     base = ctx.base(science)
     outside, fill_value = ctx.uncovered(base), float(ctx.recipe.fill_value)
-    written = []
+    levels = LevelWriter(ctx, stage, base)
+    written = levels.write("science", science.data)
 
     def write(name: str, pixels: NDArray[Any]) -> None:
         if outside is not None:
             pixels[outside] = fill_value
-        written.append(ctx.write(name, tile, pixels))
+        written.extend((ctx.write(name, tile, pixels), *levels.write(name, pixels)))
 
     for name, origin in output_planes(ctx.recipe).items():
         if origin is not None:
