@@ -359,8 +359,7 @@ class _Forecast:
             made = _Phase("evaluating").add("image, bits, outside", held, "px", self.tile)
             phases.append(self._surface(made.add("pixels, those before", 2 * self.size, "px", self.tile), step))
         written = _Phase("writing").add("image, bits, outside", held, "px", self.tile)
-        written.add("pixels, subtracted", 2 * self.size, "px", self.tile)
-        written.add("means of blocks", 2.0 * bool(self.stage.levels), "px", self.tile)
+        written.add("pixels, means of blocks", 2 * self.size + 2 * bool(self.stage.levels), "px", self.tile)
         return [*phases, written.add("shard", _WRITE * self.size, "px", self.tile)]
 
     def mesh(self) -> list[_Phase]:
