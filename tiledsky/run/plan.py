@@ -24,9 +24,9 @@ _CHUNK = 256
 
 #: Statistics of a step come in passes over tiles (histogram, refine, biweight) and gather tasks between them.
 Statistic = Literal["histogram", "bins", "refine", "centers", "biweight", "statistics"]
-Kind = Literal["ingest", Statistic, "ring", "mask", "boxes", "mesh", "output"]
+Kind = Literal["ingest", Statistic, "ring", "mask", "boxes", "mesh", "output", "diagnostics"]
 #: Kinds of stages that are one task for the whole image.
-GATHER = ("bins", "centers", "statistics", "mesh")
+GATHER = ("bins", "centers", "statistics", "mesh", "diagnostics")
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ def make_plan(recipe: Recipe, shape: Pair, dtype: str, *, tile_size: int | None,
     for step in recipe.steps:
         builder.add(step)
     builder.tiles("output", "output", None)
+    builder.gather("diagnostics", "diagnostics", None)
     return Plan(shape, dtype, tile_size or default_tile_size(shape), tuple(builder.stages))
 
 
@@ -154,7 +155,7 @@ class _PlanBuilder:
             tile = aligned_tile(self.tile_size, boxes)
         self.stages.append(Stage(name, kind, step, tile, tuple(b.name for b in measures)))
 
-    def gather(self, name: str, kind: Kind, step: str) -> None:
+    def gather(self, name: str, kind: Kind, step: str | None) -> None:
         self.stages.append(Stage(name, kind, step, self.shape))
 
     def add(self, step: RingStep | MaskStep | BackgroundStep) -> None:
