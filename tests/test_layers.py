@@ -17,11 +17,13 @@ PACKAGE = Path(__file__).parent.parent / "tiledsky"
 LAYERS = [
     {"errors", "geometry"},
     {"steps"},
+    {"checks"},
     {"recipe"},
     {"kernels"},
     {"overlap"},
     {"planes", "dq", "filters", "statistics", "thresholds", "masking", "surface", "mesh", "io", "simulate"},
     {"estimate", "background", "photutils_objects"},
+    {"diagnostics"},
     {"run"},
     {"console"},
     {"cli", "__init__", "__main__", "testing"},

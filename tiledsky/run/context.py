@@ -144,6 +144,8 @@ class Context:
         paths = [summary_path(stage.name, index)]
         if stage.kind in ("statistics", "mesh"):
             paths.append(f"{RUN_FOLDER}/{'meshes' if stage.kind == 'mesh' else 'thresholds'}/{stage.step}.json")
+        if stage.kind == "diagnostics":
+            paths.append(f"{RUN_FOLDER}/diagnostics.json")
         for name in self.source if stage.kind == "ingest" else planes_of(self.recipe, stage):
             array = self.array(name)
             paths += stored_objects(array) if stage.kind == "mesh" else [object_path(array, index)]

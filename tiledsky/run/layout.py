@@ -94,8 +94,11 @@ class Layout:
             return [summary_path(stage.name, index)]
         if stage.kind == "statistics":
             return [f"{RUN_FOLDER}/thresholds/{stage.step}.json"]
+        if stage.kind == "diagnostics":
+            return [f"{RUN_FOLDER}/diagnostics.json"]
         if stage.kind != "mesh":
-            return [f"{path}/c/{index[0]}/{index[1]}" for path in self._paths(stage)]
+            paths = [f"{path}/c/{index[0]}/{index[1]}" for path in self._paths(stage)]
+            return [*paths, summary_path(stage.name, index)] if stage.kind == "output" else paths
         arrays = self.of_stage(stage)
         objects = [f"{path}/c/{iy}/{ix}" for path, spec in arrays.items() for iy, ix in spec.indices()]
         return [*objects, f"{RUN_FOLDER}/meshes/{stage.step}.json"]

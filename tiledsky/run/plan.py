@@ -27,9 +27,9 @@ WHOLE = 2048
 
 #: Statistics of a step come in passes over tiles (histogram, refine, biweight) and gather tasks between them.
 Statistic = Literal["histogram", "bins", "refine", "centers", "biweight", "statistics"]
-Kind = Literal["ingest", Statistic, "ring", "mask", "boxes", "mesh", "output"]
+Kind = Literal["ingest", Statistic, "ring", "mask", "boxes", "mesh", "output", "diagnostics"]
 #: Kinds of stages that are one task for the whole image.
-GATHER = ("bins", "centers", "statistics", "mesh")
+GATHER = ("bins", "centers", "statistics", "mesh", "diagnostics")
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,7 @@ def make_plan(recipe: Recipe, shape: Pair, dtype: str, *, tile_size: int | None,
     for step in recipe.steps:
         builder.add(step)
     builder.output()
+    builder.gather("diagnostics", "diagnostics", None)
     return Plan(shape, dtype, tile_size or default_tile_size(shape), tuple(builder.stages))
 
 
@@ -167,7 +168,7 @@ class _PlanBuilder:
             return _rounded(default_tile_size(self.shape), boxes)
         return aligned_tile(self.tile_size, boxes)
 
-    def gather(self, name: str, kind: Kind, step: str) -> None:
+    def gather(self, name: str, kind: Kind, step: str | None) -> None:
         self.stages.append(Stage(name, kind, step, self.shape))
 
     def add(self, step: RingStep | MaskStep | BackgroundStep) -> None:
