@@ -14,12 +14,12 @@ from typing import Annotated
 import typer
 
 import tiledsky
-from tiledsky.cli import files, runs
+from tiledsky.cli import files, reports, runs
 from tiledsky.cli.options import app
 from tiledsky.console import Ended
 from tiledsky.errors import RunError, TiledSkyError
 
-__all__ = ["app", "files", "main", "runs"]  # modules are imported for the commands that they add to the app
+__all__ = ["app", "files", "main", "reports", "runs"]  # modules are imported for the commands that they add to the app
 
 
 def _version(wanted: bool) -> None:

@@ -20,6 +20,7 @@ from tiledsky.cli.options import (
     WeightOption,
     app,
 )
+from tiledsky.cli.reports import write_after
 from tiledsky.console import reporting
 from tiledsky.errors import RunError
 from tiledsky.io.source import InputOptions
@@ -84,6 +85,10 @@ def run(
         str, typer.Option("--verify", help="How closely to look at what is done: markers, sizes, crc or decode.")
     ] = "sizes",
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run in --out.")] = False,
+    report_too: Annotated[
+        bool,
+        typer.Option("--report/--no-report", envvar="TILEDSKY_REPORT", help="Write the report beside RUN.zarr."),
+    ] = True,
 ) -> None:
     """Estimate and subtract the sky by a recipe."""
     began = time.monotonic()
@@ -114,6 +119,8 @@ def run(
         f"{out}: {ny} x {nx} px, {result.recipe.name}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB a worker"
     )
     typer.echo(f"planes: {', '.join(result.planes)}")
+    if report_too:
+        write_after(result)
 
 
 @app.command("verify")

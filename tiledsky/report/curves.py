@@ -61,8 +61,8 @@ def scale(axes: Any, run: Run, diagnostics: dict[str, Any]) -> Told:
     axes.legend()
     last = number(ratio[-1]) if ratio.size else "–"
     caption = (
-        "Means of blocks of unmasked pixels should scatter as white noise would (1). Above: structure that the sky left "
-        "behind; below: the background follows the noise."
+        "Means of blocks of unmasked pixels should scatter as white noise would (1). Above: structure that the sky "
+        "left behind; below: the background follows the noise."
     )
     return "Noise against scale", caption, f"Ratio to white noise, by block size; {last} at {widths[-1]:g} px."
 
@@ -106,8 +106,8 @@ def _bias(axes: Any, diagnostics: dict[str, Any], key: str, line: str, label: st
     axes.set(xlabel=label, ylabel="background − sky around", title=title)
     axes.legend()
     caption = (
-        "Background in 3 × 3 px boxes on sources, less what the sky around them predicts, for masked and unmasked sources "
-        f"and random places (control); it should be 0 for all. {'; '.join(drawn)}."
+        "Background in 3 × 3 px boxes on sources, less what the sky around them predicts, for masked and unmasked "
+        f"sources and random places (control); it should be 0 for all. {'; '.join(drawn)}."
     )
     return title, caption, f"Bias of the background under sources. {'; '.join(drawn)}."
 
@@ -115,7 +115,9 @@ def _bias(axes: Any, diagnostics: dict[str, Any], key: str, line: str, label: st
 def bias_flux(axes: Any, run: Run, diagnostics: dict[str, Any]) -> Told:
     """Draw the bias under sources against their flux."""
     axes.set_xscale("log")
-    return _bias(axes, diagnostics, "by_flux", "line_flux", "flux of the source / noise of a pixel", "Bias against flux")
+    return _bias(
+        axes, diagnostics, "by_flux", "line_flux", "flux of the source / noise of a pixel", "Bias against flux"
+    )
 
 
 def bias_size(axes: Any, run: Run, diagnostics: dict[str, Any]) -> Told:
@@ -140,7 +142,9 @@ def masked_bias(axes: Any, run: Run, diagnostics: dict[str, Any]) -> Told:
     other = (first.get("notebook") or {}).get("difference")
     caption = f"Under masked pixels the background should be what the unmasked sky around them predicts. {said}."
     if other is not None:
-        caption += f" (Mean background under the mask less the mean outside is {number(other)}: no bias, the sky differs.)"
+        caption += (
+            f" (Mean background under the mask less the mean outside is {number(other)}: no bias, the sky differs.)"
+        )
     return "Bias under the mask", caption, f"Bias of the background under masked pixels. {said}."
 
 
@@ -206,3 +210,46 @@ def correlation(axes: Any, run: Run, diagnostics: dict[str, Any]) -> Told:
     length = f"{number(found.get('length'))} px"
     caption = f"Neighbouring pixels share noise where an image was resampled; length {length}. Far out it should be 0."
     return "Correlation of the noise", caption, f"Correlation of the residual by distance; its length is {length}."
+
+
+def scales(axes: Any, labels: list[str], measured: list[dict[str, Any]]) -> Told:
+    """Draw the noise against scale of several runs."""
+    drawn = []
+    axes.axhline(1, color="black", linewidth=1)
+    for k, (label, diagnostics) in enumerate(zip(labels, measured, strict=True)):
+        found = _measure(diagnostics, "scale")
+        if found.get("widths"):
+            widths, ratio = _numbers(found["widths"]), _numbers(found["ratio"])
+            _points(axes, widths * 1.03**k, ratio, _numbers(found.get("ratio_error")), k, label)
+            drawn.append(f"{label} {number(ratio[-1])}")
+    if not drawn:
+        return None
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(widths, [f"{w:g}" for w in widths])
+    axes.set(xlabel="side of the blocks (px)", ylabel="rms / rms of white noise", title="Noise against scale")
+    axes.legend()
+    caption = (
+        "Each on its own unmasked pixels. Above 1: structure that the sky left behind; below: the background follows "
+        "the noise."
+    )
+    return "Noise against scale", caption, f"Ratio to white noise at {widths[-1]:g} px: {', '.join(drawn)}."
+
+
+def biases(axes: Any, labels: list[str], measured: list[dict[str, Any]]) -> Told:
+    """Draw the bias under the mask of several runs."""
+    drawn = []
+    for k, (label, diagnostics) in enumerate(zip(labels, measured, strict=True)):
+        groups: list[dict[str, Any]] = _measure(diagnostics, "masked_bias").get("groups") or [{}]
+        group = groups[0]
+        if group.get("bias") is not None:
+            error = np.nan_to_num(_numbers([group.get("error")]))
+            style = {"color": LINES[k % len(LINES)], "marker": MARKERS[k % len(MARKERS)]}
+            axes.errorbar([group["bias"]], [len(labels) - k], xerr=error, capsize=3, linewidth=1.4, **style)
+            drawn.append(f"{label} {number(group['bias'], group.get('error'))}")
+    if not drawn:
+        return None
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(labels), 0, -1), labels)
+    axes.set(xlabel="background − what the sky around predicts", title="Bias under the mask")
+    axes.set_ylim(0.4, len(labels) + 0.6)
+    return "Bias under the mask", f"{'; '.join(drawn)}.", f"Bias under the mask: {'; '.join(drawn)}."

@@ -82,6 +82,10 @@ def _check(check: dict[str, Any]) -> Check:
 
 def number(value: Any, error: Any = None) -> str:
     """Write a number with the digits that its error leaves; "–" for none."""
+    return _digits(value, error).replace("-", "−")
+
+
+def _digits(value: Any, error: Any) -> str:
     if not _is_number(value):
         return "–"
     if not _is_number(error) or error <= 0:
@@ -112,7 +116,12 @@ def run_facts(run: Run, diagnostics: dict[str, Any]) -> list[tuple[str, str]]:
         ("Size", f"{ny} × {nx} px (rows × columns), {ny * nx / 1e6:.3g} Mpix, {run.plan.dtype}"),
         ("Unit", str(unit)),
     ]
-    for key, label in (("OBJECT", "Object"), ("TELESCOP", "Telescope"), ("INSTRUME", "Instrument"), ("FILTER", "Filter")):
+    for key, label in (
+        ("OBJECT", "Object"),
+        ("TELESCOP", "Telescope"),
+        ("INSTRUME", "Instrument"),
+        ("FILTER", "Filter"),
+    ):
         if run.header.get(key):
             facts.append((label, str(run.header[key])))
     beside = [f"{name} ({Path(str(path)).name})" for name, path in planes.items() if name != "science"]
@@ -146,7 +155,9 @@ def step_lines(run: Run) -> list[tuple[str, str]]:
 
 def _tier(tier: Any) -> str:
     level = f"above {tier.n_sigma:g} sigma"
-    smooth = tier.fwhm and f", smoothed to {tier.fwhm:g} px" or (tier.sigma and f", smoothed by {tier.sigma:g} px") or ""
+    smooth = (
+        (tier.fwhm and f", smoothed to {tier.fwhm:g} px") or (tier.sigma and f", smoothed by {tier.sigma:g} px") or ""
+    )
     return f"{level}{smooth}" + (f", grown by {tier.grow:g} px" if tier.grow else "")
 
 

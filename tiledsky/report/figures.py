@@ -1,4 +1,4 @@
-"""Figures of one run, by matplotlib: small ones of one axes each, which a page sets side by side or below each other."""
+"""Figures of one run, by matplotlib: small ones of one axes each, set side by side or below each other by a page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: matplotlib settings of all figures.
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.spines.top": False,
@@ -88,14 +88,15 @@ def figures_of(run: Run, *, with_maps: bool = True) -> list[Drawn]:
             drawn += [_map(run, name) for name in ("residual", "mask", "subtracted")]
         drawn += _worst(run, measures)
         for name, section, draw in _LINES:
-            figure, axes = _axes(4.3, 3.2)
+            figure, axes = axes_of(4.3, 3.2)
             told = draw(axes, run, diagnostics)
             if told is not None:
                 drawn.append(Drawn(name, *told, section, figure))
     return drawn
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Any]:
+def axes_of(width: float, height: float) -> tuple[Figure, Any]:
+    """Return a figure of this size in inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -104,14 +105,17 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
 
 def _map(run: Run, name: str) -> Drawn:
     ny, nx = run.plan.shape
-    figure, axes = _axes(4.8, float(np.clip(4.8 * ny / nx, 1.6, 8.0)) + 0.5)
+    figure, axes = axes_of(4.8, float(np.clip(4.8 * ny / nx, 1.6, 8.0)) + 0.5)
     return Drawn(name, *maps.whole(axes, run, name), "residual", figure, image=True)
 
 
 def _worst(run: Run, measures: dict[str, Any]) -> list[Drawn]:
-    positions = (measures.get("worst") or {}).get("positions", [])
+    """Regions with the largest residuals, and the deepest hole."""
+    negative = measures.get("negative") or {}
+    holes = [{**r, "hole": True} for r in negative.get("regions", [])[:1]]
+    positions = [*(measures.get("worst") or {}).get("positions", [])[: maps.WORST - len(holes)], *holes]
     drawn = []
-    for k, position in enumerate(positions[: maps.WORST]):
-        figure, axes = _axes(3.2, 3.3)
+    for k, position in enumerate(positions):
+        figure, axes = axes_of(3.2, 3.3)
         drawn.append(Drawn(f"worst_{k + 1}", *maps.region(axes, run, position, k + 1), "worst", figure, image=True))
     return drawn

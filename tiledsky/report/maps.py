@@ -32,7 +32,9 @@ def whole(axes: Any, run: Run, name: str) -> tuple[str, str, str]:
     ny, nx = window.cells.shape
     extent = (region.x0 - 0.5, region.x0 + nx * window.size - 0.5, region.y0 - 0.5, region.y0 + ny * window.size - 0.5)
     drawn = axes.imshow(window.cells, extent=extent, vmin=shown.low, vmax=shown.high, cmap=_colormap(shown.kind))
-    axes.set(xlim=(-0.5, run.plan.shape[1] - 0.5), ylim=(-0.5, run.plan.shape[0] - 0.5), xlabel="x (px)", ylabel="y (px)")
+    axes.set(
+        xlim=(-0.5, run.plan.shape[1] - 0.5), ylim=(-0.5, run.plan.shape[0] - 0.5), xlabel="x (px)", ylabel="y (px)"
+    )
     axes.set_title(TITLES[name])
     axes.figure.colorbar(drawn, ax=axes, shrink=0.8)
     cells = f"means of {window.size} × {window.size} px" if window.size > 1 else "pixels"
@@ -55,7 +57,7 @@ def region(axes: Any, run: Run, position: dict[str, Any], rank: int) -> tuple[st
         # outlines on a white line, so that they stand out on any colour
         for color, width in (("white", 1.6), ("black", 0.7)):
             axes.contour(masked, levels=[0.5], colors=color, linewidths=width, extent=extent)
-    half = float(position.get("size") or 16) / 2
+    half = float(position.get("size") or max(float(position.get("area") or 0) ** 0.5, 16)) / 2
     from matplotlib.patches import Rectangle
 
     axes.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, fill=False, edgecolor=MASK, linewidth=2))
@@ -65,7 +67,12 @@ def region(axes: Any, run: Run, position: dict[str, Any], rank: int) -> tuple[st
     if position.get("ra") is not None and position.get("dec") is not None:
         sky = f", RA {position['ra']:.5f}°, Dec {position['dec']:+.5f}°"
     mean, significance = number(position.get("mean")), number(position.get("significance"))
-    caption = f"{where}{sky}: mean {mean}, {significance} sigma, in the square. Black outlines: the mask."
+    told = f"mean {mean}, {significance} sigma, in the square"
+    if position.get("hole"):
+        told = f"the deepest hole, {number(position.get('area'))} px, {significance} sigma"
+    caption = f"{where}{sky}: {told}. Black outlines: the mask."
     share = 100 * masked.mean()
-    alt = f"{part.shape[0]} by {part.shape[1]} pixels of image minus background around {where}; {share:.0f} % are masked."
+    alt = (
+        f"{part.shape[0]} by {part.shape[1]} pixels of image minus background around {where}; {share:.0f} % are masked."
+    )
     return f"{rank}. {where}", caption, alt

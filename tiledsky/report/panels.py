@@ -110,7 +110,7 @@ def linked_ranges(shape: tuple[int, int]) -> tuple[Any, Any]:
     from bokeh.models import Range1d
 
     ny, nx = shape
-    return Range1d(-0.5, nx - 0.5, bounds=None), Range1d(-0.5, ny - 0.5, bounds=None)
+    return Range1d(start=-0.5, end=nx - 0.5), Range1d(start=-0.5, end=ny - 0.5)
 
 
 def frame(name: str, shape: tuple[int, int], x_range: Any, y_range: Any) -> Any:
