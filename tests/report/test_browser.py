@@ -62,7 +62,9 @@ def test_zoom_of_one_panel_moves_all(browser: Browser, page: str) -> None:
     before = browser.run(RANGES)
     assert set(map(tuple, before.values())) == {(-0.5, SHAPE[1] - 0.5, -0.5, SHAPE[0] - 0.5)}
     wheel(browser, "background", 3)
-    browser.wait(RANGES.replace("return Object", "const r = Object").rstrip("\n") + " return r.mask[1] - r.mask[0] < 150")
+    browser.wait(
+        RANGES.replace("return Object", "const r = Object").rstrip("\n") + " return r.mask[1] - r.mask[0] < 150"
+    )
     after = browser.run(RANGES)
     assert len(set(map(tuple, after.values()))) == 1
     x0, x1, y0, y1 = after["science"]
@@ -90,7 +92,9 @@ def test_narrow_screens(browser: Browser, page: str, width: int) -> None:
     try:
         browser.open(page)
         assert browser.run("return document.documentElement.scrollWidth") <= width
-        sizes = browser.run("return [...document.querySelectorAll('td, dd, figcaption, p')].map(e => getComputedStyle(e).fontSize)")
+        sizes = browser.run(
+            "return [...document.querySelectorAll('td, dd, figcaption, p')].map(e => getComputedStyle(e).fontSize)"
+        )
         assert min(float(size.removesuffix("px")) for size in sizes) >= 13
         assert all(browser.colors(name) >= 2 for name in PANELS)
     finally:

@@ -96,16 +96,20 @@ def figures_of(run: Run, *, with_maps: bool = True) -> list[Drawn]:
 
 
 def axes_of(width: float, height: float) -> tuple[Figure, Any]:
-    """Return a figure of this size in inches, and its axes."""
+    """Return a figure of this size in inches, and its axes, with room for labels."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    # margins in inches: laying out by trial takes as long as drawing
+    left, right, bottom, top = 0.8, 0.12, 0.5, 0.3
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_axes(
+        (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
+    )
 
 
 def _map(run: Run, name: str) -> Drawn:
     ny, nx = run.plan.shape
-    figure, axes = axes_of(4.8, float(np.clip(4.8 * ny / nx, 1.6, 8.0)) + 0.5)
+    figure, axes = axes_of(4.8, float(np.clip(3.2 * ny / nx, 1.6, 8.0)) + 0.8)
     return Drawn(name, *maps.whole(axes, run, name), "residual", figure, image=True)
 
 
@@ -116,6 +120,6 @@ def _worst(run: Run, measures: dict[str, Any]) -> list[Drawn]:
     positions = [*(measures.get("worst") or {}).get("positions", [])[: maps.WORST - len(holes)], *holes]
     drawn = []
     for k, position in enumerate(positions):
-        figure, axes = axes_of(3.2, 3.3)
+        figure, axes = axes_of(3.4, 3.3)
         drawn.append(Drawn(f"worst_{k + 1}", *maps.region(axes, run, position, k + 1), "worst", figure, image=True))
     return drawn

@@ -36,7 +36,7 @@ def whole(axes: Any, run: Run, name: str) -> tuple[str, str, str]:
         xlim=(-0.5, run.plan.shape[1] - 0.5), ylim=(-0.5, run.plan.shape[0] - 0.5), xlabel="x (px)", ylabel="y (px)"
     )
     axes.set_title(TITLES[name])
-    axes.figure.colorbar(drawn, ax=axes, shrink=0.8)
+    axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.03)
     cells = f"means of {window.size} × {window.size} px" if window.size > 1 else "pixels"
     alt = f"Map of {TITLES[name].lower()}, {cells}, from {shown.low:.3g} to {shown.high:.3g}."
     return TITLES[name], f"{cells}.", alt
