@@ -56,7 +56,7 @@ class Checks(Model):
     edge_light: Limit = _limit(
         0.15,
         0.3,
-        "mean residual within 4 px of the masks, above that from 16 px on, in units of the noise: light that masks miss "
+        "mean residual within 4 px of the masks above that from 16 px on, in units of the noise: light that masks miss "
         "is taken for sky",
     )
     idle_rim: Limit = _limit(

@@ -350,21 +350,17 @@ class _Forecast:
         return [*self._input(), self._measuring(measured)]
 
     def output(self) -> list[_Phase]:
-        """Surfaces evaluated and written."""
-        phases = self._input()
-        for step in self.recipe.steps:
-            if isinstance(step, BackgroundStep) and (step.keep or step is self.recipe.result):
-                phases.append(
-                    self._surface(self._evaluated("evaluating").add("pixels", self.size, "px", self.tile), step)
-                )
-        written = self._evaluated("writing").add("pixels", self.size, "px", self.tile)
-        written.add("shard", _WRITE * self.size, "px", self.tile)
-        measured = measuring(self._evaluated("measuring"), self.stage.tile, self.read_shape, self.planes, self.size)
-        return [*phases, written, measured.add("histogram", 1, "B", _HISTOGRAM)]
-
-    def _evaluated(self, name: str) -> _Phase:
-        held = _Phase(name).add("image, background, rms", 3 * self.size, "px read", self.read)
-        return held.add("bits", 1, "px read", self.read).add("outside", 1, "px", self.tile)
+        """Surfaces evaluated, written, measured."""
+        evaluating, writing, measured = (
+            _Phase(name)
+            .add("planes, bits", 3 * self.size + 1, "px read", self.read)
+            .add("outside, pixels", 1 + self.size, "px", self.tile)
+            for name in ("evaluating", "writing", "measuring")
+        )
+        steps = (s for s in self.recipe.steps if isinstance(s, BackgroundStep) and (s.keep or s is self.recipe.result))
+        evaluated = [self._surface(_Phase("evaluating", [*evaluating.terms]), step) for step in steps]
+        measuring(measured, self.stage.tile, self.read_shape, self.planes, self.size).add("counts", 1, "B", _HISTOGRAM)
+        return [*self._input(), *evaluated, writing.add("shard", _WRITE * self.size, "px", self.tile), measured]
 
     def mesh(self) -> list[_Phase]:
         """Maps of the whole mesh, one after the other."""
