@@ -46,7 +46,9 @@ class Checks(Model):
         "scale it takes from sources too",
     )
     masked_bias: Limit = _limit(
-        0.05, 0.1, "bias of the background under masks, in units of the noise of a pixel: a source loses it in each pixel"
+        0.05,
+        0.1,
+        "bias of the background under masks, in units of the noise of a pixel: a source loses it in each pixel",
     )
     bright_bias: Limit = _limit(
         0.1, 0.2, "the same under pixels more than 3 sigma above the background, where sources are measured"
@@ -54,17 +56,21 @@ class Checks(Model):
     edge_light: Limit = _limit(
         0.15,
         0.3,
-        "mean residual within 4 px of the masks, above that from 16 px on, in units of the noise: light that masks miss "
+        "mean residual within 4 px of the masks above that from 16 px on, in units of the noise: light that masks miss "
         "is taken for sky",
     )
     idle_rim: Limit = _limit(
-        8, 12, "width in px of the rim of the masks that holds no light: sky that is thrown away, where it is needed most"
+        8,
+        12,
+        "width in px of the rim of the masks that holds no light: sky that is thrown away, where it is needed most",
     )
     source_bias: Limit = _limit(
         0.1, 0.2, "mean bias of the background at the sources, masked or not, in units of the noise"
     )
     flux_slope: Limit = _limit(
-        0.1, 0.2, "rise of the bias at masked sources with a decade of flux, in units of the noise: bright sources are eaten"
+        0.1,
+        0.2,
+        "rise of the bias at masked sources with a decade of flux, in units of the noise: bright ones are eaten",
     )
     negative_area: Limit = _limit(
         1024, 2304, "area in px of the largest region below -3 sigma: noise alone makes single blocks of 256 px"
@@ -76,13 +82,13 @@ class Checks(Model):
         0.02, 0.05, "largest mean step across a tile edge beyond the largest of the fake edges, in units of the noise"
     )
     mean_residual: Limit = _limit(0.1, 0.2, "mean residual of unmasked pixels, in units of the noise")
-    skewness: Limit = _limit(
-        0.3, 0.6, "skewness of the residual: sources that are not masked make a tail to the right"
-    )
+    skewness: Limit = _limit(0.3, 0.6, "skewness of the residual: sources that are not masked make a tail to the right")
     worst_block: Limit = _limit(
         10.0, 20.0, "largest deviation of a block of 16 px, in sigma: a place where the sky is wrong"
     )
-    masked_fraction: Limit = _limit(0.8, 0.95, "share of the valid pixels that are masked: little sky is left to tell it")
+    masked_fraction: Limit = _limit(
+        0.8, 0.95, "share of the valid pixels that are masked: little sky is left to tell it"
+    )
 
     @classmethod
     def reason(cls, name: str) -> str:

@@ -72,7 +72,8 @@ def measure(
 
     Notes
     -----
-    Memory: a tile of 1024 pixels with its halo, about 60 bytes a pixel; without ``rms`` the residual of the whole image.
+    Memory: about 60 bytes a pixel of a tile of 1024 pixels and its halo; without ``rms`` also
+    the residual of the whole image.
     """
     shape: Pair = tuple(image.shape)
     planes = {"background": background, "mask": mask, "rms": rms, "error": error, "weight": weight, "truth": truth}
@@ -94,9 +95,7 @@ def measure(
             row.append((region, summarise(pixels, region, written, catalogue=sources, box=box)))
         collector.add_row(row)
     source = "error" if error is not None else "weight" if weight is not None else None
-    found = collector.finalize(
-        tile=grid.tile, source=source, catalogue=catalogue is not None, box=box, to_sky=to_sky
-    )
+    found = collector.finalize(tile=grid.tile, source=source, catalogue=catalogue is not None, box=box, to_sky=to_sky)
     return {**found, "verdict": judge(found, checks)}
 
 

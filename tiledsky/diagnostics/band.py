@@ -170,6 +170,8 @@ class Band:
         """What the sky around each block of `QUAD` pixels says of the sky there: value, slopes a block."""
         counts, sums = quad_sums(self.science, self.state, self.outside, nearest=SKY_DISTANCE)
         first = [start // QUAD for start in self.origin]
-        where = [slice(a, min(a + n * CELL // QUAD, m)) for a, n, m in zip(first, self.cells, counts.shape, strict=True)]
+        where = [
+            slice(a, min(a + n * CELL // QUAD, m)) for a, n, m in zip(first, self.cells, counts.shape, strict=True)
+        ]
         options = {"sigma": SKY_SIGMA / QUAD, "radius": SKY_REACH // QUAD, "worst": SKY_VARIANCE}
         return local_quadratic(counts, sums, where=(where[0], where[1]), **options)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tiledsky.diagnostics.band import LIMIT, Band
+from tiledsky.diagnostics.band import LIMIT, SKY_DISTANCE, Band
 from tiledsky.diagnostics.patches import Floats, PatchSums, gaussian_deviate, jackknife, number, plain, ratio
 from tiledsky.kernels.edges import squared_distance
 from tiledsky.kernels.sky_sums import DISTANCE, GROUP, N_GROUPS, OUTSIDE, distance_bins, sky_columns
@@ -27,12 +27,12 @@ RIM_LIGHT = 0.1
 
 DEFINITION = (
     "mean over masked pixels of the background minus the sky that the unmasked pixels around predict there (quadratic "
-    "regression, Gaussian of sigma 20 px, pixels at least 4 px from masks), relative to the mean of background minus "
-    "image over unmasked pixels; bright: more than 3 sigma above the background"
+    "regression, Gaussian of sigma 20 px, pixels at least 4 px from masks), relative to the same over these "
+    "unmasked pixels; bright: more than 3 sigma above the background"
 )
 NOTEBOOK = "mean background under masks minus mean outside; no test of a bias: the sky itself differs between the two"
 EDGES_DEFINITION = (
-    "by distance from the edge of the masks (below 0: masked pixels, from the nearest unmasked one): mean of background "
+    "by distance from the edge of the masks (below 0: masked pixels, from the nearest unmasked one): mean background "
     "minus the sky that the pixels around predict, as in masked_bias, and mean of image minus background"
 )
 
@@ -56,9 +56,7 @@ _OUTSIDE_BINS, _INSIDE_BINS = _tables()
 def update(band: Band) -> Floats:
     """Sums of the cells of a band."""
     unmasked = band.bits & 254 == 0
-    bins = distance_bins(
-        band.state, band.outside, squared_distance(unmasked, _INSIDE), _OUTSIDE_BINS, _INSIDE_BINS
-    )
+    bins = distance_bins(band.state, band.outside, squared_distance(unmasked, _INSIDE), _OUTSIDE_BINS, _INSIDE_BINS)
     return sky_columns(
         band.background,
         band.residual,
@@ -66,6 +64,7 @@ def update(band: Band) -> Floats:
         band.state,
         band.bits,
         bins,
+        band.outside >= SKY_DISTANCE**2,
         band.around,
         n_bins=N_BINS,
         origin=band.origin,
@@ -73,12 +72,17 @@ def update(band: Band) -> Floats:
     )
 
 
+def offset(sums: Floats) -> Floats:
+    """Background minus what the sky around predicts where there is no mask: what all places have in common."""
+    return ratio(sums[..., 4], sums[..., 3])
+
+
 def _group(start: int) -> Any:
     """Bias of a group, and the notebook's difference, of sums of a patch."""
 
     def of(sums: Floats) -> Floats:
         n, b, known, difference = (sums[..., start + k] for k in range(4))
-        bias = ratio(difference, known) + ratio(sums[..., 2], sums[..., 0])
+        bias = ratio(difference, known) - offset(sums)
         return np.stack([bias, ratio(b, n) - ratio(sums[..., 1], sums[..., 0])], axis=-1)
 
     return of
@@ -119,8 +123,7 @@ def finalize(sums: PatchSums) -> dict[str, Any]:
 
 def _profile(sums: Floats) -> Floats:
     bins = sums[..., OUTSIDE + GROUP * N_GROUPS :].reshape(*sums.shape[:-1], N_BINS, DISTANCE)
-    offset = ratio(sums[..., 2], sums[..., 0])[..., None]
-    background = ratio(bins[..., 1], bins[..., 0]) + offset
+    background = ratio(bins[..., 1], bins[..., 0]) - offset(sums)[..., None]
     return np.concatenate([background, ratio(bins[..., 3], bins[..., 2])], axis=-1)
 
 

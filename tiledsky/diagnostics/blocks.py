@@ -66,9 +66,20 @@ def regions(blocks: NDArray[np.void], columns: int) -> NDArray[np.intp]:
 
 def area(blocks: NDArray[np.void], shape: Pair) -> NDArray[np.int64]:
     """Pixels of each block, less at the ends of an image of ``shape``."""
-    sides = [np.minimum(blocks[k].astype(np.int64) * KEPT + KEPT, n) - blocks[k].astype(np.int64) * KEPT
-             for k, n in zip(("y", "x"), shape, strict=True)]
+    sides = [
+        np.minimum(blocks[k].astype(np.int64) * KEPT + KEPT, n) - blocks[k].astype(np.int64) * KEPT
+        for k, n in zip(("y", "x"), shape, strict=True)
+    ]
     return sides[0] * sides[1]
+
+
+def away_from_edges(blocks: NDArray[np.void], shape: Pair) -> NDArray[np.bool_]:
+    """Whether each block keeps off the outermost `KEPT` pixels of an image of ``shape``."""
+    inner = np.ones(blocks.size, bool)
+    for k, n in zip(("y", "x"), shape, strict=True):
+        first = blocks[k].astype(np.int64) * KEPT
+        inner &= (first >= KEPT) & (first + KEPT <= n - KEPT)
+    return inner
 
 
 def centre(index: Floats, size: int) -> Floats:

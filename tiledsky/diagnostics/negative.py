@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from tiledsky.diagnostics.band import Band
-from tiledsky.diagnostics.blocks import THRESHOLD, area, centre, regions, significance
+from tiledsky.diagnostics.blocks import THRESHOLD, area, away_from_edges, centre, regions, significance
 from tiledsky.diagnostics.patches import Floats, number
 from tiledsky.diagnostics.positions import random_positions
 from tiledsky.geometry import Pair
@@ -26,7 +26,8 @@ APERTURE = np.dtype([("y", "<i4"), ("x", "<i4"), ("k", "<i4"), ("sum", "<f8"), (
 
 DEFINITION = (
     "connected regions of 16 x 16 px blocks (a quarter of the pixels unmasked) whose mean residual is below -3 of its "
-    "errors, for noise with the measured short-range correlation; significance of all pixels of the region together"
+    "errors, for noise with the measured short-range correlation; significance of all pixels of the region together; "
+    "blocks in the outermost 16 px of the image are counted apart"
 )
 
 
@@ -69,6 +70,8 @@ def finalize(
         Of the image.
     """
     columns = -(-shape[1] // KEPT)
+    inner = away_from_edges(blocks, shape)
+    edge, blocks = blocks[~inner], blocks[inner]
     z = significance(blocks, scale)
     low, high = blocks[z <= -THRESHOLD], blocks[z >= THRESHOLD]
     found = sorted(_regions(low, columns, shape, scale), key=lambda r: (-r["area"], r["y"], r["x"]))
@@ -88,6 +91,7 @@ def finalize(
         "strongest": strongest[0] if strongest else {"area": 0, "significance": 0.0, "y": None, "x": None},
         "regions": found[:_LISTED],
         "positive": {"n_regions": len(above), "area": sum(r["area"] for r in above)},
+        "at_edges": {"blocks": int((significance(edge, scale) <= -THRESHOLD).sum()), "width": KEPT},
         "apertures": _apertures(apertures),
     }
 

@@ -113,10 +113,11 @@ def jackknife(table: Floats, function: Callable[[Floats], Floats]) -> Estimate:
         if n < 2:
             return Estimate(value, np.full_like(value, np.nan), n)
         without = function(total - table)
-        spread = without - np.nanmean(np.where(np.isfinite(without), without, np.nan), axis=0)
-        squares = np.where(np.isfinite(spread), spread, 0.0) ** 2
+        told = np.isfinite(without)
+        mean = np.where(told, without, 0.0).sum(axis=0) / told.sum(axis=0)
+        squares = np.where(told, without - mean, 0.0) ** 2
         error = np.sqrt((n - 1) / n * squares.sum(axis=0))
-    known = np.isfinite(value) & (np.isfinite(without).sum(axis=0) > 1)
+    known = np.isfinite(value) & (told.sum(axis=0) > 1)
     return Estimate(np.where(known, value, np.nan), np.where(known, error, np.nan), n)
 
 

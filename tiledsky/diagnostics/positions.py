@@ -25,12 +25,12 @@ _BINS = 2 * (len(FLUX_BINS) + len(SIZE_BINS))
 #: Count and sum of each bin; sums of two lines: n, x, x^2, y, x y.
 _GROUP = _BINS + 10
 _CONTROL = slice(2 * _GROUP, 2 * _GROUP + 2)
-#: And pixels and residual of the sky, for its mean.
+#: And, in their place, pixels and background minus the sky around outside masks.
 COLUMNS = 2 * _GROUP + 4
 
 DEFINITION = (
     "mean background of the box x box pixels at each source minus the sky that the unmasked pixels around predict "
-    "there, relative to the mean of background minus image over unmasked pixels; control: random positions with no "
+    "there, relative to the same over unmasked pixels at least 4 px from masks; control: random positions with no "
     "masked pixel in the box"
 )
 
@@ -103,7 +103,7 @@ def update(band: Band, *, catalogue: Floats | None = None, box: int = 3) -> Floa
         chosen = np.isfinite(bias) & (state == kind)
         cell = (y[chosen] - band.origin[0]) // CELL, (x[chosen] - band.origin[1]) // CELL
         columns = _source_columns(bias[chosen], found[chosen, 2], found[chosen, 3])
-        np.add.at(out, (*cell, slice(k * _GROUP, (k + 1) * _GROUP)), columns)
+        np.add.at(out[..., k * _GROUP : (k + 1) * _GROUP], cell, columns)
     y, x = random_positions(band, CONTROLS, 1)
     out[..., _CONTROL] = _controls(band, y, x, box).reshape(*band.cells, 2)
     return out
@@ -139,8 +139,8 @@ def _controls(band: Band, y: NDArray[np.int64], x: NDArray[np.int64], box: int) 
 
 
 def finalize(sums: PatchSums, sky: PatchSums, *, box: int, source: str) -> dict[str, Any]:
-    """Return the measure; ``sky``: the sums of `tiledsky.diagnostics.bias`, whose first columns are of the sky."""
-    both = np.concatenate([sums.sums[..., : COLUMNS - 2], sky.sums[..., [0, 2]]], axis=-1)
+    """Return the measure; ``sky``: the sums of `tiledsky.diagnostics.bias`, with the offset outside masks."""
+    both = np.concatenate([sums.sums[..., : COLUMNS - 2], sky.sums[..., 3:5]], axis=-1)
     table = both.reshape(-1, COLUMNS)
     table = table[np.any(table != 0, axis=1)]
     groups = []
@@ -157,7 +157,7 @@ def finalize(sums: PatchSums, sky: PatchSums, *, box: int, source: str) -> dict[
 
 
 def _offset(sums: Floats) -> Floats:
-    return ratio(sums[..., -1], sums[..., -2])
+    return -ratio(sums[..., -1], sums[..., -2])
 
 
 def _value(found: Any) -> dict[str, Any]:

@@ -125,9 +125,7 @@ def _correlation(sums: PatchSums, of_scale: PatchSums) -> dict[str, Any]:
         return scale.correlations(table[..., :pairs], variance)
 
     found = jackknife(_lag_tables(sums, of_scale), rho)
-    along = {
-        axis: [LAGS.index((d, 0) if axis == "y" else (0, d)) for d in range(1, REACH + 1)] for axis in ("x", "y")
-    }
+    along = {axis: [LAGS.index((d, 0) if axis == "y" else (0, d)) for d in range(1, REACH + 1)] for axis in ("x", "y")}
     values = {axis: np.concatenate([[1.0], found.value[k]]) for axis, k in along.items()}
     mean = (values["x"] + values["y"]) / 2
     return {

@@ -133,4 +133,3 @@ def _absolute(sums: Floats) -> Floats:
     """Ratio to noise of unit variance."""
     blocks = sums.reshape(*sums.shape[:-1], len(WIDTHS), 3)
     return np.sqrt(ratio(blocks[..., 1], blocks[..., 0]))
-

@@ -17,8 +17,8 @@ _DEEP = 2
 
 DEFINITION = (
     "across each edge between two tiles, pixel by pixel along it: difference of the two pixels at the edge minus the "
-    "mean of the differences beside it (step), and difference of these two (slope), of the background as written; fake: "
-    "the same across the middle of each tile. Worst: largest mean step of one side of a tile"
+    "mean of the differences beside it (step), and difference of these two (slope), of the background as written; "
+    "fake: the same across the middle of each tile. Worst: largest mean step of one side of a tile"
 )
 
 
@@ -50,7 +50,8 @@ class Strips:
         if width >= 4 * _DEEP:
             fakes.append(_sums(background[:, width // 2 - 2 : width // 2 + 2].T))
         sides = background[:_DEEP], background[-_DEEP:], background[:, :_DEEP].T, background[:, -_DEEP:].T
-        return cls(*(np.ascontiguousarray(side) for side in sides), np.array(fakes).reshape(-1, 5))
+        top, bottom, left, right = map(np.ascontiguousarray, sides)
+        return cls(top, bottom, left, right, np.array(fakes).reshape(-1, 5))
 
     def to_bytes(self) -> bytes:
         """Bytes of the strips."""
@@ -65,11 +66,11 @@ class Strips:
         width, height, rows, columns = np.frombuffer(data, np.int64, 4).tolist()
         values = np.frombuffer(data, np.float64, offset=32)
         sizes = [rows * width] * 2 + [columns * height] * 2
-        ends = np.cumsum([0, *sizes])
-        sides = [values[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        ends = np.cumsum(sizes)
+        sides = np.split(values, ends)[:4]
         shapes = [(rows, width)] * 2 + [(columns, height)] * 2
-        found = [side.reshape(shape) for side, shape in zip(sides, shapes, strict=True)]
-        return cls(*found, values[ends[-1] :].reshape(-1, 5))
+        top, bottom, left, right = (side.reshape(shape) for side, shape in zip(sides, shapes, strict=True))
+        return cls(top, bottom, left, right, values[ends[-1] :].reshape(-1, 5))
 
 
 def _sums(lines: NDArray[Any]) -> Floats:
@@ -105,7 +106,13 @@ class Seams:
     def finalize(self, tile: Pair) -> dict[str, Any]:
         """Return the measure."""
         real, fake = (np.array(rows).reshape(-1, 5) for rows in (self.edges, self.fakes))
-        found = {"definition": DEFINITION, "unit": "image", "tile": list(tile), "n_edges": len(real), "n_fake": len(fake)}
+        found = {
+            "definition": DEFINITION,
+            "unit": "image",
+            "tile": list(tile),
+            "n_edges": len(real),
+            "n_fake": len(fake),
+        }
         for name, k in (("step", 1), ("slope", 3)):
             found[name] = {**_rms(real, k, ""), **_rms(fake, k, "fake_")}
         means = np.abs(ratio(real[:, 1], real[:, 0]))

@@ -1,7 +1,7 @@
 """What one tile tells of all measures, small and mergeable; and all tiles put together.
 
-Sums are of whole cells of 64 x 64 pixels, each made by the tile that holds its first pixel and of pixels alone; they are
-put back in their places before anything is added up. So no number but those of the seams depends on the tiles.
+Sums are of whole cells of 64 x 64 pixels, each made by the tile that holds its first pixel and of pixels alone; they
+are put back in their places before anything is added up. So no number but those of the seams depends on the tiles.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tiledsky.diagnostics.seams import Seams, Strips
 from tiledsky.geometry import Pair, Region
 from tiledsky.kernels.cell_sums import CELL, WIDTHS
 from tiledsky.kernels.order import KeyHistogram
+from tiledsky.kernels.sky_sums import OUTSIDE
 
 VERSION = 1
 #: Numbers of a cell, by the measure that they are of; the last is how many blocks of 16 pixels were looked at.
@@ -87,8 +88,6 @@ def summarise(
         Side of the box at a source, odd.
     """
     cells = owned_cells(tile)
-    if 0 in cells.shape:
-        cells = Region(cells.y0, cells.y0 + cells.shape[0], cells.x0, cells.x0 + cells.shape[1])
     rows, histograms, found, apertures = [np.zeros((0, cells.shape[1], N_COLUMNS))], [], [], []
     for band in bands(pixels, tile):
         scales, kept = scale.update(band)
@@ -176,7 +175,7 @@ class Collector:
         return {"version": VERSION, "image": self._facts(sky, noise, unit), "measures": measures}
 
     def _facts(self, sky: PatchSums, noise: float, unit: str | None) -> dict[str, Any]:
-        outside, masked = sky.sums[..., 0].sum(), sky.sums[..., bias.OUTSIDE].sum()
+        outside, masked = sky.sums[:, :, 0].sum(), sky.sums[:, :, OUTSIDE].sum()
         pixels = self.shape[0] * self.shape[1]
         counted = outside + masked
         return {

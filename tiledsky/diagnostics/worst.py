@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.diagnostics.blocks import centre, significance
+from tiledsky.diagnostics.blocks import away_from_edges, centre, significance
 from tiledsky.diagnostics.patches import Floats, number
 from tiledsky.geometry import Pair
 from tiledsky.kernels.cell_sums import KEPT
 
 NAME = "worst"
 _LISTED = 20
-#: Blocks this near to the edge of the image are not listed, px.
-EDGE = 16
 
 DEFINITION = (
     "16 x 16 px blocks whose mean residual deviates most from zero, in units of its error, more than 16 px from the "
@@ -30,11 +28,7 @@ def finalize(
     blocks: NDArray[np.void], *, scale: float, noise: float, shape: Pair, to_sky: ToSky | None
 ) -> dict[str, Any]:
     """Return the measure; arguments as of `tiledsky.diagnostics.negative.finalize`."""
-    inner = np.ones(blocks.size, bool)
-    for k, n in zip(("y", "x"), shape, strict=True):
-        first = blocks[k].astype(np.int64) * KEPT
-        inner &= (first >= EDGE) & (first + KEPT <= n - EDGE)
-    blocks = blocks[inner]
+    blocks = blocks[away_from_edges(blocks, shape)]
     z = significance(blocks, scale)
     chosen = np.argsort(-np.abs(z), kind="stable")[:_LISTED]
     y, x = (centre(blocks[k][chosen], n) for k, n in zip(("y", "x"), shape, strict=True))

@@ -61,11 +61,11 @@ def _rows(limit, out):  # type: ignore[no-untyped-def]
     for y in range(height):
         n = 0
         for x in range(width):
-            g = np.int64(out[y, x])
+            g = int(out[y, x])
             if g > limit:
                 continue
             squares[x] = g * g
-            begin = np.int64(0)
+            begin = 0
             while n:
                 a = apex[n - 1]
                 # first pixel where the new parabola is lower than the last one

@@ -34,8 +34,7 @@ def local_quadratic(
     Returns
     -------
     ndarray of float64, shape (h, w, 3)
-        Value at the centre of the block, and slopes along y and x a block; NaN where the fit is worse than ``worst``, or not
-        wanted.
+        Value at the centre of the block, slopes along y and x a block; NaN where the fit is worse, or not wanted.
 
     Notes
     -----

@@ -52,6 +52,7 @@ def sky_columns(
     state: NDArray[np.uint8],
     bits: NDArray[np.uint8],
     bins: NDArray[np.int8],
+    far: NDArray[np.bool_],
     around: _F64,
     *,
     n_bins: int,
@@ -67,6 +68,8 @@ def sky_columns(
     state, bits : ndarray of uint8, shape (H, W)
     bins : ndarray of int8, shape (H, W)
         Bin of the distance from the mask's edge; -1: none.
+    far : ndarray of bool, shape (H, W)
+        Where a sky pixel counts for what the background minus the sky around is outside masks.
     around : ndarray of float64, shape (ceil(H / 8), ceil(W / 8), 3)
         What the sky around says (`tiledsky.kernels.local_sky.local_quadratic`).
     n_bins : int
@@ -76,11 +79,11 @@ def sky_columns(
     Returns
     -------
     ndarray of float64, shape (rows, columns, 5 + 4 x 10 + 4 n_bins)
-        Outside: pixels, background, residual; pixels with a sky around, background minus that sky. Each group: pixels,
-        background; the same two. Each bin: the two, then pixels and residual.
+        Outside: pixels, background, residual; far pixels with a sky around, background minus that sky. Each group:
+        pixels, background; the same two. Each bin: the two, then pixels and residual.
     """
     columns = np.zeros((*cells, OUTSIDE + GROUP * N_GROUPS + DISTANCE * n_bins))
-    _sky(background, residual, values, state, bits, bins, around, origin[0], origin[1], columns)
+    _sky(background, residual, values, state, bits, bins, far, around, origin[0], origin[1], columns)
     return columns
 
 
@@ -95,7 +98,7 @@ def _add_group(row, group, b, known, difference):  # type: ignore[no-untyped-def
 
 
 @njit(nogil=True, cache=True)
-def _sky(background, residual, values, state, bits, bins, around, y0, x0, columns):  # type: ignore[no-untyped-def]
+def _sky(background, residual, values, state, bits, bins, far, around, y0, x0, columns):  # type: ignore[no-untyped-def]
     height, width = state.shape
     for cy in range(columns.shape[0]):
         for cx in range(columns.shape[1]):
@@ -113,7 +116,7 @@ def _sky(background, residual, values, state, bits, bins, around, y0, x0, column
                         row[0] += 1.0
                         row[1] += b
                         row[2] += r
-                        if known:
+                        if known and far[y, x]:
                             row[3] += 1.0
                             row[4] += difference
                     else:

@@ -199,7 +199,9 @@ def _bytes_a_pixel(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes) -> 
     known = sum(plane.itemsize for plane in planes.values())
     if stage.kind in ("ingest", "output"):
         if stage.kind == "output":  # and the mask, for its status and for the measures
-            again = [n for n in ("weight", "error", "coverage") if n in planes and (n != "coverage" or recipe.uncovered == n)]
+            again = [
+                n for n in ("weight", "error", "coverage") if n in planes and (n != "coverage" or recipe.uncovered == n)
+            ]
             known += 2 + bool(stage.levels) + sum(planes[name].itemsize for name in again)
         return known
     step = recipe.step(str(stage.step))

@@ -15,17 +15,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tiledsky.diagnostics.patches import patch_size
-from tiledsky.diagnostics.summary import N_COLUMNS
 from tiledsky.filters import ring_halo, taps_of
 from tiledsky.geometry import Pair, mesh_shape
-from tiledsky.kernels.cell_sums import CELL
 from tiledsky.masking import growth_radius
 from tiledsky.mesh import level_box
 from tiledsky.recipe import Recipe
-from tiledsky.run.context import output_planes
 from tiledsky.run.needs import halo_of
-from tiledsky.run.plan import Plan, Stage
+from tiledsky.run.plan import GATHER, Plan, Stage
+from tiledsky.run.quality_memory import measuring, merging
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep, Tier
 from tiledsky.thresholds import noise_images
 
@@ -60,8 +57,6 @@ _TREE_BOXES, _TREE = 1_000_000, 110
 #: more: `_HOLE_CELL` bytes for each box of the square about it.
 HOLE, _HOLE_CELL = 64, 160
 _CANDIDATES = 20 * MEGABYTE
-#: Rows of pixels that are measured at a time with their halo, and bytes of each pixel beside the planes.
-_BAND, _BAND_PIXEL = 4 * CELL + 128, 48
 
 
 @dataclass(frozen=True)
@@ -164,8 +159,7 @@ def peak(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, *, threads: i
         "boxes": forecast.boxes,
         "mesh": forecast.mesh,
         "output": forecast.output,
-        "diagnostics": forecast.diagnostics,
-    }.get(stage.kind, forecast.gather if stage.kind in ("bins", "centers", "statistics") else forecast.summary)()
+    }.get(stage.kind, forecast.gather if stage.kind in GATHER else forecast.summary)()
     return max(phases, key=lambda phase: phase.bytes).memory(threads)
 
 
@@ -263,7 +257,9 @@ class _Forecast:
         return [*self._searched(), found, counted]
 
     def gather(self) -> list[_Phase]:
-        """Summaries merged into statistics."""
+        """Summaries merged into statistics, or into measures of the background."""
+        if self.stage.kind == "diagnostics":
+            return [merging(_Phase("merging"), self.plan).add("histograms", 1, "B", 2 * _HISTOGRAM)]
         merged = _Phase("merging").add("histograms", 1, "B", _HISTOGRAMS)
         if self.stage.kind != "bins":
             step = self.recipe.step(str(self.stage.step))
@@ -354,42 +350,17 @@ class _Forecast:
         return [*self._input(), self._measuring(measured)]
 
     def output(self) -> list[_Phase]:
-        """Surfaces evaluated and written."""
-        phases = self._input()
-        for origin in output_planes(self.recipe).values():
-            if origin is None:
-                continue
-            step = self.recipe.step(origin[0])
-            assert isinstance(step, BackgroundStep)
-            phases.append(self._surface(self._evaluated("evaluating"), step))
-        written = self._evaluated("writing").add("pixels", self.size + 2 * bool(self.stage.levels), "px", self.tile)
-        written.add("shard", _WRITE * self.size, "px", self.tile)
-        measured = self._evaluated("measuring").add("mask", 1, "px read", self.read)
-        if "weight" in self.planes or "error" in self.planes:
-            largest = max(p.itemsize for n, p in self.planes.items() if n in ("weight", "error"))
-            measured.add("noise planes", 3 * largest, "px read", self.read)
-        band = (min(_BAND, self.read_shape[0])) * self.read_shape[1]
-        measured.add("band", _BAND_PIXEL + 3 * self.size, "px of a band", band)
-        cells = math.prod(t // CELL + 2 for t in self.stage.tile)
-        measured.add("sums", 3 * 8 * N_COLUMNS, "cells", cells).add("histogram", 1, "B", _HISTOGRAM)
-        return [*phases, written, measured]
-
-    def _evaluated(self, name: str) -> _Phase:
-        """Image, bits and the surfaces that are measured, with their halo."""
-        held = _Phase(name).add("image, background, rms", 3 * self.size, "px read", self.read)
-        return held.add("bits", 1, "px read", self.read).add("outside", 1, "px", self.tile)
-
-    def diagnostics(self) -> list[_Phase]:
-        """Sums of all patches, and of the cells of one row of tiles."""
-        output = self.plan.stage("output")
-        patch = patch_size(self.plan.shape)
-        patches = math.prod(-(-n // patch) for n in self.plan.shape)
-        merged = _Phase("merging").add("sums, without one patch", 5 * 8 * N_COLUMNS, "patches", patches)
-        cells = (output.tile[0] // CELL + 2) * (self.plan.shape[1] // CELL + 2)
-        merged.add("cells", 2 * 8 * N_COLUMNS, "cells of a row of tiles", cells)
-        blocks = math.prod(self.plan.shape) // 256
-        merged.add("blocks, apertures", 30, "blocks", blocks)
-        return [merged.add("histograms", 1, "B", 2 * _HISTOGRAM)]
+        """Surfaces evaluated, written, measured."""
+        evaluating, writing, measured = (
+            _Phase(name)
+            .add("planes, bits", 3 * self.size + 1, "px read", self.read)
+            .add("outside, pixels", 1 + self.size + 2 * bool(self.stage.levels), "px", self.tile)
+            for name in ("evaluating", "writing", "measuring")
+        )
+        steps = (s for s in self.recipe.steps if isinstance(s, BackgroundStep) and (s.keep or s is self.recipe.result))
+        evaluated = [self._surface(_Phase("evaluating", [*evaluating.terms]), step) for step in steps]
+        measuring(measured, self.stage.tile, self.read_shape, self.planes, self.size).add("counts", 1, "B", _HISTOGRAM)
+        return [*self._input(), *evaluated, writing.add("shard", _WRITE * self.size, "px", self.tile), measured]
 
     def mesh(self) -> list[_Phase]:
         """Maps of the whole mesh, one after the other."""
