@@ -41,8 +41,12 @@ def make(path: Path, *, seed: int = 3, measures: bool = True, result: str = "war
     make_run(path, planes(seed), header=header)
     provenance = json.loads((path / "run" / "provenance.json").read_text())
     provenance |= {
-        "input": {"science": "/data/<image>.fits", "weight": "/data/weight.fits"}, "recipe": "plain", "tasks": 24,
-        "cpu_seconds": 3.25, "wall_seconds_last": 4.5, "peak_worker_memory": 312_000_000,
+        "input": {"science": "/data/<image>.fits", "weight": "/data/weight.fits"},
+        "recipe": "plain",
+        "tasks": 24,
+        "cpu_seconds": 3.25,
+        "wall_seconds_last": 4.5,
+        "peak_worker_memory": 312_000_000,
         "memory": {"output": {"projected": 400_000_000, "measured": 300_000_000}},
         "stage_cpu_seconds": {"output": 2.0, "ingest": 1.0},
     }

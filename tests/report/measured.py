@@ -127,7 +127,9 @@ def diagnostics(shape: tuple[int, int], *, seed: int = 0, result: str = "warn") 
                 },
             },
             "negative": {
-                **{"definition": "connected blocks below the threshold", "n_regions": 1, "area": 768},
+                "definition": "connected blocks below the threshold",
+                "n_regions": 1,
+                "area": 768,
                 "regions": [{"area": 768, "significance": -8.5, "y": 80.0, "x": 100.0}],
             },
             "worst": {"definition": "largest means of blocks", "unit": "sigma", "block": 16, "positions": positions},

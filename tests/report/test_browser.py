@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.run.scenes import command
 from tiledsky.report import write_comparison, write_report
 
 from .conftest import FIGURES, SHAPE, Browser, make
@@ -112,3 +114,32 @@ def test_comparison(browser: Browser, store: Path, tmp_path: Path) -> None:
     assert len(set(map(tuple, browser.run(RANGES).values()))) == 1
     assert browser.complaints() == []
     assert all(url.split(":")[0] in ("file", "data", "blob") for url in browser.requests())
+
+
+def test_view(browser: Browser, store: Path) -> None:
+    """Zooming reads what is seen again; everything comes from this machine."""
+    process = command("view", str(store), "--no-browser", "--port", "0")
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:")
+        browser.open(address)
+        assert set(browser.run(RANGES)) == set(PANELS)
+        assert all(browser.colors(name) >= (2 if name == "mask" else 40) for name in PANELS)
+        wheel(browser, "subtracted", 4)
+        science = f"{FIGURES} const d = figures().science.model.renderers[0].data_source.data;"
+        seen = f"{science} return [d.dw[0], d.image[0].shape]"
+        browser.wait(f"{science} return d.dw[0] < 140")
+        width, shape = browser.run(seen)
+        assert shape[1] == width
+        assert 60 < width < 140
+        assert len(set(map(tuple, browser.run(RANGES).values()))) == 1
+        assert "every pixel is shown" in browser.run("return Bokeh.documents[0].get_model_by_name('told').text")
+        assert browser.complaints() == []
+        hosts = {url.split("/")[2] for url in browser.requests() if not url.startswith(("data:", "blob:"))}
+        assert hosts == {address.split("/")[2]}
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.communicate()

@@ -78,7 +78,7 @@ def test_pictures_have_words(page: Page) -> None:
     assert all(len(str(a.get("alt"))) > 20 for a in images)
     labels = [a["aria-label"] for _, a in page.tags if a.get("role") == "img"]
     assert len(labels) == 6
-    assert labels[2] == "Map of the mask: 4 % of the pixels are left out. 150 by 180 pixels."
+    assert labels[2] == "Map of the mask: 3 % of the pixels are left out. 150 by 180 pixels."
     headings = [t for t, _ in page.tags if re.fullmatch("h[1-6]", t)]
     assert headings[0] == "h1"
     assert headings.count("h1") == 1

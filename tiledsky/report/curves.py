@@ -137,6 +137,7 @@ def masked_bias(axes: Any, run: Run, diagnostics: dict[str, Any]) -> Told:
     axes.set_yticks(places, [g["name"] for g in groups])
     axes.set(xlabel="background − what the sky around predicts", title="Bias under the mask")
     axes.set_ylim(-0.6, len(groups) - 0.4)
+    axes.locator_params(axis="x", nbins=4)
     first = groups[0]
     said = f"{first['name']}: {number(first['bias'], first.get('error'))}, {number(first.get('z'))} sigma"
     other = (first.get("notebook") or {}).get("difference")
@@ -166,7 +167,7 @@ def edges(axes: Any, run: Run, diagnostics: dict[str, Any]) -> Told:
     axes.set_xscale("symlog", linthresh=4)
     ticks = [t for t in (-64, -16, -4, 0, 4, 16, 64) if start[0] <= t <= middle[-1] + 1]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    axes.set(xlabel="distance from the edge of the mask (px; masked < 0)", title="Across the edge of the mask")
+    axes.set(xlabel="distance from the edge (px), masked < 0", title="Across the edge of the mask")
     axes.legend()
     caption = "Light that the mask leaves out shows as a residual near its edge; a background that eats it rises there."
     return "Across the edge of the mask", caption, "Background and residual against the distance from the mask's edge."
@@ -252,4 +253,5 @@ def biases(axes: Any, labels: list[str], measured: list[dict[str, Any]]) -> Told
     axes.set_yticks(range(len(labels), 0, -1), labels)
     axes.set(xlabel="background − what the sky around predicts", title="Bias under the mask")
     axes.set_ylim(0.4, len(labels) + 0.6)
+    axes.locator_params(axis="x", nbins=5)
     return "Bias under the mask", f"{'; '.join(drawn)}.", f"Bias under the mask: {'; '.join(drawn)}."

@@ -57,19 +57,22 @@ def region(axes: Any, run: Run, position: dict[str, Any], rank: int) -> tuple[st
         # outlines on a white line, so that they stand out on any colour
         for color, width in (("white", 1.6), ("black", 0.7)):
             axes.contour(masked, levels=[0.5], colors=color, linewidths=width, extent=extent)
-    half = float(position.get("size") or max(float(position.get("area") or 0) ** 0.5, 16)) / 2
-    from matplotlib.patches import Rectangle
-
-    axes.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, fill=False, edgecolor=MASK, linewidth=2))
-    axes.set(xlabel="x (px)", ylabel="y (px)")
     where = f"x {x:.0f}, y {y:.0f}"
+    if position.get("hole"):
+        axes.plot(x, y, marker="+", color=MASK, markersize=18, markeredgewidth=2.5)
+    else:
+        from matplotlib.patches import Rectangle
+
+        side = float(position.get("size") or 16)
+        axes.add_patch(Rectangle((x - side / 2, y - side / 2), side, side, fill=False, edgecolor=MASK, linewidth=2))
+    axes.set(xlabel="x (px)", ylabel="y (px)", xlim=extent[:2], ylim=extent[2:], title=f"{rank}. {where}")
     sky = ""
     if position.get("ra") is not None and position.get("dec") is not None:
         sky = f", RA {position['ra']:.5f}°, Dec {position['dec']:+.5f}°"
     mean, significance = number(position.get("mean")), number(position.get("significance"))
     told = f"mean {mean}, {significance} sigma, in the square"
     if position.get("hole"):
-        told = f"the deepest hole, {number(position.get('area'))} px, {significance} sigma"
+        told = f"the deepest hole, {number(position.get('area'))} px of {significance} sigma, at the cross"
     caption = f"{where}{sky}: {told}. Black outlines: the mask."
     share = 100 * masked.mean()
     alt = (

@@ -7,6 +7,7 @@ shows.
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -44,8 +45,11 @@ def serve(run: Run, *, port: int = 0, ready: Callable[[str], None] | None = None
     from bokeh.server.server import Server
 
     application = Application(FunctionHandler(lambda document: fill(document, run)))
+    port = port or _free_port()
+    # pages of other servers may not talk to this one: it must know its own name beforehand
+    origins = [f"127.0.0.1:{port}"]
     try:
-        server = Server({"/": application}, port=port, address="127.0.0.1", num_procs=1)
+        server = Server({"/": application}, port=port, address="127.0.0.1", allow_websocket_origin=origins)
     except OSError as error:
         raise ParameterError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from None
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -55,6 +59,12 @@ def serve(run: Run, *, port: int = 0, ready: Callable[[str], None] | None = None
         server.io_loop.add_callback(ready, f"http://127.0.0.1:{server.port}/")
     server.io_loop.start()
     server.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def fill(document: Any, run: Run) -> None:
