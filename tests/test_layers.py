@@ -21,7 +21,7 @@ LAYERS = [
     {"recipe"},
     {"kernels"},
     {"overlap"},
-    {"planes", "dq", "filters", "statistics", "thresholds", "masking", "surface", "mesh", "io", "simulate"},
+    {"planes", "dq", "filters", "statistics", "thresholds", "masking", "surface", "fitted", "mesh", "io", "simulate"},
     {"estimate", "background", "photutils_objects"},
     {"diagnostics"},
     {"run"},
@@ -109,12 +109,17 @@ def test_only_the_command_line_prints():
         assert not printing or place(path) == "cli", f"{path} prints"
 
 
-def test_importing_the_package_loads_no_cluster_and_no_figures():
-    code = (
-        "import sys, tiledsky; print({'distributed', 'bokeh', 'matplotlib', 'typer', 'photutils'} & set(sys.modules))"
-    )
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = {"distributed", "bokeh", "matplotlib", "typer", "photutils", "zarr", "astropy", "numba", "dask", "scipy"}
+    code = f"import sys, tiledsky; print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_a_run_is_a_function_whatever_was_imported_before():
+    code = "import tiledsky.run.cluster, tiledsky; tiledsky.run('none', 'nowhere.fits', 'nowhere.zarr')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ParameterError: no recipe 'none'" in result.stderr
 
 
 def test_every_public_name_is_there():

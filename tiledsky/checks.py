@@ -32,18 +32,18 @@ class Checks(Model):
     A value that has an error counts only where it is ``significance`` errors away from zero.
     """
 
-    significance: float = Field(4.0, gt=0)
+    significance: float = Field(3.0, gt=0)
     scale_excess: Limit = _limit(
-        0.5,
-        1.0,
-        "largest excess of the rms of block means over that of noise, as a share of it: at 1 the structure left in the "
-        "residual is as strong as 1.7 times the noise of an aperture of that size",
+        2.0,
+        4.0,
+        "largest excess of the rms of block means over that of noise, as a share of it: at 2 the structure left in the "
+        "residual is 2.8 times the noise of an aperture of that size",
     )
     scale_overfit: Limit = _limit(
-        0.1,
-        0.2,
-        "largest shortfall of the rms of means of blocks up to 8 px: what the background takes from the noise at that "
-        "scale it takes from sources too",
+        0.25,
+        0.4,
+        "largest shortfall of the rms of means of blocks up to 16 px, as a share of that of noise: what the background "
+        "takes from the noise at that scale it takes from sources too",
     )
     masked_bias: Limit = _limit(
         0.05,
@@ -76,15 +76,25 @@ class Checks(Model):
         1024, 2304, "area in px of the largest region below -3 sigma: noise alone makes single blocks of 256 px"
     )
     negative_significance: Limit = _limit(
-        6.0, 8.0, "strongest negative region, in sigma: noise alone gives 5 in a million blocks"
+        6.0,
+        8.0,
+        "strongest negative region, in sigma: noise alone gives 5 in a million blocks",
+    )
+    positive_significance: Limit = _limit(
+        8.0,
+        12.0,
+        "strongest positive region, in sigma; sources too faint for the masks make some",
     )
     seam: Limit = _limit(
-        0.02, 0.05, "largest mean step across a tile edge beyond the largest of the fake edges, in units of the noise"
+        0.02,
+        0.05,
+        "largest mean step across a tile edge beyond twice the largest at other lines, in units of the noise",
     )
     mean_residual: Limit = _limit(0.1, 0.2, "mean residual of unmasked pixels, in units of the noise")
-    skewness: Limit = _limit(0.3, 0.6, "skewness of the residual: sources that are not masked make a tail to the right")
-    worst_block: Limit = _limit(
-        10.0, 20.0, "largest deviation of a block of 16 px, in sigma: a place where the sky is wrong"
+    skewness: Limit = _limit(
+        0.15,
+        0.3,
+        "skewness of the residual: sources that are not masked make a tail to the right",
     )
     masked_fraction: Limit = _limit(
         0.8, 0.95, "share of the valid pixels that are masked: little sky is left to tell it"

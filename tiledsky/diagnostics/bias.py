@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tiledsky.diagnostics.band import LIMIT, SKY_DISTANCE, Band
-from tiledsky.diagnostics.patches import Floats, PatchSums, gaussian_deviate, jackknife, number, plain, ratio
+from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
 from tiledsky.kernels.edges import squared_distance
 from tiledsky.kernels.sky_sums import DISTANCE, GROUP, N_GROUPS, OUTSIDE, distance_bins, sky_columns
 
@@ -97,24 +97,21 @@ def finalize(sums: PatchSums) -> dict[str, Any]:
         n, _, known, _ = table[:, start : start + GROUP].sum(axis=0)
         if not n:
             continue
-        patches = int(np.count_nonzero(table[:, start + 2]))
-        found = jackknife(table, _group(start))
-        # patches without such pixels tell nothing of the scatter
-        z = gaussian_deviate(found.value, found.error, min(found.n, patches))
+        found = jackknife(table, _group(start), holds=start + 2)
         groups.append(
             {
                 "name": name,
                 "n_pixels": int(n),
                 "n_predicted": int(known),
-                "n_patches": patches,
+                "n_patches": found.n,
                 "bias": number(found.value[0]),
                 "error": number(found.error[0]),
-                "z": number(z[0], 4),
+                "z": number(found.z[0], 4),
                 "notebook": {
                     "definition": NOTEBOOK,
                     "difference": number(found.value[1]),
                     "error": number(found.error[1]),
-                    "z": number(z[1], 4),
+                    "z": number(found.z[1], 4),
                 },
             }
         )

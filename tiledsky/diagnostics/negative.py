@@ -77,7 +77,8 @@ def finalize(
     found = sorted(_regions(low, columns, shape, scale), key=lambda r: (-r["area"], r["y"], r["x"]))
     above = _regions(high, columns, shape, scale)
     strongest = sorted(found, key=lambda r: (r["significance"], r["y"], r["x"]))
-    largest = found[0] if found else {"area": 0, "significance": 0.0, "y": None, "x": None}
+    highest = sorted(above, key=lambda r: (-r["significance"], r["y"], r["x"]))
+    none = {"area": 0, "significance": 0.0, "y": None, "x": None}
     return {
         "definition": DEFINITION,
         "unit": "sigma",
@@ -87,10 +88,14 @@ def finalize(
         "expected_blocks": number(n_blocks * float(special.ndtr(-THRESHOLD)), 4),
         "n_regions": len(found),
         "area": sum(r["area"] for r in found),
-        "largest": largest,
-        "strongest": strongest[0] if strongest else {"area": 0, "significance": 0.0, "y": None, "x": None},
+        "largest": found[0] if found else none,
+        "strongest": strongest[0] if strongest else none,
         "regions": found[:_LISTED],
-        "positive": {"n_regions": len(above), "area": sum(r["area"] for r in above)},
+        "positive": {
+            "n_regions": len(above),
+            "area": sum(r["area"] for r in above),
+            "strongest": highest[0] if highest else none,
+        },
         "at_edges": {"blocks": int((significance(edge, scale) <= -THRESHOLD).sum()), "width": KEPT},
         "apertures": _apertures(apertures),
     }

@@ -14,6 +14,8 @@ from tiledsky.kernels.cell_sums import CELL
 
 #: Patches there should be at least, and may be at most.
 _ENOUGH, _MOST = 48, 16384
+#: A scatter of fewer patches than this is no error.
+FEWEST = 8
 #: Patches larger than this are made for want of room alone.
 _LARGE = 256
 
@@ -76,7 +78,7 @@ class Estimate:
     value, error : ndarray of float64
         Error: one standard deviation by the jackknife.
     n : int
-        Patches.
+        Patches that tell it.
     """
 
     value: Floats
@@ -89,7 +91,7 @@ class Estimate:
         return gaussian_deviate(self.value, self.error, self.n)
 
 
-def jackknife(table: Floats, function: Callable[[Floats], Floats]) -> Estimate:
+def jackknife(table: Floats, function: Callable[[Floats], Floats], *, holds: int | None = None) -> Estimate:
     """Value of a function of sums, and its error from leaving out one patch at a time.
 
     Parameters
@@ -99,26 +101,29 @@ def jackknife(table: Floats, function: Callable[[Floats], Floats]) -> Estimate:
     function : callable
         Of sums, shape (..., k) to (..., m). Where it is not finite without some patch, that patch is left out of the
         error.
+    holds : int, optional
+        Column that is not 0 in the patches that tell something; default: all do.
 
     Returns
     -------
     Estimate
         ``error**2 = (n - 1) / n sum (value without a patch - their mean)**2`` (B. Efron, "The Jackknife, the Bootstrap
-        and Other Resampling Plans", 1982); NaN for fewer than two patches.
+        and Other Resampling Plans", 1982); NaN for fewer than `FEWEST` patches.
     """
     with np.errstate(all="ignore"):
         total = table.sum(axis=0)
         value = function(total)
         n = len(table)
-        if n < 2:
-            return Estimate(value, np.full_like(value, np.nan), n)
+        told_by = n if holds is None else int(np.count_nonzero(table[:, holds]))
+        if told_by < FEWEST:
+            return Estimate(value, np.full_like(value, np.nan), told_by)
         without = function(total - table)
         told = np.isfinite(without)
         mean = np.where(told, without, 0.0).sum(axis=0) / told.sum(axis=0)
         squares = np.where(told, without - mean, 0.0) ** 2
         error = np.sqrt((n - 1) / n * squares.sum(axis=0))
     known = np.isfinite(value) & (told.sum(axis=0) > 1)
-    return Estimate(np.where(known, value, np.nan), np.where(known, error, np.nan), n)
+    return Estimate(np.where(known, value, np.nan), np.where(known, error, np.nan), told_by)
 
 
 def gaussian_deviate(value: Floats, error: Floats, n: int) -> Floats:

@@ -151,7 +151,7 @@ def finalize(sums: PatchSums, sky: PatchSums, *, box: int, source: str) -> dict[
             groups.append({"name": name, "n": n, **_one(table, start)})
     n = int(table[:, _CONTROL.start].sum())
     if n:
-        found = jackknife(table, lambda s: (ratio(s[..., -3], s[..., -4]) + _offset(s))[..., None])
+        found = jackknife(table, lambda s: (ratio(s[..., -3], s[..., -4]) + _offset(s))[..., None], holds=-4)
         groups.append({"name": "control", "n": n, **_value(found)})
     return {"definition": DEFINITION, "unit": "image", "box": box, "source": source, "groups": groups}
 
@@ -178,7 +178,7 @@ def _one(table: Floats, start: int) -> dict[str, Any]:
             made.append(ratio(n * xy - x * y, n * xx - x * x))
         return np.stack(made, axis=-1)
 
-    found, line = jackknife(table, mean), jackknife(table, slopes)
+    found, line = (jackknife(table, of, holds=lines) for of in (mean, slopes))
     out: dict[str, Any] = _value(found)
     first = start
     for key, bins, unit in (("by_flux", FLUX_BINS, "sigma"), ("by_size", SIZE_BINS, "px")):

@@ -8,7 +8,7 @@ import numpy as np
 
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.patches import Estimate, Floats, PatchSums, jackknife, plain, ratio
-from tiledsky.kernels.cell_sums import LAGS, WIDTHS, block_columns, pair_columns
+from tiledsky.kernels.cell_sums import LAGS, REACH, WIDTHS, block_columns, pair_columns
 
 NAME = "scale"
 _BLOCKS = len(WIDTHS) * 3
@@ -22,8 +22,8 @@ _TRUTH = slice(_EXPECTED.stop, _EXPECTED.stop + _BLOCKS)
 DEFINITION = (
     "rms of the means of w x w blocks (grid from pixel 0, at least half of the pixels unmasked, each mean weighted by "
     "its pixels) of the residual over the local noise, divided by that of white noise of the same rms in the same "
-    "pixels; expected: the same for noise with the measured correlation of pixels at most 3 px apart, where that is "
-    "positive; score: |ratio / expected - 1|"
+    "pixels; expected: the same for noise with the measured correlation of pixels at most 2 px apart above that of "
+    "pixels 3 px apart, where that makes it larger; score: |ratio / expected - 1|"
 )
 
 
@@ -72,10 +72,13 @@ def correlations(sums: Floats, variance: Floats) -> Floats:
 def expected_ratios(correlation: Floats) -> Floats:
     """Ratio that noise with these correlations has at each width; not below 1."""
     rho = np.where(np.isfinite(correlation), correlation, 0.0)
+    reach = np.array([max(abs(dy), abs(dx)) for dy, dx in LAGS])
+    # what is left at the largest lags is structure of the sky that is longer than that, not noise
+    rho = rho - np.maximum(rho[..., reach == REACH].mean(axis=-1, keepdims=True), 0.0)
     squares = []
     for width in WIDTHS:
         share = [max(1 - abs(dy) / width, 0) * max(1 - abs(dx) / width, 0) for dy, dx in LAGS]
-        squares.append(1 + 2 * (rho * np.array(share)).sum(axis=-1))
+        squares.append(1 + 2 * (rho * np.array(share))[..., reach < REACH].sum(axis=-1))
     return np.sqrt(np.maximum(np.stack(squares, axis=-1), 1.0))
 
 

@@ -12,13 +12,15 @@ from tiledsky.diagnostics.patches import Floats, jackknife, number, ratio
 from tiledsky.geometry import Pair, Region
 
 NAME = "seams"
-#: Pixels kept of each side of a tile; a tile with less than twice that is not looked into.
+#: Pixels kept of each side of a tile.
 _DEEP = 2
+#: Parts that a tile is cut into by the lines that are looked at instead.
+_FAKES = 8
 
 DEFINITION = (
     "across each edge between two tiles, pixel by pixel along it: difference of the two pixels at the edge minus the "
     "mean of the differences beside it (step), and difference of these two (slope), of the background as written; "
-    "fake: the same across the middle of each tile. Worst: largest mean step of one side of a tile"
+    "fake: the same across lines at eighths of each tile. Worst: largest mean step of one side of a tile"
 )
 
 
@@ -31,7 +33,7 @@ class Strips:
     top, bottom, left, right : ndarray
         Its outermost two rows, shape (2, width), and columns, shape (2, height); NaN where there is no background.
     fakes : ndarray of float64, shape (k, 5)
-        Sums across its middles: pixels, step, step^2, slope, slope^2.
+        Sums across lines inside: pixels, step, step^2, slope, slope^2.
     """
 
     top: NDArray[Any]
@@ -43,12 +45,10 @@ class Strips:
     @classmethod
     def of(cls, background: NDArray[Any]) -> Strips:
         """Strips of a tile as it is written."""
-        height, width = background.shape
         fakes = []
-        if height >= 4 * _DEEP:
-            fakes.append(_sums(background[height // 2 - 2 : height // 2 + 2]))
-        if width >= 4 * _DEEP:
-            fakes.append(_sums(background[:, width // 2 - 2 : width // 2 + 2].T))
+        for lines in (background, background.T):
+            middles = {len(lines) * k // _FAKES for k in range(1, _FAKES)}
+            fakes += [_sums(lines[k - _DEEP : k + _DEEP]) for k in sorted(middles) if _DEEP <= k <= len(lines) - _DEEP]
         sides = background[:_DEEP], background[-_DEEP:], background[:, :_DEEP].T, background[:, -_DEEP:].T
         top, bottom, left, right = map(np.ascontiguousarray, sides)
         return cls(top, bottom, left, right, np.array(fakes).reshape(-1, 5))

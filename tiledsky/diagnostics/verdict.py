@@ -30,6 +30,8 @@ def judge(diagnostics: dict[str, Any], checks: Checks | None = None) -> dict[str
             found = value_of(diagnostics)
         except (KeyError, TypeError, ZeroDivisionError):  # a measure that is not there, or null
             found = None
+        if found is not None and found[0] is None:
+            found = None
         limit: Limit = getattr(limits, name)
         rows.append(
             {
@@ -76,7 +78,7 @@ def _scale_excess(d: dict[str, Any]) -> Found:
 def _scale_overfit(d: dict[str, Any]) -> Found:
     scale = d["measures"]["scale"]
     rows = zip(scale["widths"], scale["ratio"], scale["ratio_error"], strict=True)
-    found = [(max(1 - r, 0.0), s) for w, r, s in rows if w <= 8 and r is not None and s is not None]
+    found = [(max(1 - r, 0.0), s) for w, r, s in rows if w <= 16 and r is not None and s is not None]
     return max(found, key=lambda f: f[0] - 3 * f[1], default=None)
 
 
@@ -126,7 +128,7 @@ def _seam(d: dict[str, Any]) -> Found:
     step = d["measures"]["seams"]["step"]
     if step["worst"] is None or step["fake_worst"] is None:
         return None
-    return max(step["worst"] - step["fake_worst"], 0.0) / _noise(d), 0.0
+    return max(step["worst"] - 2 * step["fake_worst"], 0.0) / _noise(d), 0.0
 
 
 def _worst_block(d: dict[str, Any]) -> Found:
@@ -155,6 +157,11 @@ _CHECKS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Found]]] = {
         "negative",
         "sigma",
         lambda d: (d["measures"]["negative"]["strongest"]["significance"], 0.0),
+    ),
+    "positive_significance": (
+        "negative",
+        "sigma",
+        lambda d: (d["measures"]["negative"]["positive"]["strongest"]["significance"], 0.0),
     ),
     "seam": ("seams", "sigma", _seam),
     "mean_residual": ("residual", "sigma", _of_residual("mean", True)),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tiledsky.dq import dq_bits
 from tiledsky.filters import as_float
+from tiledsky.fitted import FITTED
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.source import HEADER, FitsReader, SourcePlane, parse_header, read_plane
 from tiledsky.io.store import (
@@ -177,6 +178,7 @@ def planes_of(recipe: Recipe, stage: Stage) -> list[str]:
         step = recipe.step(str(stage.step))
         assert isinstance(step, BackgroundStep)
         names = ["excluded", *SURFACES, *(f"surface_{part}" for part in SURFACES)]
+        names += FITTED if step.interpolator.kind == "local-polynomial" else ()
         names += ["reach"] * (step.interpolator.kind == "idw") + ["n_good"] * (step.grow_boxes > 0)
         return [f"meshes/{stage.step}/{name}" for name in names]
     if stage.kind == "output":

@@ -84,9 +84,9 @@ class Layout:
         if path in measured:
             box = level_box(step, measured[path])
             return ArraySpec(mesh_shape(plan.shape, box), dtype, (stage.tile[0] // box[0], stage.tile[1] // box[1]))
-        zoom = step.interpolator.kind == "zoom" and part.startswith("surface")
+        spline = step.interpolator.kind != "idw" and part.startswith("surface")
         cells = mesh_shape(plan.shape, step.box_size)
-        return ArraySpec(cells, "float64" if zoom else dtype, (_MESH_CHUNK, _MESH_CHUNK))
+        return ArraySpec(cells, "float64" if spline else dtype, (_MESH_CHUNK, _MESH_CHUNK))
 
     def objects(self, stage: Stage, index: Pair) -> list[str]:
         """Paths of all that a task writes."""

@@ -27,9 +27,11 @@ from tiledsky.steps import BackgroundStep, MaskStep, RingStep, Tier
 from tiledsky.thresholds import noise_images
 
 MEGABYTE = 1_000_000
-#: What a worker holds between tasks: Python and libraries (200 MB), compiled kernels loaded from their cache (70 MB),
-#: what the allocator keeps (up to 30 MB). Whoever uses a kernel first compiles it: up to 260 MB more, once.
-BASE = 320 * MEGABYTE
+#: What a worker holds between tasks. Measured: Python, libraries and Dask 270 MB, of which 150 MB are pages of library
+#: files (100 MB of LLVM), as many as the system chooses to keep; compiled kernels from their cache 50 MB for one recipe
+#: and 75 MB for all presets in one process. The rest, a seventh of the whole, is for other machines and versions.
+#: Whoever uses a kernel for the first time compiles it: up to 430 MB more, which that process keeps.
+BASE = 400 * MEGABYTE
 #: Beside what Zarr reads: the compressed bytes of the chunks (noise hardly shrinks), and each shard's part unpacked.
 _READ = 2
 #: Beside what Zarr writes: compressed chunks, and the shard that they are joined in.
@@ -205,7 +207,7 @@ class _Forecast:
     def _surface(self, phase: _Phase, step: BackgroundStep) -> _Phase:
         """Add what it takes to evaluate a mesh on the tile, beside the pixels."""
         law, box = step.interpolator, step.box_size
-        if law.kind == "zoom":
+        if law.kind != "idw":
             cells = math.prod(n // b + 6 for n, b in zip(self.read_shape, box, strict=True))
             phase.add("spline", 8 * (1 + _READ) + 8, "cells", cells)
             return phase.add("weights", 2 * 64, "px of a side", sum(self.read_shape))
@@ -383,11 +385,11 @@ class _Forecast:
         phases = [
             phase("levels", background=size, n_good=4, left_out=2),
             phase("variance", excluded=2, rms=copies * size, n_good=copies * 4, variance=8, unknown=2),
-            phase("filling the variance", excluded=2, variance=16, holes=2, neighbours=fill),
+            phase("filling the variance", excluded=2, variance=8, holes=2, neighbours=fill),
             phase("noise", excluded=4, background=copies * size, variance=8).add(
                 "differences", _DIFFERENCES, "cells", min(cells, _SAMPLED)
             ),
-            phase("filling", excluded=2, variance=8, reference=reference, map=2 * size, holes=2, neighbours=fill),
+            phase("filling", excluded=2, variance=8, reference=reference, map=size, holes=2, neighbours=fill),
             phase("surface", excluded=2, variance=8, reference=2 * reference, map=size, coefficients=9),
         ]
         if step.reject_sigma is not None:
