@@ -17,12 +17,15 @@ PACKAGE = Path(__file__).parent.parent / "tiledsky"
 LAYERS = [
     {"errors", "geometry"},
     {"steps"},
+    {"checks"},
     {"recipe"},
     {"kernels"},
     {"overlap"},
     {"planes", "dq", "filters", "statistics", "thresholds", "masking", "surface", "fitted", "mesh", "io", "simulate"},
     {"estimate", "background", "photutils_objects"},
+    {"diagnostics"},
     {"run"},
+    {"report"},
     {"console"},
     {"cli", "__init__", "__main__", "testing"},
 ]
@@ -37,7 +40,9 @@ HOMES = {
     "dask_jobqueue": {"run"},
     "typer": {"cli"},
     "rich": {"console"},
-    "matplotlib": {"background"},
+    "matplotlib": {"background", "report"},
+    "bokeh": {"report"},
+    "jinja2": {"report"},
 }
 BELOW_KERNELS = {"errors", "geometry", "kernels"}
 KERNEL_LIBRARIES = {"numpy", "scipy", "numba", "llvmlite", "tiledsky"}

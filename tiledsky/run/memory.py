@@ -21,9 +21,9 @@ from tiledsky.geometry import Pair, mesh_shape
 from tiledsky.masking import growth_radius
 from tiledsky.mesh import level_box
 from tiledsky.recipe import Recipe
-from tiledsky.run.context import output_planes
 from tiledsky.run.needs import halo_of
 from tiledsky.run.plan import Plan, Stage
+from tiledsky.run.quality_memory import measuring, merging
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep, Tier
 from tiledsky.thresholds import noise_images
 
@@ -153,7 +153,7 @@ def peak(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, *, threads: i
         Of a tile stage: the same for any size of the image, once that is larger than a tile and its halos.
     """
     forecast = _Forecast(recipe, plan, stage, planes)
-    passes = {"bins": "gather", "centers": "gather", "statistics": "gather"}
+    passes = {"bins": "gather", "centers": "gather", "statistics": "gather", "diagnostics": "gather"}
     passes |= {"histogram": "summary", "refine": "summary", "biweight": "summary"}
     phases: list[_Phase] = getattr(forecast, passes.get(stage.kind, stage.kind))()
     return max(phases, key=lambda phase: phase.bytes).memory(threads)
@@ -253,7 +253,9 @@ class _Forecast:
         return [*self._searched(), found, counted]
 
     def gather(self) -> list[_Phase]:
-        """Summaries merged into statistics."""
+        """Summaries merged into statistics, or into measures of the background."""
+        if self.stage.kind == "diagnostics":
+            return [merging(_Phase("merging"), self.plan).add("histograms", 1, "B", 2 * _HISTOGRAM)]
         merged = _Phase("merging").add("histograms", 1, "B", _HISTOGRAMS)
         if self.stage.kind != "bins":
             step = self.recipe.step(str(self.stage.step))
@@ -344,19 +346,17 @@ class _Forecast:
         return [*self._input(), self._measuring(measured)]
 
     def output(self) -> list[_Phase]:
-        """Surfaces evaluated and written."""
-        held = self.size + 2
-        phases = self._input()
-        for origin in output_planes(self.recipe).values():
-            if origin is None:
-                continue
-            step = self.recipe.step(origin[0])
-            assert isinstance(step, BackgroundStep)
-            made = _Phase("evaluating").add("image, bits, outside", held, "px", self.tile)
-            phases.append(self._surface(made.add("pixels, those before", 2 * self.size, "px", self.tile), step))
-        written = _Phase("writing").add("image, bits, outside", held, "px", self.tile)
-        written.add("pixels, subtracted", 2 * self.size, "px", self.tile)
-        return [*phases, written.add("shard", _WRITE * self.size, "px", self.tile)]
+        """Surfaces evaluated, written, measured."""
+        evaluating, writing, measured = (
+            _Phase(name)
+            .add("planes, bits", 3 * self.size + 1, "px read", self.read)
+            .add("outside, pixels", 1 + self.size + 2 * bool(self.stage.levels), "px", self.tile)
+            for name in ("evaluating", "writing", "measuring")
+        )
+        steps = (s for s in self.recipe.steps if isinstance(s, BackgroundStep) and (s.keep or s is self.recipe.result))
+        evaluated = [self._surface(_Phase("evaluating", [*evaluating.terms]), step) for step in steps]
+        measuring(measured, self.stage.tile, self.read_shape, self.planes, self.size).add("counts", 1, "B", _HISTOGRAM)
+        return [*self._input(), *evaluated, writing.add("shard", _WRITE * self.size, "px", self.tile), measured]
 
     def mesh(self) -> list[_Phase]:
         """Maps of the whole mesh, one after the other."""

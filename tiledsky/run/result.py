@@ -77,6 +77,12 @@ class Run:
         folder = self.path / RUN_FOLDER / "thresholds"
         return {file.stem: read_json(self.path, f"thresholds/{file.name}") for file in sorted(folder.glob("*.json"))}
 
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """How good the background is: measures with their errors, and the verdict; see ``docs/quality.md``."""
+        found: dict[str, Any] = read_json(self.path, "diagnostics.json")
+        return found
+
     def status(self) -> dict[str, NDArray[np.int8]]:
         """State of every task, by stage: arrays of the shape of the stage's grid of tiles (1 x 1 for gather tasks).
 
