@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/run/test_verify.py tests/run/test_many.py \
 	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
 
-.PHONY: demo test check bench faults install clean
+.PHONY: demo test check bench accuracy faults install clean
 
 install: $(VENV)/installed
 
@@ -40,6 +40,11 @@ check: install
 bench: install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 \
 		$(BIN)/python -m tests.benchmarks --json build/bench.json $(BENCH)
+
+# How far each preset, photutils and sep are from the truth, half an hour; a part of it: make accuracy ACCURACY='--seeds 1'.
+accuracy: install
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.accuracy --json build/accuracy.json \
+		--figure build/accuracy.png --page docs/accuracy.md $(ACCURACY)
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -123,10 +123,10 @@ def _with_galaxy(sky: Image, rest: Image) -> Scene:
 
 
 def galaxy(seed: int) -> Scene:
-    """A disc of 200 pixels (two effective radii of an exponential profile) on a smooth sky."""
-    sky, noise, sources = _parts(seed)
+    """A disc of 200 pixels (two effective radii of an exponential profile) on the notebook's gradient."""
+    _, noise, sources = _parts(seed)
     y, x = np.mgrid[:1000, :1000] / 1000.0
-    return _with_galaxy(y + 0.25 * x + 0.1 * np.sin(3.0 * x + 2.0 * y) + 0.0 * sky, noise + sources)
+    return _with_galaxy(y + 0.25 * x, noise + sources)
 
 
 def galaxy_on_blemishes(seed: int) -> Scene:

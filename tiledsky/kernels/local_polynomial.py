@@ -67,7 +67,7 @@ class LocalFit:
     ----------
     background : ndarray (rows, nbx), float64
     error : ndarray (rows, nbx), float64
-        Its standard error; 0 for values without scatter.
+        Its standard error; 0 for values without scatter, NaN if there is one box alone.
     bandwidth : ndarray (rows, nbx), float64
         Mean bandwidth in pixels, as a geometric mean; one value for the whole image counts as 1.4 times the widest.
     degree : ndarray (rows, nbx), float64
@@ -263,7 +263,7 @@ class MeshFit:
         self.total = math.fsum(float(np.sum(w, dtype=np.float64)) for _, w in known)
         self.center = math.fsum(float(np.sum(v * w, dtype=np.float64)) for v, w in known) / self.total
         spread = max(float(np.max(np.abs(v - self.center), initial=0.0)) for v, _ in known)
-        self.constant = spread == 0.0
+        self.constant, self.alone = spread == 0.0, sum(w.size for _, w in known) == 1
         self.floor = max((1e-12 * spread) ** 2, 1e-300)
         self.typical = float(np.median(np.concatenate([w for _, w in known]), overwrite_input=True))
 
@@ -297,6 +297,8 @@ class MeshFit:
         _, share, fit, square, log_h_sum, degree = band.sums
         mean = fit / share
         variance = np.zeros(mean.shape) if self.constant else np.maximum(square / share - mean**2, 0.0)
+        if self.alone:
+            variance[:] = np.nan
         return LocalFit(mean + self.center, np.sqrt(variance), np.exp(log_h_sum / share), degree / share)
 
     def _cells(self, first: int, last: int) -> tuple[Floats, Floats]:
