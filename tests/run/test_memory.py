@@ -134,7 +134,7 @@ def test_terms_add_up() -> None:
         memory = peak(recipe, plan, stage, PLANES)
         assert memory.terms["process"] == BASE
         assert memory.bytes == sum(memory.terms.values())
-        assert memory.formula.startswith("335 MB process + [")
+        assert memory.formula.startswith("331 MB process + [")
         assert peak(recipe, plan, stage, PLANES, threads=3).bytes - BASE == 3 * (memory.bytes - BASE)
 
 
@@ -158,7 +158,7 @@ def test_a_tile_that_fits_is_named() -> None:
     tile = fitting_tile(recipe, plan, PLANES, memory_limit=limit)
     assert tile is not None
     message = (
-        rf"stage output needs 4[12]\d MB a worker \(335 MB process .*use --tile-size {tile}, or --memory-limit 4[34]\dMB"
+        rf"stage output needs 4[12]\d MB a worker \(331 MB process .*use --tile-size {tile}, or --memory-limit 4[34]\dMB"
     )
     with pytest.raises(PlanError, match=message):
         check_fits(recipe, plan, PLANES, memory_limit=limit)

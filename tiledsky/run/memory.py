@@ -28,9 +28,9 @@ from tiledsky.steps import BackgroundStep, MaskStep, RingStep, Tier
 from tiledsky.thresholds import noise_images
 
 MEGABYTE = 1_000_000
-#: What a worker holds between tasks: Python and libraries (200 MB), compiled kernels loaded from their cache (85 MB),
+#: What a worker holds between tasks: Python and libraries (200 MB), compiled kernels loaded from their cache (81 MB),
 #: what the allocator keeps (up to 30 MB). Whoever uses a kernel first compiles it: up to 260 MB more, once.
-BASE = 335 * MEGABYTE
+BASE = 331 * MEGABYTE
 #: Beside what Zarr reads: the compressed bytes of the chunks (noise hardly shrinks), and each shard's part unpacked.
 _READ = 2
 #: Beside what Zarr writes: compressed chunks, and the shard that they are joined in.
