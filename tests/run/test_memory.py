@@ -157,7 +157,8 @@ def test_a_tile_that_fits_is_named() -> None:
     limit = 405 * MEGABYTE
     tile = fitting_tile(recipe, plan, PLANES, memory_limit=limit)
     assert tile is not None
-    message = rf"stage output needs 4[12]\d MB a worker \(331 MB process .*use --tile-size {tile}, or --memory-limit 4[34]\dMB"
+    needs = r"stage output needs 4[12]\d MB a worker \(331 MB process .*"
+    message = rf"{needs}use --tile-size {tile}, or --memory-limit 4[34]\dMB"
     with pytest.raises(PlanError, match=message):
         check_fits(recipe, plan, PLANES, memory_limit=limit)
     check_fits(recipe, plan_for(recipe, plan.shape, tile_size=tile), PLANES, memory_limit=limit)
