@@ -13,6 +13,7 @@ from photutils.background import Background2D, SExtractorBackground
 from tests import reference_chain
 from tests.accuracy.families import Image, Scene
 from tiledsky import estimate_background
+from tiledsky.errors import InputError
 
 Estimate = tuple[Image, Image | None]
 
@@ -60,7 +61,11 @@ def estimates(scene: Scene, tools: tuple[str, ...]) -> Iterator[tuple[str, Estim
     for name in tools:
         if name in TOOLS:
             start = time.process_time()
-            found = TOOLS[name](scene)
+            try:
+                found = TOOLS[name](scene)
+            except InputError as error:  # a preset for smooth skies takes all of this one for objects
+                print(f"{name}: {error}")
+                continue
             yield name, found, time.process_time() - start
     if any(name in CHAIN for name in tools) and scene.image.size <= CHAIN_PIXELS:
         invalid = ~np.isfinite(scene.image)
