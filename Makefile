@@ -8,7 +8,7 @@ FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/r
 	tests/run/test_memory.py tests/run/test_stop.py \
 	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
 
-.PHONY: demo test test-slurm test-s3 check bench scaling faults install clean
+.PHONY: demo test test-slurm test-s3 check bench scaling accuracy faults install clean
 
 install: $(VENV)/installed
 
@@ -55,6 +55,11 @@ bench: install
 # What one driver can feed, and the formula of docs/scaling.md on trial; wants a quiet machine.
 scaling: install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.scaling
+
+# How far each preset, photutils and sep are from the truth, half an hour; a part of it: make accuracy ACCURACY='--seeds 1'.
+accuracy: install
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.accuracy --json build/accuracy.json \
+		--figure build/accuracy.png --page docs/accuracy.md $(ACCURACY)
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -58,3 +58,16 @@ def test_the_numbers_that_the_notebooks_scenes_are_known_for():
     assert (round(bkg3[0], 4), round(bkg5[0], 4)) == (0.0097, 0.0076)
     assert 0.008 < min(bkg3) < max(bkg3) < 0.012
     assert 0.0067 < min(bkg5) < max(bkg5) < 0.00905
+
+
+@pytest.mark.parametrize("seed", [4, 40])
+def test_fitted_skies(seed):
+    """The deep-sky preset beside bkg5, here by its twin."""
+    scene = notebook_scene(seed)
+    sky, twin = (estimate_background(scene.scene.astype(np.float32), name) for name in ("deep-sky", "complex-sky"))
+    error = sky.background - scene.sky
+    assert error.std() < 0.0036
+    assert error.std() < 0.5 * (twin.background - scene.sky).std()
+    assert abs(error.mean()) < 0.0009
+    pull = error / sky.background_error
+    assert 0.85 < pull.std() < 1.3

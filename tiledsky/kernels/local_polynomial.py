@@ -9,17 +9,16 @@ are averaged, each with the weight::
 
     exp(-N / (2 T) log R)
 
-R is the sum of squared weights times squared residuals, of boxes from fits made without them, over that of the
-weights, in a Gaussian window about the cell; N the number of boxes in it: for T = 1 these are the weights that
+R is the sum of squared weights times squared residuals, of boxes from fits made without them, over the sum of weights,
+in a Gaussian window about the cell; N is the number of boxes in the window. For T = 1 these are the weights that
 information criteria give to models (Buckland et al. 1997, Biometrics 53, 603). The residual of a box from the fit
 without it is that from the fit with it over (1 - its leverage). Where the sky bends on small scales narrow fits weigh
-most; where it is smooth, wide ones, in the limit one value for the whole image. Nothing is assumed of the noise but
-that it is one for each box.
+most; where it is smooth, wide ones, in the limit one value for the whole image.
 
-With boxes of variance ``s**2 / weight``, s**2 being R (as it is the boxes of large weights that make the fits, R
-counts them most, and is right for them if the weights are not), a fit has the variance ``s**2 q' V q``, where q is
-the solution of its normal equations for the value at the cell, and V the moments of the squared Gaussian. What the
-fits differ by is added: the error is that of the average of models ::
+With boxes of variance ``s**2 / weight``, s**2 being R, a fit has the variance ``s**2 q' V q``, where q is the solution
+of its normal equations for the value at the cell, V the moments of the squared Gaussian. (The boxes of large weights
+make the fits, and R counts them most: where the weights are not right, R is right for these.) What the fits differ by
+is added: the error is that of the average of models ::
 
     error**2 = sum of w_k (variance_k + fit_k**2) - (sum of w_k fit_k)**2
 """
@@ -68,7 +67,7 @@ class LocalFit:
     ----------
     background : ndarray (rows, nbx), float64
     error : ndarray (rows, nbx), float64
-        Its standard error; 0 for values without scatter.
+        Its standard error; 0 for values without scatter, NaN if there is one box alone.
     bandwidth : ndarray (rows, nbx), float64
         Mean bandwidth in pixels, as a geometric mean; one value for the whole image counts as 1.4 times the widest.
     degree : ndarray (rows, nbx), float64
@@ -264,7 +263,7 @@ class MeshFit:
         self.total = math.fsum(float(np.sum(w, dtype=np.float64)) for _, w in known)
         self.center = math.fsum(float(np.sum(v * w, dtype=np.float64)) for v, w in known) / self.total
         spread = max(float(np.max(np.abs(v - self.center), initial=0.0)) for v, _ in known)
-        self.constant = spread == 0.0
+        self.constant, self.alone = spread == 0.0, sum(w.size for _, w in known) == 1
         self.floor = max((1e-12 * spread) ** 2, 1e-300)
         self.typical = float(np.median(np.concatenate([w for _, w in known]), overwrite_input=True))
 
@@ -298,6 +297,8 @@ class MeshFit:
         _, share, fit, square, log_h_sum, degree = band.sums
         mean = fit / share
         variance = np.zeros(mean.shape) if self.constant else np.maximum(square / share - mean**2, 0.0)
+        if self.alone:
+            variance[:] = np.nan
         return LocalFit(mean + self.center, np.sqrt(variance), np.exp(log_h_sum / share), degree / share)
 
     def _cells(self, first: int, last: int) -> tuple[Floats, Floats]:

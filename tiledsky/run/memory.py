@@ -204,8 +204,8 @@ class _Forecast:
             cells = math.prod(n // b + 6 for n, b in zip(self.read_shape, box, strict=True))
             phase.add("spline", 8 * (1 + _READ) + 8, "cells", cells)
             return phase.add("weights", 2 * 64, "px of a side", sum(self.read_shape))
-        whole = mesh_shape(self.plan.shape, box)
-        cells = math.prod(min(n // b + 2 * HOLE, m) for n, b, m in zip(self.read_shape, box, whole, strict=True))
+        sizes = zip(self.read_shape, box, mesh_shape(self.plan.shape, box), strict=True)
+        cells = math.prod(min(n // b + 2 * HOLE, m) for n, b, m in sizes)
         lists = min(box[0] * box[1] * 20 * (6 * law.n_neighbors + 60), 32 << 20)
         return phase.add("window", _HOLE_CELL, "cells", cells).add("lists, candidates", 1, "B", 2 * lists + _CANDIDATES)
 
@@ -373,8 +373,8 @@ class _Forecast:
             made.add("larger boxes", 2 * size + 4, "cells", more)
             return made.add("blocks", 1, "B", min(_MESH_BLOCKS, 200 * cells))
 
-        tree = _TREE * min(cells, _TREE_BOXES) / cells
-        fill = max(8.0 + 1, tree + 1)  # reach of each hole and how it is counted, or the tree
+        # reach of each hole and how it is counted, or the tree
+        fill = max(9.0, _TREE * min(cells, _TREE_BOXES) / cells + 1)
         phases = [
             phase("levels", background=size, n_good=4, left_out=2),
             phase("variance", excluded=2, rms=copies * size, n_good=copies * 4, variance=8, unknown=2),
@@ -386,7 +386,7 @@ class _Forecast:
             phase("surface", excluded=2, variance=8, reference=2 * reference, map=size, coefficients=9),
         ]
         if step.interpolator.kind == "local-polynomial":
-            held = {"excluded": 3, "values_rms": 2 * size, "n_good": 4, "weight": 4}
+            held = {"left_out": 3, "values_rms": 2 * size, "n_good": 4, "weight": 4}
             fitted = phase("fitting", **held, maps=4 * size)
             fitted.add("band", 1, "B", fit_bytes(mesh_shape(self.plan.shape, step.box_size), step.interpolator))
             phases = [*phases[:5], phase("weights", **held, noise=3 * size), fitted]
