@@ -14,19 +14,21 @@ from typing import Annotated
 import typer
 
 import tiledsky
-from tiledsky.cli import arrays, clusters, files, runs
+from tiledsky.cli import arrays, clusters, files, publish, runs
 from tiledsky.cli.options import app
 from tiledsky.console import Ended
 from tiledsky.errors import RunError, TiledSkyError
 
+# modules are imported for the commands that they add to the app
 __all__ = [
     "app",
     "arrays",
     "clusters",
     "files",
     "main",
+    "publish",
     "runs",
-]  # modules are imported for the commands that they add to the app
+]
 
 
 def _version(wanted: bool) -> None:
