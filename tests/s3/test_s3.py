@@ -222,7 +222,7 @@ def test_only_503_is_an_error_and_no_sky(
         run("complex-sky", URL, out, tile_size=100, progress=stop)
     assert not (out / "run/_SUCCESS").exists()
     proxy.always = False
-    monkeypatch.setitem(remote._RETRIES, "max_retries", 20)
+    monkeypatch.setitem(remote._RETRIES, "max_retries", 100)
     remote._store.cache_clear()
     assert_same(run("complex-sky", URL, out, tile_size=100), local)
 

@@ -135,7 +135,7 @@ def test_all_in_one_allocation(scene: Path, local: tuple[dict[str, str], int], t
     slurm("scontrol", "requeue", job)  # as a job that is preempted
     begin_now(job)
     wait_for(lambda: not slurm("squeue", "-h", "-j", job, "-t", "all", "-o", "%T") or finished(job))
-    assert (tmp_path / "job.out").read_text().count("output tiles") == 1
+    assert (tmp_path / "job.out").read_text().count("planes: background") == 1
     assert stored_bytes(out) == local[0]
 
 

@@ -25,11 +25,12 @@ from tiledsky.io.store import is_temporary
 SCHEMES = ("s3", "gs", "az", "https", "http")
 #: Hosts that may be talked to without encryption.
 _HERE = ("127.0.0.1", "localhost", "::1")
-#: Requests that fail in a way that may pass are repeated this often and this long, in seconds.
+#: Requests that fail in a way that may pass are repeated for this long. A wait is drawn from between the first and
+#: ``base`` times the last: with a base below e the waits shrink, and all tries are over in seconds.
 _RETRIES: dict[str, Any] = {
-    "max_retries": 20,
+    "max_retries": 100,
     "retry_timeout": timedelta(seconds=120),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 4},
 }
 #: Of one request.
 _TIMEOUT = timedelta(seconds=60)
