@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 
 # Tests that kill and damage.
 FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/run/test_verify.py tests/run/test_many.py \
+	tests/run/test_memory.py tests/run/test_stop.py \
 	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
 
 .PHONY: demo test test-slurm test-s3 check-kubernetes check bench scaling faults install clean
@@ -27,7 +28,7 @@ test: install check
 
 # Kill real processes and damage real files, a quarter of an hour long; the counts go to docs/reliability.md.
 faults: install
-	TILEDSKY_ALL_FAULTS=1 $(BIN)/python -m pytest -q -m "not slurm and not s3" \
+	TILEDSKY_ALL_FAULTS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slurm and not s3" \
 		-p tests.faults.ledger --ledger build/faults.json $(FAULTS)
 	$(BIN)/python -m tests.faults.report build/faults.json docs/reliability.md
 

@@ -415,6 +415,7 @@ def test_killed_scheduler(call: Call, scheduler: Any, tmp_path: Path, monkeypatc
     assert_results(result, reference("complex-sky", {"science": planes["science"]}))
 
 
+@pytest.mark.faults
 def test_interrupt(tmp_path: Path) -> None:
     fits.PrimaryHDU(make_planes((300, 310))["science"]).writeto(tmp_path / "image.fits")
     out = tmp_path / "sky.zarr"

@@ -17,12 +17,15 @@ PACKAGE = Path(__file__).parent.parent / "tiledsky"
 LAYERS = [
     {"errors", "geometry"},
     {"steps"},
+    {"checks"},
     {"recipe"},
     {"kernels"},
     {"overlap"},
-    {"planes", "dq", "filters", "statistics", "thresholds", "masking", "surface", "mesh", "io", "simulate"},
+    {"planes", "dq", "filters", "statistics", "thresholds", "masking", "surface", "fitted", "mesh", "io", "simulate"},
     {"estimate", "background", "photutils_objects"},
+    {"diagnostics"},
     {"run"},
+    {"report"},
     {"console"},
     {"cli", "__init__", "__main__", "testing"},
 ]
@@ -37,7 +40,9 @@ HOMES = {
     "dask_jobqueue": {"run"},
     "typer": {"cli"},
     "rich": {"console"},
-    "matplotlib": {"background"},
+    "matplotlib": {"background", "report"},
+    "bokeh": {"report"},
+    "jinja2": {"report"},
 }
 BELOW_KERNELS = {"errors", "geometry", "kernels"}
 KERNEL_LIBRARIES = {"numpy", "scipy", "numba", "llvmlite", "tiledsky"}
@@ -106,12 +111,17 @@ def test_only_the_command_line_prints():
         assert not printing or place(path) == "cli", f"{path} prints"
 
 
-def test_importing_the_package_loads_no_cluster_and_no_figures():
-    code = (
-        "import sys, tiledsky; print({'distributed', 'bokeh', 'matplotlib', 'typer', 'photutils'} & set(sys.modules))"
-    )
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = {"distributed", "bokeh", "matplotlib", "typer", "photutils", "zarr", "astropy", "numba", "dask", "scipy"}
+    code = f"import sys, tiledsky; print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_a_run_is_a_function_whatever_was_imported_before():
+    code = "import tiledsky.run.cluster, tiledsky; tiledsky.run('none', 'nowhere.fits', 'nowhere.zarr')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ParameterError: no recipe 'none'" in result.stderr
 
 
 def test_every_public_name_is_there():

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
+from tiledsky.fitted import fitted_maps
 from tiledsky.geometry import Pair, mesh_shape, row_bands
 from tiledsky.kernels import boxes, mesh_error
 from tiledsky.kernels import mesh as kernel
 from tiledsky.kernels.fill import fill
 from tiledsky.kernels.mesh_guards import from_levels, grown_boxes, outlying_boxes
 from tiledsky.overlap import align, call
-from tiledsky.steps import BackgroundStep, IDWInterpolator, SigmaClip, ZoomInterpolator
+from tiledsky.steps import AnyInterpolator, BackgroundStep, IDWInterpolator, LocalPolynomialInterpolator, SigmaClip
 from tiledsky.surface import Surface, error_interpolator, surface, surface_reach
 
 
@@ -33,7 +34,7 @@ class Mesh:
     Attributes
     ----------
     background, rms : ndarray (nby, nbx)
-        Filled and filtered.
+        Filled and filtered; the background fitted, where the interpolator is a local polynomial.
     error : ndarray (nby, nbx)
         Standard error of the background at the pixels of each cell, by noise alone (`tiledsky.kernels.mesh_error`);
         NaN everywhere if no box tells its noise, as boxes of one pixel.
@@ -45,6 +46,9 @@ class Mesh:
         How many times more boxes vary than for independent pixels (`tiledsky.kernels.mesh_error.noise_factor`); its
         root is the length, in pixels, over which noise is shared.
     box_size : (int, int)
+    bandwidth, degree : ndarray (nby, nbx), or None
+        Of a fitted mesh: mean bandwidth in pixels and mean degree of the polynomials, see
+        `tiledsky.kernels.local_polynomial.LocalFit`.
     """
 
     background: NDArray[Any]
@@ -54,6 +58,8 @@ class Mesh:
     excluded: NDArray[np.bool_]
     noise_factor: float
     box_size: Pair
+    bandwidth: NDArray[Any] | None = None
+    degree: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class MeshParameters:
     clip: boxes.Clip | Callable[[NDArray[Any], NDArray[np.bool_] | None, Pair], NDArray[Any]] | None
     estimator: str | Callable[..., Any]
     rms_estimator: str | Callable[..., Any]
-    interpolator: ZoomInterpolator | IDWInterpolator
+    interpolator: AnyInterpolator
     min_pixels: int = 1
     grow_boxes: int = 0
     reject_sigma: float | None = None
@@ -110,12 +116,7 @@ def box_statistics(
     if clip is not None and not isinstance(clip, boxes.Clip):
         science, ignore, clip = clip(science, ignore, size), None, None
     return boxes.box_statistics(
-        science,
-        size,
-        mask=ignore,
-        clip=clip,
-        estimator=step.estimator,
-        rms_estimator=step.rms_estimator,
+        science, size, mask=ignore, clip=clip, estimator=step.estimator, rms_estimator=step.rms_estimator
     )
 
 
@@ -143,11 +144,7 @@ def array_box_statistics(image: Any, ignore: Any, step: BackgroundStep | MeshPar
 
 
 def _stacked(
-    science: NDArray[Any],
-    ignore: NDArray[np.bool_] | None = None,
-    *,
-    step: BackgroundStep | MeshParameters,
-    level: int,
+    science: NDArray[Any], ignore: NDArray[np.bool_] | None = None, *, step: BackgroundStep | MeshParameters, level: int
 ) -> NDArray[Any]:
     return np.stack([np.asarray(a, float) for a in box_statistics(science, ignore, step, level=level)])
 
@@ -191,7 +188,7 @@ def box_levels(
 def filled_map(values: NDArray[Any], excluded: NDArray[np.bool_]) -> NDArray[Any]:
     """Return one statistic of the boxes, the excluded ones filled from their neighbours."""
     values = np.where(excluded, np.asarray(np.nan, values.dtype), values)  # the caller may hold no other
-    return fill(values)
+    return fill(values, overwrite=True)
 
 
 def filtered_map(
@@ -221,7 +218,8 @@ def maps(
     Yields
     ------
     str, object
-        Name and value of the attributes of `Mesh`: excluded, n_good, noise_factor, background, rms, error.
+        Name and value of the attributes of `Mesh`: excluded, n_good, noise_factor, background, rms, error; and of a
+        fitted mesh bandwidth, degree.
 
     Raises
     ------
@@ -238,16 +236,15 @@ def maps(
     yield "excluded", excluded
     n_good = from_levels(measured("n_good"), level)
     yield "n_good", n_good
-    excess = _excess(step.estimator, n_good[~excluded])
-    variance = _box_variance(from_levels(measured("rms"), level), n_good, step)
     del n_good
-    variance = _known_variance(variance, excluded)
-    background, own = from_levels(measured("background"), level), ~excluded & (level == 0)
-    factor = mesh_error.noise_factor(background, variance, own, box_size=step.box_size, excess=excess)
-    del own
+    variance, background, factor = _noise(measured, level, excluded, step)
     yield "noise_factor", factor
+    if isinstance(step.interpolator, LocalPolynomialInterpolator):
+        del variance, background
+        yield from _fitted(measured, level, excluded, step, limit=limit)
+        return
     background = np.where(excluded, np.asarray(np.nan, background.dtype), background)
-    background = fill(background)
+    background = fill(background, overwrite=True)
     reference = None if step.filter_threshold is None else background
     background = filtered_map(background, step)
     dtype = background.dtype
@@ -258,6 +255,43 @@ def maps(
     del background
     yield "rms", filtered_map(filled_map(from_levels(measured("rms"), level), excluded), step, reference=reference)
     yield "error", _error(variance, step, factor=factor, reference=reference, dtype=dtype)
+
+
+def _noise(
+    measured: Callable[[str], Sequence[NDArray[Any]]],
+    level: NDArray[np.int8],
+    excluded: NDArray[np.bool_],
+    step: BackgroundStep | MeshParameters,
+) -> tuple[NDArray[np.float64], NDArray[Any], float]:
+    """Variance of the boxes for white noise, their values, and the noise factor."""
+    n_good = from_levels(measured("n_good"), level)
+    excess = _excess(step.estimator, n_good[~excluded])
+    variance = _box_variance(from_levels(measured("rms"), level), n_good, step)
+    del n_good
+    variance = _known_variance(variance, excluded)
+    background, own = from_levels(measured("background"), level), ~excluded & (level == 0)
+    factor = mesh_error.noise_factor(background, variance, own, box_size=step.box_size, excess=excess)
+    return variance, background, factor
+
+
+def _fitted(
+    measured: Callable[[str], Sequence[NDArray[Any]]],
+    level: NDArray[np.int8],
+    excluded: NDArray[np.bool_],
+    step: BackgroundStep | MeshParameters,
+    *,
+    limit: NDArray[Any] | None,
+) -> Iterator[tuple[str, Any]]:
+    """Maps of a fitted mesh; boxes whose values are of a larger one would count that many times, so they do not."""
+    background, rms, n_good = (measured(part)[0] for part in ("background", "rms", "n_good"))
+    options: dict[str, Any] = {"law": step.interpolator, "box_size": step.box_size, "name": step.name}
+    made = fitted_maps(background, rms, n_good, ~excluded & (level == 0), **options)
+    del background, rms, n_good
+    if limit is not None:
+        made["background"] = np.minimum(made["background"], limit.astype(made["background"].dtype))
+    while made:
+        yield made.popitem()
+    yield "rms", filtered_map(filled_map(from_levels(measured("rms"), level), excluded), step)
 
 
 def _excess(estimator: Any, n_good: NDArray[Any]) -> float:
@@ -288,7 +322,7 @@ def _known_variance(variance: NDArray[np.float64], excluded: NDArray[np.bool_]) 
         return variance
     variance[unknown] = np.nan
     del unknown
-    return fill(variance)
+    return fill(variance, overwrite=True)
 
 
 def _error(
@@ -313,10 +347,10 @@ def _error(
 
 
 def _factors(shape: Pair, step: BackgroundStep | MeshParameters, size: Pair) -> mesh_error.Factors:
-    if isinstance(step.interpolator, ZoomInterpolator):
-        return mesh_error.spline_factors(shape, step.box_size, size)
-    law = step.interpolator.model_dump(exclude={"kind"})
-    return mesh_error.idw_factors(shape, step.box_size, size, **law)
+    if isinstance(step.interpolator, IDWInterpolator):
+        law = step.interpolator.model_dump(exclude={"kind"})
+        return mesh_error.idw_factors(shape, step.box_size, size, **law)
+    return mesh_error.spline_factors(shape, step.box_size, size)
 
 
 def finish(
@@ -330,7 +364,7 @@ def finish(
     return Mesh(**dict(parts), box_size=step.box_size)
 
 
-def surfaces(mesh: Mesh, interpolator: ZoomInterpolator | IDWInterpolator) -> tuple[Surface, Surface, Surface]:
+def surfaces(mesh: Mesh, interpolator: AnyInterpolator) -> tuple[Surface, Surface, Surface]:
     """Surfaces of background, rms and error."""
     reach = surface_reach(mesh.excluded, interpolator)
     options: dict[str, Any] = {"excluded": mesh.excluded, "box_size": mesh.box_size, "reach": reach}

@@ -18,7 +18,7 @@ from photutils import background as photutils
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair
 from tiledsky.kernels.boxes import Clip
-from tiledsky.steps import IDWInterpolator, ZoomInterpolator
+from tiledsky.steps import AnyInterpolator, IDWInterpolator, ZoomInterpolator
 
 _WARNING_FILTERS = threading.Lock()  # warnings.catch_warnings is not safe in threads
 _MODE = {"median_factor": 3.0, "mean_factor": 2.0}
@@ -134,9 +134,9 @@ def unclipped(estimator: Any) -> Any:
     return estimator
 
 
-def surface_interpolator(interpolator: Any) -> ZoomInterpolator | IDWInterpolator | None:
+def surface_interpolator(interpolator: Any) -> AnyInterpolator | None:
     """Return our model of the interpolator; None for one that has to be called."""
-    if isinstance(interpolator, ZoomInterpolator | IDWInterpolator):
+    if isinstance(interpolator, AnyInterpolator):
         return interpolator
     zooms = (photutils.BkgZoomInterpolator, photutils.BkgZoomInterpolator.__base__)
     if type(interpolator) in zooms and (interpolator.order, interpolator.mode) == (3, "reflect"):

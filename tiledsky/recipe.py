@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
+from tiledsky.checks import Checks, Limit
 from tiledsky.errors import ParameterError
 from tiledsky.steps import (
     PLANES,
@@ -41,6 +42,8 @@ class Recipe(Model):
         What the background planes and the subtracted image have outside the coverage.
     uncovered : "coverage" or "invalid"
         Where that is: where the coverage plane, if there is one, is 0 or NaN; or at every invalid pixel.
+    checks : Checks
+        Limits of the verdict on the background that the recipe gives.
     """
 
     name: Name
@@ -48,6 +51,7 @@ class Recipe(Model):
     dq_flags: Annotated[tuple[int | str, ...] | Literal["all"], Field(union_mode="left_to_right")] = "all"
     fill_value: float | Literal["nan"] = 0.0
     uncovered: Literal["coverage", "invalid"] = "coverage"
+    checks: Checks = Checks()
     steps: tuple[Step, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -234,6 +238,8 @@ _KINDS: dict[str, type[Model]] = {
     "tiers": Tier,
     "clip": SigmaClip,
     "ceiling": MeshCeiling,
+    "checks": Checks,
+    **dict.fromkeys(Checks.names(), Limit),
 }
 
 

@@ -74,7 +74,29 @@ class IDWInterpolator(Model):
     regularization: float = Field(0.0, ge=0)
 
 
-Interpolator = Annotated[ZoomInterpolator | IDWInterpolator, Field(discriminator="kind")]
+class LocalPolynomialInterpolator(Model):
+    """Local polynomial regression of the boxes, then the cubic spline through the fits.
+
+    Nothing is filled or filtered: boxes without a value of their own do not count; ``filter_size`` is for the rms
+    alone. ``bandwidth``: the standard deviation in pixels of the Gaussian weights, or "auto": fits of many bandwidths,
+    and of degrees ``order``, ``order - 2``, .., averaged by how well each predicts boxes that it has not seen; none is
+    narrower than ``bandwidth_min`` pixels. See `tiledsky.kernels.local_polynomial`.
+    """
+
+    kind: Literal["local-polynomial"] = "local-polynomial"
+    order: int = Field(4, ge=0, le=4)
+    bandwidth: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    bandwidth_min: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_bandwidth(self) -> LocalPolynomialInterpolator:
+        if self.bandwidth != "auto" and self.bandwidth_min:
+            raise ValueError('bandwidth_min is the floor of a bandwidth that is chosen; use bandwidth = "auto" with it')
+        return self
+
+
+AnyInterpolator = ZoomInterpolator | IDWInterpolator | LocalPolynomialInterpolator
+Interpolator = Annotated[AnyInterpolator, Field(discriminator="kind")]
 
 
 class RingStep(Model):

@@ -18,7 +18,7 @@ from tiledsky.kernels import idw
 from tiledsky.kernels import mesh as kernel
 from tiledsky.kernels.mesh_guards import central_pixels
 from tiledsky.overlap import Patch, map_patches
-from tiledsky.steps import IDWInterpolator, ZoomInterpolator
+from tiledsky.steps import AnyInterpolator, IDWInterpolator, ZoomInterpolator
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Surface:
 
     Attributes
     ----------
-    interpolator : ZoomInterpolator or IDWInterpolator
+    interpolator : ZoomInterpolator, IDWInterpolator or LocalPolynomialInterpolator
     box_size : (int, int)
         Pixels a cell.
     values : ndarray or zarr array, (nby, nbx)
-        Spline coefficients (zoom), or the mesh with NaN at the boxes to leave out (IDW).
+        Spline coefficients, or the mesh with NaN at the boxes to leave out (IDW).
     reach : ndarray or zarr array of integers, (nby, nbx), or None
         IDW: how many boxes away the neighbours of a box's pixels can be.
     vmin, vmax : float
@@ -40,7 +40,7 @@ class Surface:
         Of the pixels.
     """
 
-    interpolator: ZoomInterpolator | IDWInterpolator
+    interpolator: AnyInterpolator
     box_size: Pair
     values: Any
     reach: Any
@@ -53,9 +53,10 @@ class Surface:
         if not self.vmin < self.vmax:  # one value, or NaN alone
             return np.full(region.shape, self.vmin, self.dtype)
         shape: Pair = tuple(self.values.shape)
-        if isinstance(self.interpolator, ZoomInterpolator):
+        if not isinstance(self.interpolator, IDWInterpolator):
             i0, i1, j0, j1 = kernel.spline_window(region, self.box_size, shape)
-            limits = {"vmin": self.vmin, "vmax": self.vmax} if self.interpolator.clip else {}
+            clip = isinstance(self.interpolator, ZoomInterpolator) and self.interpolator.clip
+            limits = {"vmin": self.vmin, "vmax": self.vmax} if clip else {}
             return kernel.spline_evaluate(
                 np.asarray(self.values[i0:i1, j0:j1]),
                 self.box_size,
@@ -79,14 +80,14 @@ class Surface:
         )
 
 
-def surface_reach(excluded: NDArray[np.bool_], interpolator: ZoomInterpolator | IDWInterpolator) -> Any:
+def surface_reach(excluded: NDArray[np.bool_], interpolator: AnyInterpolator) -> Any:
     """Return how far the neighbours of each box can be, for IDW."""
     return idw.idw_reach(~excluded, interpolator.n_neighbors) if isinstance(interpolator, IDWInterpolator) else None
 
 
 def surface(
     cells: NDArray[Any],
-    interpolator: ZoomInterpolator | IDWInterpolator,
+    interpolator: AnyInterpolator,
     *,
     excluded: NDArray[np.bool_],
     box_size: Pair,
@@ -94,8 +95,8 @@ def surface(
 ) -> Surface:
     """Surface through a filled and filtered map; NaN everywhere for one of NaN alone."""
     if np.isnan(cells).all():
-        values: NDArray[Any] = cells.astype(np.float64 if isinstance(interpolator, ZoomInterpolator) else cells.dtype)
-    elif isinstance(interpolator, ZoomInterpolator):
+        values: NDArray[Any] = cells.astype(cells.dtype if isinstance(interpolator, IDWInterpolator) else np.float64)
+    elif not isinstance(interpolator, IDWInterpolator):
         values = kernel.spline_coefficients(cells)
     else:
         values = np.where(excluded, np.asarray(np.nan, cells.dtype), cells)
@@ -103,9 +104,9 @@ def surface(
     return Surface(interpolator, box_size, values, reach, *limits, cells.dtype)
 
 
-def error_interpolator(interpolator: ZoomInterpolator | IDWInterpolator) -> ZoomInterpolator | IDWInterpolator:
+def error_interpolator(interpolator: AnyInterpolator) -> AnyInterpolator:
     """Return the interpolator for errors: a spline is always cut to the mesh's range, so that none is negative."""
-    return ZoomInterpolator(clip=True) if isinstance(interpolator, ZoomInterpolator) else interpolator
+    return interpolator if isinstance(interpolator, IDWInterpolator) else ZoomInterpolator(clip=True)
 
 
 def ceiling(pair: Sequence[Surface], *, box_size: Pair, sigma: float, shape: Pair) -> NDArray[np.float64]:

@@ -59,6 +59,8 @@ ROWS = (
     Row("changed", "Another recipe, parameter, input, tile size or version of the code on a store; an input that "
         "changes while it is read", "refused, and the change is named; nothing in the store changes"),
     Row("same", "1, 2 and 4 workers, 1 and 3 threads, this process; other tile sizes", "same bytes; same pixels"),
+    Row("memory", "Every preset at three tile sizes, one after the other in the same workers",
+        "no stage takes more than the plan said"),
     Row("fits", "FITS files with damaged headers, cut off at any byte, with damaged tiles",
         "a typed error that names the file, or the right pixels; in 5 s and 128 MiB"),
     Row("zarr", "Zarr metadata with changed, missing and hostile values",
@@ -67,7 +69,12 @@ ROWS = (
 )  # fmt: skip
 
 #: Faults of one test, where a test that does not count them tries more than one.
-COUNTS = {"test_zarrcheck.py::test_mutated_metadata": 100, "test_driver.py::test_tasks_that_all_kill": 10}
+COUNTS = {
+    "test_zarrcheck.py::test_mutated_metadata": 100,
+    "test_driver.py::test_tasks_that_all_kill": 10,
+    "test_memory.py::test_measured_is_below_projected[usual": 9,
+    "test_memory.py::test_measured_is_below_projected[every": 39,
+}
 #: Tests without a marker, by the end of their path and name.
 NAMED = {
     "test_driver.py::test_what_passes[transient": "transient",
@@ -81,6 +88,10 @@ NAMED = {
     "test_driver.py::test_attempts_by_error": "poison",
     "test_driver.py::test_tasks_that_outlive_their_driver": "driver",
     "test_many.py::": "many",
+    "test_memory.py::test_measured_is_below_projected": "memory",
+    "test_stop.py::test_killed_driver": "driver",
+    "test_stop.py::test_s": "signal",
+    "test_stop.py::test_running_tasks": "signal",
     "test_resume.py::test_interrupted": "signal",
     "test_resume.py::test_failing_tile_leaves_the_others_done": "poison",
     "test_resume.py::test_damaged_task_is_computed_again": "repair",
@@ -173,26 +184,36 @@ class Ledger:
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
+        """Put the row and the counts of a test into its report, which may go to another process."""
         outcome: Any = yield
         report = outcome.get_result()
-        row = row_of(item)
-        assert row is not None
-        self.rows[row]["seconds"] += report.duration
-        if not (report.when == "call" or report.outcome != "passed"):
-            return
-        entry = self.rows[row]
+        entry: dict[str, Any] = {"row": row_of(item), "tried": 0, "survived": 0, "lost": 0, "skipped": "", "failed": ""}
         if report.skipped:
-            entry["skipped"].append(f"{item.name}: {report.longrepr[2] if report.longrepr else ''}")
-            return
-        tally = getattr(item, "funcargs", {}).get("tally") or Tally()
-        count = next((n for name, n in COUNTS.items() if name in item.nodeid), 1)
-        entry["tried"] += tally.tried or count
-        entry["survived"] += tally.survived if tally.tried else count * report.passed
-        entry["lost"] += tally.lost
-        if report.failed:
-            entry["failed"].append(item.nodeid)
+            entry["skipped"] = f"{item.name}: {report.longrepr[2] if report.longrepr else ''}"
+        elif report.when == "call" or report.failed:
+            tally = getattr(item, "funcargs", {}).get("tally") or Tally()
+            count = next((n for name, n in COUNTS.items() if name in item.nodeid), 1)
+            entry["tried"] = tally.tried or count
+            entry["survived"] = tally.survived if tally.tried else count * report.passed
+            entry["lost"] = tally.lost
+            entry["failed"] = item.nodeid if report.failed else ""
+        report.user_properties.append(("faults", entry))
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add up what a test counted; of setup, call and teardown the last property is the own one."""
+        found = [entry for name, entry in report.user_properties if name == "faults"]
+        if not found:  # a process that ended with its test
+            return
+        own, row = found[-1], self.rows[found[-1]["row"]]
+        row["seconds"] += report.duration
+        for key in ("tried", "survived", "lost"):
+            row[key] += own[key]
+        for key in ("skipped", "failed"):
+            row[key] += [own[key]] if own[key] else []
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(session.config, "workerinput"):  # one of several processes; the first of them writes
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         facts = {
             "date": time.strftime("%Y-%m-%d", time.gmtime(self.began)),

@@ -1,6 +1,6 @@
-"""Write what a run of the tests of faults counted into a page: ``python -m tests.faults.report LEDGER.json PAGE.md``.
+"""Write what runs of the tests of faults counted into a page: ``python -m tests.faults.report LEDGER.json... PAGE.md``.
 
-The table goes between two comments of the page.
+The table goes between two comments of the page. Counts of several ledgers are added up.
 """
 
 from __future__ import annotations
@@ -32,10 +32,20 @@ def table(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def added(ledgers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one ledger with the counts of several; date and machine are those of the last."""
+    facts = {**ledgers[-1], "seconds": sum(ledger["seconds"] for ledger in ledgers)}
+    facts["rows"] = {
+        row.key: {key: sum((ledger["rows"][row.key][key] for ledger in ledgers[1:]), start)
+                  for key, start in ledgers[0]["rows"][row.key].items()} for row in ROWS
+    }  # fmt: skip
+    return facts
+
+
 def main() -> None:
     """Put the table into the page, and print the counts."""
-    facts, page = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    text = page.read_text()
+    *files, page = map(Path, sys.argv[1:])
+    facts, text = added([json.loads(file.read_text()) for file in files]), page.read_text()
     head, _, rest = text.partition(BEGIN)
     _, found, tail = rest.partition(END)
     if not found:

@@ -81,12 +81,9 @@ SEVERAL = [
     ("last-mesh", [0, 0]),
     ("output", [1, 0]),
 ]
-SHORT = [
-    ("marker removed", "kill", ONE, 1),
-    ("object not renamed", "half", SEVERAL, 1),
-    ("marker not told", "segv", ONE, 1),
-]
+SHORT = [("object not renamed", "half", SEVERAL[1:3], 1)]
 LONG = [
+    ("object not renamed", "half", SEVERAL, 1),
     *((step, "kill", SEVERAL, 1) for step in trap.STEPS),
     *((step, "segv", ONE, 3) for step in trap.STEPS),
     *((step, "kill", [*ONE, ("found-mask", [0, 0]), ("found-mask", [1, 1])], 2) for step in trap.STEPS),

@@ -100,7 +100,7 @@ def named(root: Path, owned: Owners, path: str, damage: Callable[[Path], None]) 
 def test_every_object_is_named(undone: Path, tally: Tally) -> None:
     owned = owners(undone)
     assert {stage for stage, _ in owned.values()} == {p.name for p in (undone / "run/markers").iterdir()}
-    for number, path in enumerate(owned):
+    for number, path in enumerate(list(owned)[::3]):  # each kind of damage at some objects of every kind
         with tally.fault():
             named(undone, owned, path, DAMAGES[number % len(DAMAGES)])
     assert verify(undone, level="decode") == []
@@ -160,7 +160,7 @@ def damage_at_random(out: Path, rng: np.random.Generator) -> list[str]:
 
 
 @pytest.mark.row("repair")
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(2, 20))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(1, 20))])
 @pytest.mark.parametrize("state", ["finished", "undone"])
 def test_many_damages_at_once(
     request: pytest.FixtureRequest,
@@ -194,7 +194,9 @@ def test_damage_behind_damage(image: Path, finished: Path, tmp_path: Path, whole
 
 
 @pytest.mark.row("torn")
-@pytest.mark.parametrize("stage", ["output", "found-statistics", "bare-mesh"])
+@pytest.mark.parametrize(
+    "stage", ["output", *(pytest.param(s, marks=pytest.mark.faults) for s in ("found-statistics", "bare-mesh"))]
+)
 def test_torn_markers(finished: Path, tmp_path: Path, tally: Tally, stage: str) -> None:
     run_id = json.loads((finished / "run/identity.json").read_text())["run_id"]
     file = finished / f"run/markers/{stage}/0.0.json"

@@ -309,3 +309,18 @@ def test_a_large_mesh_is_filled_without_a_tree_as_a_small_one_but_for_ties(monke
     for band in (1, 7, 1000):
         monkeypatch.setattr("tiledsky.kernels.fill._BAND", band)
         assert np.array_equal(fill(mesh), in_bands)
+
+
+@pytest.mark.parametrize("trees", [1000, 10_000_000])
+def test_a_mesh_is_filled_in_place_with_the_same_bits(monkeypatch, trees):
+    """Bands that come later do not take the holes filled before them for boxes."""
+    random = np.random.default_rng(6)
+    mesh = random.normal(size=(120, 90))
+    mesh[random.random(mesh.shape) < 0.4] = np.nan
+    monkeypatch.setattr("tiledsky.kernels.fill.TREE_BOXES", trees)
+    monkeypatch.setattr("tiledsky.kernels.fill._BAND", 5)
+    before = mesh.copy()
+    filled = fill(mesh)
+    assert np.array_equal(mesh, before, equal_nan=True)
+    assert fill(mesh, overwrite=True) is mesh
+    assert np.array_equal(mesh, filled)

@@ -27,7 +27,10 @@ def planes() -> dict[str, Any]:
     return make_planes((250, 310))
 
 
-@pytest.mark.parametrize(("recipe", "tile_size"), [("complex-sky", 130), ("sextractor", 64), (KEEPING, 155)])
+@pytest.mark.parametrize(
+    ("recipe", "tile_size"),
+    [("complex-sky", 130), (KEEPING, 155), pytest.param("sextractor", 64, marks=pytest.mark.faults)],
+)
 def test_two_workers(client: Any, tmp_path: Path, planes: Any, recipe: Recipe | str, tile_size: int) -> None:
     path = write_fits(tmp_path, planes)
     others = {"weight": f"{path}:WHT", "dq": f"{path}:DQ", "mask": f"{path}:MASK"}

@@ -15,7 +15,7 @@ import dask
 import pytest
 from astropy.io import fits
 
-from tiledsky import open_run, run
+from tiledsky import Recipe, open_run, run
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.run import crew, stages, storage
 from tiledsky.run.attempt import Order, attempt, place
@@ -24,10 +24,21 @@ from tiledsky.run.locks import wait_for_tasks
 from tiledsky.run.runner import Progress
 
 from . import planted
-from .scenes import KEEPING, make_planes, stored_bytes
+from .scenes import make_planes, stored_bytes
 
 TILE = 100
 RINGS = 6
+#: Tiles and a mesh, in as few tasks as can be: 25.
+SMALL = Recipe.from_dict(
+    {
+        "name": "small",
+        "steps": [
+            {"kind": "ring", "name": "ring", "radius_in": 4, "width": 2, "keep": True},
+            {"kind": "background", "name": "bare", "box_size": 10, "mask": "none"},
+        ],
+    }
+)
+faults = pytest.mark.faults
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +51,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(image: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, str]]:
     """Number of tasks and bytes of an undisturbed run."""
-    result = run(KEEPING, image, tmp_path_factory.mktemp("whole") / "run.zarr", tile_size=TILE)
+    result = run(SMALL, image, tmp_path_factory.mktemp("whole") / "run.zarr", tile_size=TILE)
     return result.plan.n_tasks, stored_bytes(result.path)
 
 
@@ -69,7 +80,7 @@ def assert_repaired(client: Any, plan: Path, image: Path, out: Path, whole: Any,
     """Without the fault the same call does what is left, and nothing is left of the failure."""
     plan.unlink()
     states: list[Progress] = []
-    result = run(KEEPING, image, out, tile_size=TILE, client=client, progress=states.append)
+    result = run(SMALL, image, out, tile_size=TILE, client=client, progress=states.append)
     assert result.provenance["tasks_computed_last"] == len(states) == computed
     assert [s.done for s in states] == list(range(whole[0] - computed + 1, whole[0] + 1))
     assert {(s.total, s.resumed) for s in states} == {(whole[0], whole[0] - computed)}
@@ -79,12 +90,19 @@ def assert_repaired(client: Any, plan: Path, image: Path, out: Path, whole: Any,
 
 @pytest.mark.parametrize(
     ("what", "late", "times"),
-    [("transient", False, 2), ("transient", True, 1), ("kill", False, 1), ("kill", True, 3), ("segv", False, 2)],
+    [
+        ("transient", False, 2),
+        ("kill", True, 1),
+        pytest.param("transient", True, 1, marks=faults),
+        pytest.param("kill", False, 1, marks=faults),
+        pytest.param("kill", True, 3, marks=faults),
+        pytest.param("segv", False, 2, marks=faults),
+    ],
 )
 def test_what_passes(faulty: Any, image: Path, tmp_path: Path, whole: Any, what: str, late: bool, times: int) -> None:
     client, plan = faulty
     notes = planted.plant(plan, "ring", [0, 2], what, times=times, late=late)
-    result = run(KEEPING, image, tmp_path / "run.zarr", tile_size=TILE, client=client)
+    result = run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE, client=client)
     assert count(notes) == times
     assert result.complete
     assert stored_bytes(result.path) == whole[1]
@@ -93,9 +111,13 @@ def test_what_passes(faulty: Any, image: Path, tmp_path: Path, whole: Any, what:
 
 @pytest.mark.parametrize(
     ("what", "exception", "attempts"),
-    [("transient", "ConnectionResetError", 3), ("error", "ValueError", 1), ("kill", "KilledWorker", 4),
-     ("segv", "KilledWorker", 4)],
-)  # fmt: skip
+    [
+        ("error", "ValueError", 1),
+        ("segv", "KilledWorker", 4),
+        pytest.param("transient", "ConnectionResetError", 3, marks=faults),
+        pytest.param("kill", "KilledWorker", 4, marks=faults),
+    ],
+)
 def test_what_does_not_pass(
     faulty: Any, image: Path, tmp_path: Path, whole: Any, what: str, exception: str, attempts: int
 ) -> None:
@@ -106,7 +128,7 @@ def test_what_does_not_pass(
         r"what is done is kept, the same command goes on; more in .*run.zarr/run/failed/ring"
     )
     with pytest.raises(RunError, match=message):
-        run(KEEPING, image, out, tile_size=TILE, client=client)
+        run(SMALL, image, out, tile_size=TILE, client=client)
     assert count(notes) == attempts
     assert not (out / "run/_SUCCESS").exists()
     with pytest.raises(RunError, match="is not finished"):
@@ -121,36 +143,42 @@ def test_what_does_not_pass(
     assert_repaired(client, plan, image, out, whole, computed=whole[0] - RINGS - (RINGS - 1))
 
 
+@faults
 def test_tasks_that_all_kill_their_worker(faulty: Any, image: Path, tmp_path: Path, whole: Any) -> None:
     (client, plan), out = faulty, tmp_path / "run.zarr"
     planted.plant(plan, "ring", None, "kill", times=5)
-    result = run(KEEPING, image, out, tile_size=TILE, client=client)
+    result = run(SMALL, image, out, tile_size=TILE, client=client)
     assert stored_bytes(result.path) == whole[1]
 
 
+@faults
 def test_gather_task_that_kills_its_worker(faulty: Any, image: Path, tmp_path: Path, whole: Any) -> None:
     (client, plan), out = faulty, tmp_path / "run.zarr"
     planted.plant(plan, "mesh", None, "kill")
     with pytest.raises(RunError, match=r"1 of 1 tasks of stage bare-mesh failed; .* also with nothing else on the clu"):
-        run(KEEPING, image, out, tile_size=TILE, client=client)
+        run(SMALL, image, out, tile_size=TILE, client=client)
     assert list(records(out)) == ["bare-mesh/0.0.json"]
     done = len(list((out / "run/markers").glob("*/*.json")))
     assert_repaired(client, plan, image, out, whole, computed=whole[0] - done)
 
 
 def test_hung_task(faulty: Any, image: Path, tmp_path: Path, whole: Any) -> None:
+    """The last task of a run, so that no other runs against the clock."""
     (client, plan), out = faulty, tmp_path / "run.zarr"
-    notes = planted.plant(plan, "ring", [1, 1], "hang")
+    planted.plant(plan, "output", [1, 1], "error")
+    with pytest.raises(RunError, match="1 of 6 tasks of stage output failed"):
+        run(SMALL, image, out, tile_size=TILE, client=client)
+    notes = planted.plant(plan, "output", [1, 1], "hang")
     message = r"tile \(1, 1\) .*: TaskTimeout: no end after 8 s, 2 times; raise --task-timeout if it is only slow"
     with pytest.raises(RunError, match=message):
-        run(KEEPING, image, out, tile_size=TILE, client=client, task_timeout=8)
+        run(SMALL, image, out, tile_size=TILE, client=client, task_timeout=8)
     assert count(notes) == 2
-    assert len(list((out / "run/markers/ring").iterdir())) == RINGS - 1
+    assert len(list((out / "run/markers/output").iterdir())) == 5
     (record,) = records(out).values()
     assert (record["exception"], record["attempts"]) == ("TaskTimeout", 2)
     assert "time.sleep(600)" in record["traceback"]
-    planted.plant(plan, "ring", [1, 1], "hang", times=1)
-    result = run(KEEPING, image, out, tile_size=TILE, client=client, task_timeout=8)
+    planted.plant(plan, "output", [1, 1], "hang", times=1)
+    result = run(SMALL, image, out, tile_size=TILE, client=client, task_timeout=20)
     assert stored_bytes(result.path) == whole[1]
     assert not [p.name for p in (out / "run").rglob("*timeout*")]
 
@@ -159,11 +187,11 @@ def test_disk_full_ends_the_stage(faulty: Any, image: Path, tmp_path: Path, whol
     (client, plan), out = faulty, tmp_path / "run.zarr"
     notes = planted.plant(plan, "ingest", None, "full")
     with pytest.raises(RunError, match=r"No space left on device; tile .*; make room, then the same command goes on"):
-        run(KEEPING, image, out, tile_size=30, client=client)
+        run(SMALL, image, out, tile_size=30, client=client)
     assert count(notes) < 56
     assert not records(out)
     plan.unlink()
-    run(KEEPING, image, out, tile_size=30, client=client)
+    run(SMALL, image, out, tile_size=30, client=client)
 
 
 # --- in this process
@@ -179,7 +207,7 @@ def test_errors_that_may_pass_here(image: Path, tmp_path: Path, whole: Any, monk
         return works(ctx, stage, index, tile)
 
     monkeypatch.setitem(stages._TASKS, "ring", fails)
-    result = run(KEEPING, image, tmp_path / "run.zarr", tile_size=TILE)
+    result = run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE)
     assert len(failed) == 2
     assert stored_bytes(result.path) == whole[1]
 
@@ -200,7 +228,7 @@ def test_attempts_by_error(
     monkeypatch.setattr(crew, "_WAITS", (0.0, 0.0, 0.0))
     monkeypatch.setitem(stages._TASKS, "mesh", fails)
     with pytest.raises(RunError, match=f"1 of 1 tasks of stage bare-mesh failed; .*{type(error).__name__}"):
-        run(KEEPING, image, tmp_path / "run.zarr", tile_size=TILE)
+        run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE)
     assert len(calls) == attempts
     assert [r["attempts"] for r in records(tmp_path / "run.zarr").values()] == [attempts]
 
@@ -216,7 +244,7 @@ def test_own_process_is_not_killed(image: Path, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setitem(stages._TASKS, "bins", slow)
     with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
-        result = run(KEEPING, image, tmp_path / "run.zarr", tile_size=TILE, client=client, task_timeout=0.2)
+        result = run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE, client=client, task_timeout=0.2)
     assert result.complete
 
 
@@ -225,7 +253,7 @@ def test_timeout_that_leaves_no_time(image: Path, tmp_path: Path, seconds: float
     with pytest.raises(
         ParameterError, match=r"a task timeout of .* s leaves no time for any task; use seconds above 0"
     ):
-        run(KEEPING, image, tmp_path / "run.zarr", task_timeout=seconds)
+        run(SMALL, image, tmp_path / "run.zarr", task_timeout=seconds)
 
 
 # --- what is left of an earlier call
@@ -277,7 +305,7 @@ def test_cluster_without_workers(image: Path, tmp_path: Path, monkeypatch: pytes
         while client.scheduler_info()["workers"]:
             time.sleep(0.1)
         with pytest.raises(RunError, match="the scheduler has had no worker for 1 s; what is done is kept"):
-            run(KEEPING, image, tmp_path / "run.zarr", client=client)
+            run(SMALL, image, tmp_path / "run.zarr", client=client)
 
 
 def test_attempt_of_a_run_that_is_not_there(tmp_path: Path) -> None:

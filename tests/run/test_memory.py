@@ -60,12 +60,18 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @needs_clear_refs
-@pytest.mark.parametrize("family", sorted({name.split("-")[0] for name in preset_names()}))
-def test_measured_is_below_projected(family: str, scene: dict[str, str], workers: Any, tmp_path: Path) -> None:
-    presets = [name for name in preset_names() if name.split("-")[0] == family]
+@pytest.mark.parametrize(
+    "presets",
+    [
+        pytest.param(["complex-sky", "ceers-nircam", "sextractor"], id="usual"),
+        pytest.param(preset_names(), id="every", marks=pytest.mark.faults),
+    ],
+)
+def test_measured_is_below_projected(presets: list[str], scene: dict[str, str], workers: Any, tmp_path: Path) -> None:
+    """One recipe after the other in the same processes, which keep the kernels of all of them."""
     for preset in presets:  # whoever uses a kernel for the first time compiles it, which is not part of the projection
         tiledsky.run(preset, out=tmp_path / f"{preset}.zarr", client=workers, tile_size=TILES[-1], **scene)
-    workers.restart()  # processes that no other kernels have made larger
+    workers.restart()  # processes that have compiled nothing
     for preset, tile in itertools.product(presets, TILES):
         run = tiledsky.run(preset, out=tmp_path / f"{preset}-{tile}.zarr", client=workers, tile_size=tile, **scene)
         memory = run.provenance["memory"]
@@ -134,7 +140,7 @@ def test_terms_add_up() -> None:
         memory = peak(recipe, plan, stage, PLANES)
         assert memory.terms["process"] == BASE
         assert memory.bytes == sum(memory.terms.values())
-        assert memory.formula.startswith("320 MB process + [")
+        assert memory.formula.startswith("400 MB process + [")
         assert peak(recipe, plan, stage, PLANES, threads=3).bytes - BASE == 3 * (memory.bytes - BASE)
 
 
@@ -154,11 +160,11 @@ def test_planes_and_large_chunks_count() -> None:
 def test_a_tile_that_fits_is_named() -> None:
     recipe = Recipe.load("sextractor").expanded()
     plan = plan_for(recipe, (4000, 4000), tile_size=1920)
-    limit = 390 * MEGABYTE
+    limit = 470 * MEGABYTE
     tile = fitting_tile(recipe, plan, PLANES, memory_limit=limit)
     assert tile is not None
     message = (
-        rf"stage output needs 40\d MB a worker \(320 MB process .*use --tile-size {tile}, or --memory-limit 42\dMB"
+        rf"stage output needs 48\d MB a worker \(400 MB process .*use --tile-size {tile}, or --memory-limit 50\dMB"
     )
     with pytest.raises(PlanError, match=message):
         check_fits(recipe, plan, PLANES, memory_limit=limit)
@@ -171,10 +177,10 @@ def test_a_tile_that_fits_is_named() -> None:
 def test_a_limit_that_fits_is_named() -> None:
     recipe = Recipe.load("sextractor").expanded()
     plan = plan_for(recipe, (4000, 4000), tile_size=1920)
-    with pytest.raises(PlanError, match=r"smaller tiles alone would not do; use --memory-limit 42\dMB$"):
-        check_fits(recipe, plan, PLANES, memory_limit=290 * MEGABYTE)
+    with pytest.raises(PlanError, match=r"smaller tiles alone would not do; use --memory-limit 50\dMB$"):
+        check_fits(recipe, plan, PLANES, memory_limit=410 * MEGABYTE)
     with pytest.raises(PlanError, match=r"use --tile-size \d+, or --memory-limit (\d+)MB$") as refused:
-        check_fits(recipe, plan, PLANES, memory_limit=540 * MEGABYTE, threads=3)
+        check_fits(recipe, plan, PLANES, memory_limit=630 * MEGABYTE, threads=3)
     named = int(str(refused.value).split("--memory-limit ")[1].removesuffix("MB"))
     check_fits(recipe, plan, PLANES, memory_limit=named * MEGABYTE, threads=3)
 
@@ -208,9 +214,9 @@ def test_the_default_tile_follows_the_limit(scene: dict[str, str], tmp_path: Pat
     recipe = Recipe.load("sextractor").expanded()
     plan = plan_for(recipe, (15400, 15400))
     assert plan.tile_size > 1500
-    short = fitted_plan(recipe, plan, PLANES, memory_limit=370 * MEGABYTE)
+    short = fitted_plan(recipe, plan, PLANES, memory_limit=450 * MEGABYTE)
     assert 240 <= short.tile_size < 1500
-    assert all(fits(peak(recipe, short, s, PLANES), 370 * MEGABYTE) for s in short.stages if s.kind not in GATHER)
+    assert all(fits(peak(recipe, short, s, PLANES), 450 * MEGABYTE) for s in short.stages if s.kind not in GATHER)
     # a run that was begun keeps its tiles, whatever the limit
     first = prepare("sextractor", out=tmp_path / "run.zarr", tile_size=300, **scene)
     with first.locked(restart=False):
@@ -308,21 +314,29 @@ def test_workers_are_asked_for_their_limit(workers: Any, scene: dict[str, str], 
     assert not (tmp_path / "run.zarr").exists()
 
 
+#: In a process of its own, which does nothing beside; blocks larger than what the system counts late.
+_MARKS = """
+import json
+import numpy as np
+from tiledsky.run import highwater
+found = {"reset": highwater.reset(), "before": highwater.task_peak()}
+block = np.ones(256_000_000, np.uint8)
+found["large"] = highwater.task_peak()
+del block
+found |= {"again": highwater.reset(), "after": highwater.task_peak(), "process": highwater.process_peak()}
+print(json.dumps(found))
+"""
+
+
 @needs_clear_refs
 def test_the_mark_is_of_a_task_and_the_peak_of_the_process() -> None:
-    highwater.reset()
-    before = highwater.task_peak()
-    assert before is not None
-    block = np.ones(40_000_000, np.uint8)
-    large = highwater.task_peak()
-    assert large is not None
-    assert large > before + 35_000_000
-    del block
-    assert highwater.reset()
-    after = highwater.task_peak()
-    assert after is not None
-    assert after < large - 35_000_000
-    assert highwater.process_peak() >= large - 1_000_000  # the system counts pages in batches
+    done = subprocess.run([sys.executable, "-c", _MARKS], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["reset"]
+    assert found["again"]
+    assert found["large"] > found["before"] + 200_000_000
+    assert found["after"] < found["large"] - 200_000_000
+    assert found["process"] > found["before"] + 200_000_000
 
 
 def test_a_system_that_does_not_reset_gives_no_task_peak(

@@ -40,6 +40,7 @@ def test_stages_of_complex_sky() -> None:
         ("tiers-mask", "mask"),
         ("bkg5-mesh", "mesh"),
         ("output", "output"),
+        ("diagnostics", "diagnostics"),
     ]
     measures = {s.name: s.measures for s in plan.stages if s.measures}
     assert measures == {"bright-mask": ("bkg3",), "tiers-mask": ("bkg5",)}  # bkg4 has the boxes of bkg3
@@ -63,7 +64,8 @@ def test_stages_of_a_biweight() -> None:
 
 
 def test_stages_of_sextractor() -> None:
-    assert [s.name for s in plan_of("sextractor", ingest=False).stages] == ["mesh64-boxes", "mesh64-mesh", "output"]
+    names = [s.name for s in plan_of("sextractor", ingest=False).stages]
+    assert names == ["mesh64-boxes", "mesh64-mesh", "output", "diagnostics"]
 
 
 def test_boxes_without_a_mask_have_a_stage_of_their_own() -> None:
@@ -91,7 +93,7 @@ def test_tiles_are_whole_boxes(recipe: str, tile_size: int | None) -> None:
         for axis in (0, 1):
             common = math.lcm(*(box[axis] for box in boxes))
             assert stage.tile[axis] % common == 0
-            gathers = stage.kind in ("bins", "centers", "statistics", "mesh")
+            gathers = stage.kind in ("bins", "centers", "statistics", "mesh", "diagnostics")
             if tile_size is not None and not gathers:
                 assert stage.tile[axis] == max(tile_size // common, 1) * common
     grids = [plan.grid(s) for s in plan.stages]
@@ -102,7 +104,7 @@ def test_tiles_are_whole_boxes(recipe: str, tile_size: int | None) -> None:
 @pytest.mark.parametrize("side", [5000, 19200, 46200, 100_000])
 def test_default_tiles_of_mosaics_have_inner_chunks(recipe: str, side: int) -> None:
     for stage in plan_of(recipe, (side, side // 2), tile_size=None).stages:
-        if stage.kind in ("bins", "centers", "statistics", "mesh"):
+        if stage.kind in ("bins", "centers", "statistics", "mesh", "diagnostics"):
             assert stage.tile == (side, side // 2)
             continue
         for n in stage.tile:
@@ -126,7 +128,7 @@ def test_inner_chunks() -> None:
 def test_box_larger_than_the_image_is_refused() -> None:
     with pytest.raises(InputError, match=r"'mesh64': a box of 64 x 64 px is larger than the 500 x 63 px image"):
         plan_of("sextractor", (500, 63))
-    assert plan_of("sextractor", (64, 64)).n_tasks == 4
+    assert plan_of("sextractor", (64, 64)).n_tasks == 5
 
 
 @pytest.mark.parametrize("tile_size", [0, -5])

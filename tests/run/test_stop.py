@@ -22,6 +22,7 @@ from . import planted
 from .scenes import KEEPING, command, make_planes, stored_bytes
 
 TILE = 60
+faults = pytest.mark.faults
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +86,11 @@ def assert_goes_on(stderr: str, out: Path, whole: Any) -> None:
 @pytest.mark.parametrize(
     ("number", "to_all", "moment"),
     [
-        (signal.SIGINT, True, "cluster"),
+        pytest.param(signal.SIGINT, True, "cluster", marks=faults),
         (signal.SIGTERM, False, "cluster"),
         (signal.SIGINT, True, 20),
-        (signal.SIGTERM, True, 70),
-        (signal.SIGHUP, False, 3),
+        pytest.param(signal.SIGTERM, True, 70, marks=faults),
+        pytest.param(signal.SIGHUP, False, 3, marks=faults),
     ],
 )
 def test_stopped_by_a_signal(
@@ -136,6 +137,7 @@ def test_second_interrupt_does_not_wait(words: list[str], tmp_path: Path, whole:
     assert stored_bytes(out) == whole[1]
 
 
+@faults
 def test_running_tasks_get_time_to_end(words: list[str], tmp_path: Path) -> None:
     out, plan = tmp_path / "run.zarr", tmp_path / "plan.json"
     planted.plant(plan, "ring", None, "slow", late=True)
@@ -151,7 +153,7 @@ def test_running_tasks_get_time_to_end(words: list[str], tmp_path: Path) -> None
     assert written == rings, "a task was cut off"
 
 
-@pytest.mark.parametrize("count", [1, 30])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=faults), 30])
 def test_killed_driver_leaves_no_process(words: list[str], tmp_path: Path, whole: Any, count: int) -> None:
     out = tmp_path / "run.zarr"
     with started(words, out) as process:

@@ -1,7 +1,7 @@
 """The command line: arguments to recipe to run to exit code; the only place that prints.
 
-Exit codes: 0 done, 2 wrong arguments or recipe, 3 input that cannot be used, 4 a run that did not finish,
-130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+Exit codes: 0 done, 1 `check` found the sky not good enough, 2 wrong arguments or recipe, 3 input that cannot be used,
+4 a run that did not finish, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
@@ -14,21 +14,13 @@ from typing import Annotated
 import typer
 
 import tiledsky
-from tiledsky.cli import arrays, clusters, files, publish, runs
+from tiledsky.cli import arrays, clusters, files, publish, quality, reports, runs
 from tiledsky.cli.options import app
 from tiledsky.console import Ended
 from tiledsky.errors import RunError, TiledSkyError
 
-# modules are imported for the commands that they add to the app
-__all__ = [
-    "app",
-    "arrays",
-    "clusters",
-    "files",
-    "main",
-    "publish",
-    "runs",
-]
+# the modules are imported for the commands that they add to the app
+__all__ = ["app", "arrays", "clusters", "files", "main", "publish", "quality", "reports", "runs"]
 
 
 def _version(wanted: bool) -> None:

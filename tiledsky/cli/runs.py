@@ -21,6 +21,7 @@ from tiledsky.cli.options import (
     WeightOption,
     app,
 )
+from tiledsky.cli.reports import write_after
 from tiledsky.console import reporting
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.source import InputOptions
@@ -97,6 +98,10 @@ def run(
         str | None, typer.Option(metavar="I/N", help="Do a share of the tiles of --stage, without Dask; see submit.")
     ] = None,
     stage: Annotated[str | None, typer.Option(help="Of --worker-slice; `finish` ends the run.")] = None,
+    report_too: Annotated[
+        bool,
+        typer.Option("--report/--no-report", envvar="TILEDSKY_REPORT", help="Write the report beside RUN.zarr."),
+    ] = True,
 ) -> None:
     """Estimate and subtract the sky by a recipe."""
     began = time.monotonic()
@@ -129,6 +134,8 @@ def run(
         f"{out}: {ny} x {nx} px, {result.recipe.name}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB a worker"
     )
     typer.echo(f"planes: {', '.join(result.planes)}")
+    if report_too:
+        write_after(result)
 
 
 def _cluster(cluster: str, scheduler: str | None, **sizes: Any) -> ClusterFile:

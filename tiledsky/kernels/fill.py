@@ -21,13 +21,15 @@ _COLUMNS = 1024
 Floats = NDArray[Any]
 
 
-def fill(mesh: Floats) -> Floats:
+def fill(mesh: Floats, *, overwrite: bool = False) -> Floats:
     """Fill NaN boxes from the 10 nearest good ones, weighted by 1 / distance in boxes.
 
     Parameters
     ----------
     mesh : ndarray (nby, nbx), float32 or float64
-        NaN = hole; not changed.
+        NaN = hole; not changed, unless `overwrite`.
+    overwrite : bool
+        Fill `mesh` itself and return it: no copy is made.
 
     Returns
     -------
@@ -45,10 +47,10 @@ def fill(mesh: Floats) -> Floats:
     tree meets first. A mesh of up to `TREE_BOXES` good boxes is filled through the same tree, bit for bit like
     `photutils.background.Background2D`, with about 100 bytes a good box. Larger ones (photutils needs gigabytes there)
     are filled by `tiledsky.kernels.idw`, where boxes that tie for the last places share them; about 12 bytes a box.
-    Both beside the mesh and its copy, and up to 30 MB.
+    Both beside the mesh, its copy, and up to 30 MB.
     """
     hole = np.isnan(mesh)
-    filled = mesh.copy()
+    filled = mesh if overwrite else mesh.copy()
     if not hole.any():
         return filled
     if hole.all():
@@ -57,7 +59,7 @@ def fill(mesh: Floats) -> Floats:
             "exclude_percentile, or mask less"
         )
     if mesh.size - np.count_nonzero(hole) > TREE_BOXES:
-        _fill_in_blocks(mesh, hole, filled)
+        _fill_in_blocks(hole, filled)
         return filled
     good = ~hole
     tree = cKDTree(np.column_stack(np.nonzero(good)), leafsize=FILL_NEIGHBOURS)
@@ -74,10 +76,13 @@ def fill(mesh: Floats) -> Floats:
     return filled
 
 
-def _fill_in_blocks(mesh: Floats, hole: NDArray[np.bool_], filled: Floats) -> None:
-    """Fill by Shepard's rule on the mesh as an image of 1 x 1 boxes, one block at a time."""
+def _fill_in_blocks(hole: NDArray[np.bool_], filled: Floats) -> None:
+    """Fill by Shepard's rule on the mesh as an image of 1 x 1 boxes, one block at a time.
+
+    Holes that are filled already are still holes to the blocks after them: ``hole`` decides, not the values.
+    """
     reach = idw_reach(~hole, FILL_NEIGHBOURS)
-    ny, nx = shape = (mesh.shape[0], mesh.shape[1])
+    ny, nx = shape = (filled.shape[0], filled.shape[1])
     options: dict[str, Any] = {"n_neighbors": FILL_NEIGHBOURS, "power": 1.0, "regularization": 0.0}
     for y, x in itertools.product(range(0, ny, _BAND), range(0, nx, _COLUMNS)):
         block = (y, min(y + _BAND, ny), x, min(x + _COLUMNS, nx))
@@ -85,6 +90,6 @@ def _fill_in_blocks(mesh: Floats, hole: NDArray[np.bool_], filled: Floats) -> No
         if not hole[here].any():
             continue
         i0, i1, j0, j1 = idw_window(block, (1, 1), reach)
-        window = mesh[i0:i1, j0:j1]
-        sky = idw_evaluate(window, (1, 1), block, origin=(i0, j0), mesh_shape=shape, dtype=mesh.dtype, **options)
+        window = np.where(hole[i0:i1, j0:j1], np.asarray(np.nan, filled.dtype), filled[i0:i1, j0:j1])
+        sky = idw_evaluate(window, (1, 1), block, origin=(i0, j0), mesh_shape=shape, dtype=filled.dtype, **options)
         filled[here][hole[here]] = sky[hole[here]]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tiledsky.dq import dq_bits
 from tiledsky.filters import as_float
+from tiledsky.fitted import FITTED
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.source import HEADER, FitsReader, SourcePlane, parse_header, read_plane
 from tiledsky.io.store import (
@@ -36,6 +37,9 @@ from tiledsky.surface import Surface, error_interpolator
 Index = Pair
 #: Maps of a mesh that have a surface, in the order of `tiledsky.mesh.surfaces`.
 SURFACES = ("background", "rms", "error")
+#: Folder of the means of blocks of the planes, and of which planes there are any.
+LEVEL_FOLDER = "levels"
+LEVEL_PLANES = ("science", "background", "subtracted", "residual", "mask")
 
 
 class Context:
@@ -141,6 +145,8 @@ class Context:
         paths = [summary_path(stage.name, index)]
         if stage.kind in ("statistics", "mesh"):
             paths.append(f"{RUN_FOLDER}/{'meshes' if stage.kind == 'mesh' else 'thresholds'}/{stage.step}.json")
+        if stage.kind == "diagnostics":
+            paths.append(f"{RUN_FOLDER}/diagnostics.json")
         for name in self.source if stage.kind == "ingest" else planes_of(self.recipe, stage):
             array = self.array(name)
             paths += stored_objects(array) if stage.kind == "mesh" else [object_path(array, index)]
@@ -172,11 +178,17 @@ def planes_of(recipe: Recipe, stage: Stage) -> list[str]:
         step = recipe.step(str(stage.step))
         assert isinstance(step, BackgroundStep)
         names = ["excluded", *SURFACES, *(f"surface_{part}" for part in SURFACES)]
+        names += FITTED if step.interpolator.kind == "local-polynomial" else ()
         names += ["reach"] * (step.interpolator.kind == "idw") + ["n_good"] * (step.grow_boxes > 0)
         return [f"meshes/{stage.step}/{name}" for name in names]
     if stage.kind == "output":
-        return list(output_planes(recipe))
+        return [*output_planes(recipe), *(level_path(size, name) for size in stage.levels for name in LEVEL_PLANES)]
     return []
+
+
+def level_path(size: int, plane: str) -> str:
+    """Path of the array of the means of blocks of a plane."""
+    return f"{LEVEL_FOLDER}/{size}/{plane}"
 
 
 def measured_folder(step: str, level: int) -> str:

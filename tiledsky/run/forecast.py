@@ -198,8 +198,12 @@ def _bytes_a_pixel(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes) -> 
         return 0
     known = sum(plane.itemsize for plane in planes.values())
     if stage.kind in ("ingest", "output"):
-        again = stage.kind == "output" and recipe.uncovered == "coverage" and "coverage" in planes
-        return known + (planes["coverage"].itemsize if again else 0) + (stage.kind == "output")
+        if stage.kind == "output":  # and the mask, for its status and for the measures
+            again = [
+                n for n in ("weight", "error", "coverage") if n in planes and (n != "coverage" or recipe.uncovered == n)
+            ]
+            known += 2 + bool(stage.levels) + sum(planes[name].itemsize for name in again)
+        return known
     step = recipe.step(str(stage.step))
     before = recipe.mask_for(step) is not None
     if before:  # its plane holds what is known before

@@ -86,8 +86,9 @@ def reported(file: str | os.PathLike[str] | None) -> Iterator[None]:
 
     with performance_report(filename=os.fspath(file), mode="inline"):
         yield
-    page = Path(file)  # Bokeh asks for a typesetter of formulas, of which there are none
-    page.write_text(re.sub(r'<script[^>]*src="https?://[^"]*"[^>]*></script>', "", page.read_text()))
+    page = Path(file)  # Bokeh asks for a typesetter of formulas, of which there are none, and Dask for its icon
+    text = re.sub(r'<script[^>]*src="https?://[^"]*"[^>]*></script>', "", page.read_text())
+    page.write_text(re.sub(r'<link[^>]*href="https?://[^"]*"[^>]*>', "", text))
 
 
 def _given(config: ClusterFile) -> Any:

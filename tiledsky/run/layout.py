@@ -16,7 +16,7 @@ from tiledsky.io.source import HEADER, MASK_BITS
 from tiledsky.io.store import RUN_FOLDER, create_plane, summary_path
 from tiledsky.mesh import level_box
 from tiledsky.recipe import Recipe
-from tiledsky.run.context import mask_plane, measured_arrays, planes_of
+from tiledsky.run.context import LEVEL_FOLDER, mask_plane, measured_arrays, planes_of
 from tiledsky.run.needs import SUMMARIES, is_scratch
 from tiledsky.run.plan import Plan, Stage
 from tiledsky.steps import BackgroundStep
@@ -70,6 +70,10 @@ class Layout:
 
     def _spec(self, stage: Stage, path: str) -> ArraySpec:
         plan, part = self.plan, path.rpartition("/")[2]
+        if path.startswith(f"{LEVEL_FOLDER}/"):
+            size = int(path.split("/")[1])
+            tile = stage.tile[0] // size, stage.tile[1] // size
+            return ArraySpec(mesh_shape(plan.shape, (size, size)), "float32", tile)
         dtype = {"n_good": "int32", "excluded": "bool", "reach": "int32"}.get(part, plan.dtype)
         if not path.startswith("meshes/"):
             bits = stage.kind == "mask" or path == "mask"
@@ -80,9 +84,9 @@ class Layout:
         if path in measured:
             box = level_box(step, measured[path])
             return ArraySpec(mesh_shape(plan.shape, box), dtype, (stage.tile[0] // box[0], stage.tile[1] // box[1]))
-        zoom = step.interpolator.kind == "zoom" and part.startswith("surface")
+        spline = step.interpolator.kind != "idw" and part.startswith("surface")
         cells = mesh_shape(plan.shape, step.box_size)
-        return ArraySpec(cells, "float64" if zoom else dtype, (_MESH_CHUNK, _MESH_CHUNK))
+        return ArraySpec(cells, "float64" if spline else dtype, (_MESH_CHUNK, _MESH_CHUNK))
 
     def objects(self, stage: Stage, index: Pair) -> list[str]:
         """Paths of all that a task writes."""
@@ -90,8 +94,11 @@ class Layout:
             return [summary_path(stage.name, index)]
         if stage.kind == "statistics":
             return [f"{RUN_FOLDER}/thresholds/{stage.step}.json"]
+        if stage.kind == "diagnostics":
+            return [f"{RUN_FOLDER}/diagnostics.json"]
         if stage.kind != "mesh":
-            return [f"{path}/c/{index[0]}/{index[1]}" for path in self._paths(stage)]
+            paths = [f"{path}/c/{index[0]}/{index[1]}" for path in self._paths(stage)]
+            return [*paths, summary_path(stage.name, index)] if stage.kind == "output" else paths
         arrays = self.of_stage(stage)
         objects = [f"{path}/c/{iy}/{ix}" for path, spec in arrays.items() for iy, ix in spec.indices()]
         return [*objects, f"{RUN_FOLDER}/meshes/{stage.step}.json"]

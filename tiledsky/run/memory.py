@@ -16,20 +16,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tiledsky.filters import ring_halo, taps_of
+from tiledsky.fitted import fit_bytes
 from tiledsky.geometry import Pair, mesh_shape
 from tiledsky.masking import growth_radius
 from tiledsky.mesh import level_box
 from tiledsky.recipe import Recipe
-from tiledsky.run.context import output_planes
 from tiledsky.run.needs import halo_of
 from tiledsky.run.plan import Plan, Stage
+from tiledsky.run.quality_memory import measuring, merging
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep, Tier
 from tiledsky.thresholds import noise_images
 
 MEGABYTE = 1_000_000
-#: What a worker holds between tasks: Python and libraries (200 MB), compiled kernels loaded from their cache (70 MB),
-#: what the allocator keeps (up to 30 MB). Whoever uses a kernel first compiles it: up to 260 MB more, once.
-BASE = 320 * MEGABYTE
+#: What a worker holds between tasks: 320 to 345 MB measured (Python, libraries, Dask 270, compiled kernels up to 75),
+#: a seventh more for other machines. Whoever uses a kernel first compiles it: up to 430 MB more, kept by that process.
+BASE = 400 * MEGABYTE
 #: Beside what Zarr reads: the compressed bytes of the chunks (noise hardly shrinks), and each shard's part unpacked.
 _READ = 2
 #: Beside what Zarr writes: compressed chunks, and the shard that they are joined in.
@@ -152,14 +153,9 @@ def peak(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, *, threads: i
         Of a tile stage: the same for any size of the image, once that is larger than a tile and its halos.
     """
     forecast = _Forecast(recipe, plan, stage, planes)
-    phases: list[_Phase] = {
-        "ingest": forecast.ingest,
-        "ring": forecast.ring,
-        "mask": forecast.mask,
-        "boxes": forecast.boxes,
-        "mesh": forecast.mesh,
-        "output": forecast.output,
-    }.get(stage.kind, forecast.gather if stage.kind in ("bins", "centers", "statistics") else forecast.summary)()
+    passes = {"bins": "gather", "centers": "gather", "statistics": "gather", "diagnostics": "gather"}
+    passes |= {"histogram": "summary", "refine": "summary", "biweight": "summary"}
+    phases: list[_Phase] = getattr(forecast, passes.get(stage.kind, stage.kind))()
     return max(phases, key=lambda phase: phase.bytes).memory(threads)
 
 
@@ -205,7 +201,7 @@ class _Forecast:
     def _surface(self, phase: _Phase, step: BackgroundStep) -> _Phase:
         """Add what it takes to evaluate a mesh on the tile, beside the pixels."""
         law, box = step.interpolator, step.box_size
-        if law.kind == "zoom":
+        if law.kind != "idw":
             cells = math.prod(n // b + 6 for n, b in zip(self.read_shape, box, strict=True))
             phase.add("spline", 8 * (1 + _READ) + 8, "cells", cells)
             return phase.add("weights", 2 * 64, "px of a side", sum(self.read_shape))
@@ -257,7 +253,9 @@ class _Forecast:
         return [*self._searched(), found, counted]
 
     def gather(self) -> list[_Phase]:
-        """Summaries merged into statistics."""
+        """Summaries merged into statistics, or into measures of the background."""
+        if self.stage.kind == "diagnostics":
+            return [merging(_Phase("merging"), self.plan).add("histograms", 1, "B", 2 * _HISTOGRAM)]
         merged = _Phase("merging").add("histograms", 1, "B", _HISTOGRAMS)
         if self.stage.kind != "bins":
             step = self.recipe.step(str(self.stage.step))
@@ -348,19 +346,17 @@ class _Forecast:
         return [*self._input(), self._measuring(measured)]
 
     def output(self) -> list[_Phase]:
-        """Surfaces evaluated and written."""
-        held = self.size + 2
-        phases = self._input()
-        for origin in output_planes(self.recipe).values():
-            if origin is None:
-                continue
-            step = self.recipe.step(origin[0])
-            assert isinstance(step, BackgroundStep)
-            made = _Phase("evaluating").add("image, bits, outside", held, "px", self.tile)
-            phases.append(self._surface(made.add("pixels, those before", 2 * self.size, "px", self.tile), step))
-        written = _Phase("writing").add("image, bits, outside", held, "px", self.tile)
-        written.add("pixels, subtracted", 2 * self.size, "px", self.tile)
-        return [*phases, written.add("shard", _WRITE * self.size, "px", self.tile)]
+        """Surfaces evaluated, written, measured."""
+        evaluating, writing, measured = (
+            _Phase(name)
+            .add("planes, bits", 3 * self.size + 1, "px read", self.read)
+            .add("outside, pixels", 1 + self.size + 2 * bool(self.stage.levels), "px", self.tile)
+            for name in ("evaluating", "writing", "measuring")
+        )
+        steps = (s for s in self.recipe.steps if isinstance(s, BackgroundStep) and (s.keep or s is self.recipe.result))
+        evaluated = [self._surface(_Phase("evaluating", [*evaluating.terms]), step) for step in steps]
+        measuring(measured, self.stage.tile, self.read_shape, self.planes, self.size).add("counts", 1, "B", _HISTOGRAM)
+        return [*self._input(), *evaluated, writing.add("shard", _WRITE * self.size, "px", self.tile), measured]
 
     def mesh(self) -> list[_Phase]:
         """Maps of the whole mesh, one after the other."""
@@ -383,18 +379,23 @@ class _Forecast:
         phases = [
             phase("levels", background=size, n_good=4, left_out=2),
             phase("variance", excluded=2, rms=copies * size, n_good=copies * 4, variance=8, unknown=2),
-            phase("filling the variance", excluded=2, variance=16, holes=2, neighbours=fill),
+            phase("filling the variance", excluded=2, variance=8, holes=2, neighbours=fill),
             phase("noise", excluded=4, background=copies * size, variance=8).add(
                 "differences", _DIFFERENCES, "cells", min(cells, _SAMPLED)
             ),
-            phase("filling", excluded=2, variance=8, reference=reference, map=2 * size, holes=2, neighbours=fill),
+            phase("filling", excluded=2, variance=8, reference=reference, map=size, holes=2, neighbours=fill),
             phase("surface", excluded=2, variance=8, reference=2 * reference, map=size, coefficients=9),
         ]
+        if step.interpolator.kind == "local-polynomial":
+            held = {"excluded": 3, "values_rms": 2 * size, "n_good": 4, "weight": 4}
+            fitted = phase("fitting", **held, maps=4 * size)
+            fitted.add("band", 1, "B", fit_bytes(mesh_shape(self.plan.shape, step.box_size), step.interpolator))
+            phases = [*phases[:5], phase("weights", **held, noise=3 * size), fitted]
         if step.reject_sigma is not None:
             phases.append(phase("outlying boxes", excluded=3, distances=6 * size))
         if step.ceiling is not None:
             other = self.recipe.step(step.ceiling.above)
             assert isinstance(other, BackgroundStep)
-            coarse = math.prod(mesh_shape(self.plan.shape, other.box_size))
-            phases.append(phase("ceiling").add("surface", 12 * (1 + _READ), "cells of the other", coarse))
+            coarse = 12 * (1 + _READ), "cells of the other", math.prod(mesh_shape(self.plan.shape, other.box_size))
+            phases.append(phase("ceiling").add("surface", *coarse))
         return phases

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.diagnostics.band import HALO
 from tiledsky.filters import ring_halo
 from tiledsky.geometry import Pair
 from tiledsky.masking import tiers_halo
@@ -48,6 +49,8 @@ def halo_of(recipe: Recipe, stage: Stage) -> Pair:
     if stage.kind in ("histogram", "refine", "biweight") and isinstance(step, RingStep | MaskStep):
         halos = [image.halo for image in noise_images(step)]
         return max(h[0] for h in halos), max(h[1] for h in halos)
+    if stage.kind == "output":
+        return HALO
     return NO_HALO
 
 
@@ -65,7 +68,7 @@ def _pixels_read(recipe: Recipe, stage: Stage) -> Iterator[Read]:
     halo = halo_of(recipe, stage)
     yield Read("ingest", halo)
     if stage.kind == "output":
-        if recipe.result_mask is not None:  # for its status
+        if recipe.result_mask is not None:
             yield Read(f"{recipe.result_mask.name}-mask", halo)
         return
     step = recipe.step(str(stage.step))
@@ -98,6 +101,8 @@ def _results_read(recipe: Recipe, plan: Plan, stage: Stage) -> Iterator[Read]:
     for kind in earlier.get(stage.kind, ()):
         if kind != "histogram" or stage.kind == "bins" or not merged:
             yield Read(f"{stage.step}-{kind}", None)
+    if stage.kind == "diagnostics":
+        yield Read("output", None)
     if stage.kind == "output":
         for step in recipe.steps:
             if isinstance(step, BackgroundStep) and (step is recipe.result or step.keep):
@@ -154,7 +159,7 @@ def needed(recipe: Recipe, plan: Plan, state: State) -> dict[str, list[Pair]]:
 
 def keeps(recipe: Recipe, stage: Stage) -> bool:
     """Whether a run keeps something of what the tasks of a stage make."""
-    if stage.measures or stage.kind in ("ingest", "statistics", "boxes", "mesh", "output"):
+    if stage.measures or stage.kind in ("ingest", "statistics", "boxes", "mesh", "output", "diagnostics"):
         return True
     return stage.kind in ("ring", "mask") and not is_scratch(recipe, recipe.step(str(stage.step)))
 

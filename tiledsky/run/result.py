@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tiledsky.errors import ParameterError, RunError
+from tiledsky.fitted import FITTED
 from tiledsky.io.source import HEADER, parse_header
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, open_store, read_json
 from tiledsky.recipe import Recipe
@@ -57,14 +58,16 @@ class Run:
         return self.group[name]
 
     def mesh(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
-        """Low-resolution maps of a background step: background, rms, error, n_good, excluded.
+        """Low-resolution maps of a background step: background, rms, error, n_good, excluded, of a fitted one more.
 
         See `tiledsky.mesh.Mesh`.
         """
         step = self.recipe.step(name)
         if not isinstance(step, BackgroundStep):
             raise ParameterError(f"{self.path}: step {name!r} has no mesh; name a background step")
-        maps = {part: self.group[f"meshes/{name}/{part}"][...] for part in ("background", "rms", "error", "excluded")}
+        parts = ["background", "rms", "error", "excluded"]
+        parts += FITTED if step.interpolator.kind == "local-polynomial" else ()
+        maps = {part: self.group[f"meshes/{name}/{part}"][...] for part in parts}
         folder = name if step.grow_boxes else f"{measured_by(self.recipe, step).name}/measured"
         return {**maps, "n_good": self.group[f"meshes/{folder}/n_good"][...]}
 
@@ -73,6 +76,12 @@ class Run:
         """Global statistics and thresholds of the mask steps, tier by tier."""
         folder = self.path / RUN_FOLDER / "thresholds"
         return {file.stem: read_json(self.path, f"thresholds/{file.name}") for file in sorted(folder.glob("*.json"))}
+
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """How good the background is: measures with their errors, and the verdict; see ``docs/quality.md``."""
+        found: dict[str, Any] = read_json(self.path, "diagnostics.json")
+        return found
 
     def status(self) -> dict[str, NDArray[np.int8]]:
         """State of every task, by stage: arrays of the shape of the stage's grid of tiles (1 x 1 for gather tasks).

@@ -211,6 +211,7 @@ def _provenance(prepared: PreparedRun, tasks: Tasks, seconds: float, threads: in
         "tasks": tasks.count,
         "tasks_computed_last": tasks.computed,
         "cpu_seconds": round(tasks.cpu_seconds, 2),
+        "stage_cpu_seconds": {stage: round(spent, 2) for stage, spent in tasks.stage_seconds.items()},
         "wall_seconds_last": round(seconds, 2),
         "peak_worker_memory": tasks.peak_memory,
         "memory": {

@@ -83,7 +83,7 @@ def histogram_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> li
     """First pass: counts and sums of the pixels by the upper half of their keys."""
     pixels = _noise_pixels(ctx, _step(ctx, stage), tile)
     parts = [KeyHistogram.from_values(values, mask=ignored).to_bytes() for _, values, ignored in pixels]
-    return _write_parts(ctx, stage.name, index, parts)
+    return write_parts(ctx, stage.name, index, parts)
 
 
 def bins_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
@@ -94,35 +94,35 @@ def bins_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[st
         merged = KeyHistogram.merged(map(KeyHistogram.from_bytes, _tile_parts(ctx, f"{step.name}-histogram", k)))
         bins = bins_to_refine(merged, clip_of(step)) if image.refine else np.zeros(0, np.uint16)
         parts += [merged.to_bytes(), np.ascontiguousarray(bins, np.uint16).tobytes()]
-    return _write_parts(ctx, stage.name, index, parts)
+    return write_parts(ctx, stage.name, index, parts)
 
 
 def refine_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
     """Second pass: the values in these bins."""
     step = _step(ctx, stage)
-    bins = [np.frombuffer(b, np.uint16) for b in _read_parts(ctx, f"{step.name}-bins", (0, 0))[1::2]]
+    bins = [np.frombuffer(b, np.uint16) for b in read_parts(ctx, f"{step.name}-bins", (0, 0))[1::2]]
     pixels = zip(_noise_pixels(ctx, step, tile), bins, strict=True)
     parts = [Refinement.from_values(values, wanted, mask=ignored).to_bytes() for (_, values, ignored), wanted in pixels]
-    return _write_parts(ctx, stage.name, index, parts)
+    return write_parts(ctx, stage.name, index, parts)
 
 
 def centers_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
     """Merge the first two passes: median and MAD of each image, which the third pass needs."""
     step = _step(ctx, stage)
     found = [(s.median, s.mad) for s in _merged_statistics(ctx, step, last=False)]
-    return _write_parts(ctx, stage.name, index, [struct.pack("<2d", *pair) for pair in found])
+    return write_parts(ctx, stage.name, index, [struct.pack("<2d", *pair) for pair in found])
 
 
 def biweight_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
     """Third pass: the sums of the biweights."""
     step = _step(ctx, stage)
-    centers = [struct.unpack("<2d", part) for part in _read_parts(ctx, f"{step.name}-centers", (0, 0))]
+    centers = [struct.unpack("<2d", part) for part in read_parts(ctx, f"{step.name}-centers", (0, 0))]
     parts = []
     for (image, values, ignored), (median, mad) in zip(_noise_pixels(ctx, step, tile), centers, strict=True):
         wanted = image.biweight
         sums = BiweightSums.from_values(values, median=median, mad=mad, mask=ignored) if wanted else None
         parts.append(b"" if sums is None else sums.to_bytes())
-    return _write_parts(ctx, stage.name, index, parts)
+    return write_parts(ctx, stage.name, index, parts)
 
 
 def statistics_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
@@ -154,7 +154,7 @@ def _merged_statistics(ctx: Context, step: RingStep | MaskStep, *, last: bool) -
     for k, image in enumerate(noise_images(step)):
         refinement = sums = None
         if f"{step.name}-bins" in ctx.stages:
-            histogram = KeyHistogram.from_bytes(_read_parts(ctx, f"{step.name}-bins", (0, 0))[2 * k])
+            histogram = KeyHistogram.from_bytes(read_parts(ctx, f"{step.name}-bins", (0, 0))[2 * k])
         else:
             histogram = KeyHistogram.merged(map(KeyHistogram.from_bytes, _tile_parts(ctx, f"{step.name}-histogram", k)))
         if image.refine:
@@ -210,7 +210,8 @@ def _local_noise(ctx: Context, step: MaskStep, region: Region) -> Patch | None:
     return ctx.patch(ctx.surface(source, 1).evaluate(region), region)
 
 
-def _write_parts(ctx: Context, stage: str, index: Index, parts: list[bytes]) -> list[str]:
+def write_parts(ctx: Context, stage: str, index: Index, parts: list[bytes]) -> list[str]:
+    """Write what a task hands to the gather task of its stage; return its path."""
     path = summary_path(stage, index)
     lengths = struct.pack(f"<{len(parts) + 1}Q", len(parts), *map(len, parts))
     data = lengths + b"".join(parts)
@@ -218,7 +219,8 @@ def _write_parts(ctx: Context, stage: str, index: Index, parts: list[bytes]) -> 
     return [path]
 
 
-def _read_parts(ctx: Context, stage: str, index: Index) -> list[bytes]:
+def read_parts(ctx: Context, stage: str, index: Index) -> list[bytes]:
+    """Read what `write_parts` wrote."""
     file = ctx.root / summary_path(stage, index)
     data = file.read_bytes()
     if len(data) < 12 or struct.pack("<I", zlib.crc32(data[:-4])) != data[-4:]:
@@ -231,4 +233,4 @@ def _read_parts(ctx: Context, stage: str, index: Index) -> list[bytes]:
 
 def _tile_parts(ctx: Context, stage: str, k: int) -> Iterator[bytes]:
     """Part ``k`` of the summaries of all tiles of a stage."""
-    return (_read_parts(ctx, stage, index)[k] for index in ctx.plan.grid(ctx.stages[stage]))
+    return (read_parts(ctx, stage, index)[k] for index in ctx.plan.grid(ctx.stages[stage]))

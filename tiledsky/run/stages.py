@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from tiledsky.geometry import Region
 from tiledsky.io.source import read_plane
 from tiledsky.io.store import remove_objects, zarr_threads
-from tiledsky.run import highwater, mesh_tasks, sky_tasks
+from tiledsky.run import highwater, mesh_tasks, quality_tasks, sky_tasks
 from tiledsky.run.context import Context, Index, context, output_planes
+from tiledsky.run.levels import LevelWriter
 from tiledsky.run.plan import Stage
 from tiledsky.steps import BackgroundStep
 
@@ -63,28 +64,36 @@ def _ingest(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]
 
 
 def _output(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
-    science = ctx.science(tile)
+    region = quality_tasks.region_of(ctx, tile)
+    science = ctx.science(region)
     base = ctx.base(science)
-    outside, fill_value = ctx.uncovered(base), float(ctx.recipe.fill_value)
-    written = []
+    outside, fill_value = ctx.uncovered(base.cropped(tile)), float(ctx.recipe.fill_value)
+    levels = LevelWriter(ctx, stage, base.cropped(tile))
+    written, measured = levels.write("science", science.crop(tile)), {"science": science.data}
 
     def write(name: str, pixels: NDArray[Any]) -> None:
         if outside is not None:
             pixels[outside] = fill_value
-        written.append(ctx.write(name, tile, pixels))
+        written.extend((ctx.write(name, tile, pixels), *levels.write(name, pixels)))
 
     for name, origin in output_planes(ctx.recipe).items():
         if origin is not None:
             step = ctx.recipe.step(origin[0])
             assert isinstance(step, BackgroundStep)
-            pixels = ctx.surface(step, origin[1]).evaluate(tile)
+            pixels = ctx.surface(step, origin[1]).evaluate(region if name in _MEASURED else tile)
+            if name in _MEASURED:
+                measured[name] = pixels
+                pixels = pixels[tile.within(region)]
             if name == "background":
-                write("subtracted", science.data - pixels)
-            write(name, pixels)
+                write("subtracted", science.crop(tile) - pixels)
+            write(name, pixels.copy() if name in _MEASURED and outside is not None else pixels)
         elif name == "mask":
-            written.append(ctx.write(name, tile, base.data))
-    return written
+            written.append(ctx.write(name, tile, base.crop(tile)))
+    return written + quality_tasks.summary_task(ctx, index, tile, base, measured, outside)
 
+
+#: Planes that the tests of the background need, with their halo.
+_MEASURED = ("background", "background_rms")
 
 _TASKS: dict[str, Callable[[Context, Stage, Index, Region], list[str]]] = {
     "ingest": _ingest,
@@ -99,4 +108,5 @@ _TASKS: dict[str, Callable[[Context, Stage, Index, Region], list[str]]] = {
     "boxes": mesh_tasks.boxes_task,
     "mesh": mesh_tasks.mesh_task,
     "output": _output,
+    "diagnostics": quality_tasks.diagnostics_task,
 }

@@ -1,0 +1,98 @@
+"""Fitted meshes as steps of recipes: in numpy, dask and runs, and what the fits leave out."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+
+import tiledsky
+from tiledsky import Recipe
+from tiledsky.errors import ParameterError
+from tiledsky.fitted import box_weights
+
+LAW = {"kind": "local-polynomial"}
+
+
+def recipe(**parameters):
+    step = {"kind": "background", "name": "sky", "box_size": 10, "estimator": "mean", "interpolator": LAW, **parameters}
+    return Recipe.from_dict({"name": "fitted", "steps": [step]})
+
+
+def image_of(shape, *, seed=1):
+    y, x = np.indices(shape)
+    sky = 3.0 + 0.2 * np.sin(y / 40) * np.cos(x / 55) + 0.001 * x
+    return sky, (sky + np.random.default_rng(seed).normal(scale=0.1, size=shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"interpolator": {**LAW, "order": 2, "bandwidth": 30}, "grow_boxes": 1}])
+def test_numpy_dask_and_runs_have_the_same_bits(parameters, tmp_path):
+    sky, image = image_of((303, 287))
+    image[40:90, 100:170] = np.nan
+    image[:, 280:] = np.nan
+    made = tiledsky.estimate_background(image, recipe(**parameters))
+    lazy = tiledsky.estimate_background(da.from_array(image, chunks=(97, 101)), recipe(**parameters))
+    zarr.create_array(str(tmp_path / "image.zarr"), data=image, chunks=(100, 100))
+    run = tiledsky.run(recipe(**parameters), tmp_path / "image.zarr", tmp_path / "run.zarr", tile_size=140)
+    for name in ("background", "background_rms", "background_error"):
+        assert np.isfinite(getattr(made, name)).all()
+        np.testing.assert_array_equal(getattr(made, name), getattr(lazy, name).compute())
+        np.testing.assert_array_equal(getattr(made, name), run.plane(name)[...])
+    mesh = run.mesh("sky")
+    for name in ("background", "error", "bandwidth", "degree"):
+        np.testing.assert_array_equal(mesh[name], getattr(made.meshes["sky"], name))
+    good = np.isfinite(image)
+    assert np.std((made.background - sky)[good]) < 0.012
+
+
+def test_boxes_that_are_left_out_do_not_count():
+    _, image = image_of((300, 300))
+    mask = np.zeros(image.shape, bool)
+    mask[100:160, 100:150] = True
+    one, other = (
+        tiledsky.estimate_background(np.where(mask, value, image), recipe(), mask=mask) for value in (np.nan, 1e6)
+    )
+    np.testing.assert_array_equal(one.background, other.background)
+
+
+def test_a_ceiling_cuts_fits_off():
+    _, image = image_of((200, 200))
+    steps = [
+        {"kind": "background", "name": "coarse", "box_size": 100},
+        {**recipe().steps[0].model_dump(mode="json", exclude_none=True), "ceiling": {"above": "coarse", "sigma": 0.5}},
+    ]
+    sky = tiledsky.estimate_background(image, Recipe.from_dict({"name": "ceiling", "steps": steps}))
+    free = tiledsky.estimate_background(image, recipe())
+    assert sky.background.max() < free.background.max() - 0.01
+
+
+def test_weights():
+    n_good = np.full((9, 9), 100)
+    n_good[2, 2], n_good[4, 4] = 50, 0
+    rms = np.ones((9, 9), np.float32)
+    rms[:, 6:] = 2.0
+    rms[0, 0] = 50.0  # one box alone
+    weight = box_weights(n_good, rms, n_good > 0, pixels=100)
+    assert weight[2, 2] == 0.25
+    assert weight[4, 4] == 0
+    assert weight[0, 0] == weight[1, 1] == 1
+    assert weight[3, 8] == 0.25
+    assert (box_weights(n_good, 0 * rms, n_good > 0, pixels=100)[6:] == 1).all()
+
+
+def test_there_must_be_boxes_of_their_own():
+    image = np.ones((40, 40), np.float32)
+    mask = np.ones(image.shape, bool)
+    mask[::4, ::4] = False
+    step = recipe(box_size=4, exclude_percentile=95, min_pixels=2, grow_boxes=2)
+    with pytest.raises(tiledsky.errors.InputError, match="all boxes take their values from larger ones"):
+        tiledsky.estimate_background(image, step, mask=mask)
+
+
+def test_a_floor_is_of_bandwidths_that_are_chosen():
+    with pytest.raises(ParameterError, match=r'use bandwidth = "auto" with it'):
+        recipe(interpolator={**LAW, "bandwidth": 30, "bandwidth_min": 20})
+    _, image = image_of((300, 300))
+    sky = tiledsky.estimate_background(image, recipe(interpolator={**LAW, "bandwidth_min": 90}))
+    assert sky.meshes["sky"].bandwidth.min() >= 89.99

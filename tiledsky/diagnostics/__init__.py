@@ -1,0 +1,10 @@
+"""How good a background is: measures with their errors, and a verdict.
+
+Each measure is a module that sums up tiles (`update`) and turns the sums of all into numbers (`finalize`).
+"""
+
+from tiledsky.checks import Checks, Limit
+from tiledsky.diagnostics.arrays import measure
+from tiledsky.diagnostics.verdict import judge
+
+__all__ = ["Checks", "Limit", "judge", "measure"]

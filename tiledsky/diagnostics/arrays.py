@@ -1,0 +1,145 @@
+"""All measures on arrays that are at hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledsky.checks import Checks
+from tiledsky.diagnostics.band import Pixels, needed_region
+from tiledsky.diagnostics.patches import Floats
+from tiledsky.diagnostics.summary import Collector, summarise
+from tiledsky.diagnostics.verdict import judge
+from tiledsky.diagnostics.worst import ToSky
+from tiledsky.errors import InputError, ParameterError
+from tiledsky.geometry import Pair, TileGrid
+from tiledsky.planes import base_mask
+from tiledsky.statistics import global_statistics
+
+_TILE = 1024
+
+
+def measure(
+    image: Any,
+    background: Any,
+    mask: Any = None,
+    *,
+    rms: Any = None,
+    error: Any = None,
+    weight: Any = None,
+    truth: Any = None,
+    catalogue: Any = None,
+    box: int = 3,
+    tile: Pair | None = None,
+    to_sky: ToSky | None = None,
+    checks: Checks | None = None,
+) -> dict[str, Any]:
+    """Measure how good a background is, and judge it.
+
+    Parameters
+    ----------
+    image, background : array_like, (ny, nx)
+        Anything that gives numpy arrays when sliced (Zarr arrays too). NaN and infinite pixels are left out.
+    mask : array_like, (ny, nx), optional
+        A mask plane (uint8: bit 0 invalid, others sources), or bool: True where a source is masked.
+    rms : array_like, (ny, nx), optional
+        Noise of a pixel. Default: one number, the normalised median absolute deviation of the residual.
+    error, weight : array_like, (ny, nx), optional
+        Expected noise, or inverse variance up to a factor; pixels where they are not above 0 are left out.
+    truth : array_like, (ny, nx), optional
+        The sky as it is.
+    catalogue : array_like, (n, 4), optional
+        Sources: y, x [px], flux [image unit], size [px]; default: peaks of the residual.
+    box : int
+        Side of the box at each source, odd.
+    tile : (int, int), optional
+        Tiles whose edges are looked at for seams. No other number depends on it.
+    to_sky : callable, optional
+        Sky coordinates of pixels, ``f(x, y) -> (ra, dec)``.
+    checks : Checks, optional
+
+    Returns
+    -------
+    dict
+        Plain data as in the file ``run/diagnostics.json`` of a run: version, image, measures, verdict.
+
+    Raises
+    ------
+    InputError, ParameterError
+        Arrays of different shapes; a box that is not odd.
+
+    Notes
+    -----
+    Memory: about 60 bytes a pixel of a tile of 1024 pixels and its halo; without ``rms`` also
+    the residual of the whole image.
+    """
+    shape: Pair = tuple(image.shape)
+    planes = {"background": background, "mask": mask, "rms": rms, "error": error, "weight": weight, "truth": truth}
+    for name, plane in planes.items():
+        if plane is not None and tuple(plane.shape) != shape:
+            raise InputError(f"{name} has shape {tuple(plane.shape)} and the image {shape}: pixels must match; cut one")
+    if box < 1 or box % 2 == 0:
+        raise ParameterError(f"box {box} has no central pixel, so it is not at its source; use an odd box")
+    noise = _noise(image, background, mask) if rms is None else None
+    sources = None if catalogue is None else _catalogue(catalogue, noise, rms)
+    collector = Collector(shape)
+    grid = TileGrid(shape, tile or (min(_TILE, shape[0]), min(_TILE, shape[1])))
+    for iy in range(grid.counts[0]):
+        row = []
+        for ix in range(grid.counts[1]):
+            region = grid.region((iy, ix))
+            pixels = _pixels(image, planes, needed_region(region, shape), noise)
+            written = pixels.background[region.within(pixels.region)]
+            row.append((region, summarise(pixels, region, written, catalogue=sources, box=box)))
+        collector.add_row(row)
+    source = "error" if error is not None else "weight" if weight is not None else None
+    found = collector.finalize(tile=grid.tile, source=source, catalogue=catalogue is not None, box=box, to_sky=to_sky)
+    return {**found, "verdict": judge(found, checks)}
+
+
+def _noise(image: Any, background: Any, mask: Any) -> float:
+    left_out = None if mask is None else np.asarray(mask[...]) != 0
+    residual = np.asarray(image[...]) - np.asarray(background[...])
+    return float(global_statistics(residual, mask=left_out).mad_std)
+
+
+def _catalogue(catalogue: Any, noise: float | None, rms: Any) -> Floats:
+    rows = np.array(catalogue, np.float64).reshape(-1, 4)
+    scale = noise if noise is not None else float(np.nanmedian(np.asarray(rms[...])))
+    rows[:, 2] /= scale
+    return rows
+
+
+def _pixels(image: Any, planes: dict[str, Any], region: Any, noise: float | None) -> Pixels:
+    def read(name: str) -> NDArray[Any] | None:
+        return None if planes[name] is None else np.asarray(planes[name][region.slices])
+
+    science, background = np.asarray(image[region.slices]), np.asarray(planes["background"][region.slices])
+    if science.dtype.kind != "f":
+        science = science.astype(np.float64)
+    weight, error, mask, rms = read("weight"), read("error"), read("mask"), read("rms")
+    bits = base_mask(science, weight=weight, error=error)
+    if mask is not None:
+        bits |= mask.astype(np.uint8) << 1 if mask.dtype == np.bool_ else mask.astype(np.uint8)
+    return Pixels(
+        science=science,
+        background=background,
+        rms=np.full(science.shape, noise, np.float32) if rms is None else rms,
+        bits=bits,
+        region=region,
+        shape=tuple(image.shape),
+        expected=expected_noise(error, weight),
+        truth=read("truth"),
+    )
+
+
+def expected_noise(error: NDArray[Any] | None, weight: NDArray[Any] | None) -> NDArray[Any] | None:
+    """Noise of a pixel as an error or weight plane says, up to a factor for a weight; None without both."""
+    if error is not None:
+        return error
+    if weight is None:
+        return None
+    with np.errstate(all="ignore"):
+        return 1 / np.sqrt(weight)

@@ -1,0 +1,177 @@
+"""The pixels that the measures look at: a band of cells with its halo, and what several measures need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledsky.geometry import Pair, Region
+from tiledsky.kernels.cell_sums import CELL
+from tiledsky.kernels.edges import squared_distance
+from tiledsky.kernels.local_sky import local_quadratic
+from tiledsky.kernels.sky_sums import GOOD, LOST, MASKED, QUAD, quad_sums
+
+#: Distances from the edge of a mask are known up to this, px; also the halo of a cell.
+LIMIT = 64
+#: Most pixels around a tile that a measure of its cells reads: a cell that begins in the tile, and the cell's halo.
+HALO: Pair = (CELL - 1 + LIMIT, CELL - 1 + LIMIT)
+#: The sky around a place: pixels at least this far from masks, weighted by a Gaussian of this sigma, within this reach.
+SKY_DISTANCE, SKY_SIGMA, SKY_REACH = 4, 20.0, 56
+#: Variance that what the sky around says may have, in units of a pixel's.
+SKY_VARIANCE = 0.02
+#: Rows of cells that are worked on at a time: bounds memory.
+_ROWS = 4
+
+_SOURCE_BITS = np.uint8(254)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Planes of a region of an image of ``shape``.
+
+    Attributes
+    ----------
+    science, background : ndarray of float, (ny, nx)
+    rms : ndarray of float, (ny, nx)
+        Noise of a pixel, in the unit of the image.
+    bits : ndarray of uint8, (ny, nx)
+        Mask plane: bit 0 invalid, the others sources and the user's mask.
+    region : Region
+    shape : (int, int)
+    expected : ndarray of float, optional
+        Noise of a pixel as an error or weight plane says, up to a factor.
+    truth : ndarray of float, optional
+        The sky as it is.
+    """
+
+    science: NDArray[Any]
+    background: NDArray[Any]
+    rms: NDArray[Any]
+    bits: NDArray[np.uint8]
+    region: Region
+    shape: Pair
+    expected: NDArray[Any] | None = None
+    truth: NDArray[Any] | None = None
+
+
+def owned_cells(tile: Region) -> Region:
+    """Cells of a tile: those whose first pixel lies in it."""
+    return Region(*(-(-edge // CELL) for edge in tile))
+
+
+def needed_region(tile: Region, shape: Pair) -> Region:
+    """Return the tile with what its cells and their halo need."""
+    cells = owned_cells(tile)
+    if 0 in cells.shape:
+        return tile
+    read = Region(*(edge * CELL for edge in cells)).grown((LIMIT, LIMIT), shape)
+    return Region(min(read.y0, tile.y0), max(read.y1, tile.y1), min(read.x0, tile.x0), max(read.x1, tile.x1))
+
+
+def bands(pixels: Pixels, tile: Region) -> Iterator[Band]:
+    """Cut the cells of a tile into bands; ``pixels`` cover `needed_region`."""
+    cells = owned_cells(tile)
+    if 0 in cells.shape:
+        return
+    for top in range(cells.y0, cells.y1, _ROWS):
+        yield Band(pixels, Region(top, min(top + _ROWS, cells.y1), cells.x0, cells.x1))
+
+
+class Band:
+    """Some rows of cells of a tile, with their halo.
+
+    Parameters
+    ----------
+    pixels : Pixels
+    where : Region
+        The cells, counted from the first of the image.
+
+    Attributes
+    ----------
+    region : Region
+        Pixels of the arrays: cells and halo.
+    origin, cells : (int, int)
+        First pixel of the first cell in the arrays; rows and columns of cells.
+    """
+
+    def __init__(self, pixels: Pixels, where: Region) -> None:
+        self.pixels, self.where = pixels, where
+        inner = Region(*(edge * CELL for edge in where))
+        self.region = inner.grown((LIMIT, LIMIT), pixels.shape)
+        self.origin: Pair = (inner.y0 - self.region.y0, inner.x0 - self.region.x0)
+        self.cells: Pair = where.shape
+        self._slices = self.region.within(pixels.region)
+
+    def plane(self, name: str) -> NDArray[Any]:
+        """Pixels of a plane."""
+        return np.ascontiguousarray(getattr(self.pixels, name)[self._slices])
+
+    @cached_property
+    def background(self) -> NDArray[Any]:
+        """Pixels of the background."""
+        return self.plane("background")
+
+    @cached_property
+    def science(self) -> NDArray[Any]:
+        """Pixels of the image."""
+        return self.plane("science")
+
+    @cached_property
+    def bits(self) -> NDArray[np.uint8]:
+        """Mask plane."""
+        return self.plane("bits")
+
+    @cached_property
+    def residual(self) -> NDArray[Any]:
+        """Image minus background."""
+        return self.science - self.background
+
+    @cached_property
+    def rms(self) -> NDArray[Any]:
+        """Noise of a pixel."""
+        return self.plane("rms")
+
+    @cached_property
+    def state(self) -> NDArray[np.uint8]:
+        """What each pixel is (`tiledsky.kernels.sky_sums`)."""
+        state = np.where(self.bits & _SOURCE_BITS, MASKED, GOOD)
+        state[(self.bits & 1 != 0) | ~np.isfinite(self.residual) | ~(self.rms > 0)] = LOST
+        return state
+
+    @cached_property
+    def good(self) -> NDArray[np.uint8]:
+        """1 where a pixel is sky."""
+        return (self.state == GOOD).astype(np.uint8)
+
+    @cached_property
+    def scaled(self) -> NDArray[np.float32]:
+        """Residual in units of the noise of a pixel, 0 where lost; of masked pixels too."""
+        out = np.zeros(self.state.shape, np.float32)
+        np.divide(self.residual, self.rms, out=out, where=self.state != LOST, casting="same_kind")
+        return out
+
+    @cached_property
+    def values(self) -> NDArray[np.float32]:
+        """Residual in units of the noise of a pixel, 0 where it is not sky."""
+        return np.where(self.state == GOOD, self.scaled, np.float32(0))
+
+    @cached_property
+    def outside(self) -> NDArray[np.int32]:
+        """Squared distance from the nearest masked pixel."""
+        return squared_distance(self.bits & _SOURCE_BITS != 0, LIMIT)
+
+    @cached_property
+    def around(self) -> NDArray[np.float64]:
+        """What the sky around each block of `QUAD` pixels says of the sky there: value, slopes a block."""
+        counts, sums = quad_sums(self.science, self.state, self.outside, nearest=SKY_DISTANCE)
+        first = [start // QUAD for start in self.origin]
+        where = [
+            slice(a, min(a + n * CELL // QUAD, m)) for a, n, m in zip(first, self.cells, counts.shape, strict=True)
+        ]
+        options = {"sigma": SKY_SIGMA / QUAD, "radius": SKY_REACH // QUAD, "worst": SKY_VARIANCE}
+        return local_quadratic(counts, sums, where=(where[0], where[1]), **options)  # type: ignore[arg-type]

@@ -1,0 +1,139 @@
+"""Measure 6: regions where the residual is too low, and the medians and scatter of apertures on empty sky."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from tiledsky.diagnostics.band import Band
+from tiledsky.diagnostics.blocks import THRESHOLD, area, away_from_edges, centre, regions, significance
+from tiledsky.diagnostics.patches import Floats, number
+from tiledsky.diagnostics.positions import random_positions
+from tiledsky.geometry import Pair
+from tiledsky.kernels.cell_sums import KEPT
+from tiledsky.kernels.sky_sums import GOOD
+
+NAME = "negative"
+#: Radius of the apertures, px; random places a cell.
+RADIUS, APERTURES = 4, 4
+#: Regions that are listed.
+_LISTED = 20
+#: An aperture: cell and number in it (its order), sum of the residual, variance that the noise of its pixels gives.
+APERTURE = np.dtype([("y", "<i4"), ("x", "<i4"), ("k", "<i4"), ("sum", "<f8"), ("variance", "<f8")])
+
+DEFINITION = (
+    "connected regions of 16 x 16 px blocks (a quarter of the pixels unmasked) whose mean residual is below -3 of its "
+    "errors, for noise with the measured short-range correlation; significance of all pixels of the region together; "
+    "blocks in the outermost 16 px of the image are counted apart"
+)
+
+
+def update_apertures(band: Band) -> NDArray[np.void]:
+    """Sums of the apertures of a band that hold no masked pixel."""
+    y, x = random_positions(band, APERTURES, 2)
+    height, width = band.state.shape
+    inside = (y >= RADIUS) & (x >= RADIUS) & (y < height - RADIUS) & (x < width - RADIUS)
+    total, variance = np.zeros(y.shape), np.zeros(y.shape)
+    for dy in range(-RADIUS, RADIUS + 1):
+        for dx in range(-RADIUS, RADIUS + 1):
+            if dy * dy + dx * dx <= RADIUS**2:
+                at = np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)
+                inside &= band.state[at] == GOOD
+                total += np.where(inside, band.residual[at], 0.0)
+                variance += np.where(inside, np.square(band.rms[at], dtype=np.float64), 0.0)
+    rows, columns = np.mgrid[band.where.y0 : band.where.y1, band.where.x0 : band.where.x1].reshape(2, -1)
+    cell, k = np.nonzero(inside)
+    found = np.empty(cell.size, APERTURE)
+    found["y"], found["x"], found["k"] = rows[cell], columns[cell], k
+    found["sum"], found["variance"] = total[inside], variance[inside]
+    return found
+
+
+def finalize(
+    blocks: NDArray[np.void], apertures: NDArray[np.void], *, n_blocks: int, scale: float, shape: Pair
+) -> dict[str, Any]:
+    """Return the measure.
+
+    Parameters
+    ----------
+    blocks : structured array
+        All blocks that stand out, in row order.
+    apertures : structured array
+    n_blocks : int
+        Blocks that were looked at.
+    scale : float
+        Noise of the mean of a block, over that of white noise.
+    shape : (int, int)
+        Of the image.
+    """
+    columns = -(-shape[1] // KEPT)
+    inner = away_from_edges(blocks, shape)
+    edge, blocks = blocks[~inner], blocks[inner]
+    z = significance(blocks, scale)
+    low, high = blocks[z <= -THRESHOLD], blocks[z >= THRESHOLD]
+    found = sorted(_regions(low, columns, shape, scale), key=lambda r: (-r["area"], r["y"], r["x"]))
+    above = _regions(high, columns, shape, scale)
+    strongest = sorted(found, key=lambda r: (r["significance"], r["y"], r["x"]))
+    highest = sorted(above, key=lambda r: (-r["significance"], r["y"], r["x"]))
+    none = {"area": 0, "significance": 0.0, "y": None, "x": None}
+    return {
+        "definition": DEFINITION,
+        "unit": "sigma",
+        "block": KEPT,
+        "threshold": -THRESHOLD,
+        "n_blocks": n_blocks,
+        "expected_blocks": number(n_blocks * float(special.ndtr(-THRESHOLD)), 4),
+        "n_regions": len(found),
+        "area": sum(r["area"] for r in found),
+        "largest": found[0] if found else none,
+        "strongest": strongest[0] if strongest else none,
+        "regions": found[:_LISTED],
+        "positive": {
+            "n_regions": len(above),
+            "area": sum(r["area"] for r in above),
+            "strongest": highest[0] if highest else none,
+        },
+        "at_edges": {"blocks": int((significance(edge, scale) <= -THRESHOLD).sum()), "width": KEPT},
+        "apertures": _apertures(apertures),
+    }
+
+
+def _regions(blocks: NDArray[np.void], columns: int, shape: Pair, scale: float) -> list[dict[str, Any]]:
+    labels = regions(blocks, columns)
+    if not labels.size:
+        return []
+    n = int(labels.max()) + 1
+    pixels, total = np.bincount(labels, blocks["n"], n), np.bincount(labels, blocks["sum"], n)
+    sizes = np.bincount(labels, area(blocks, shape).astype(np.float64), n)
+    number_of = np.bincount(labels, minlength=n)
+    places = [np.bincount(labels, centre(blocks[k], s), n) / number_of for k, s in zip(("y", "x"), shape, strict=True)]
+    strength = total / np.sqrt(pixels) / scale
+    return [
+        {"area": int(a), "significance": number(s, 5), "y": round(float(y), 1), "x": round(float(x), 1)}
+        for a, s, y, x in zip(sizes, strength, *places, strict=True)
+    ]
+
+
+def _apertures(apertures: NDArray[np.void]) -> dict[str, Any]:
+    """Median and scatter of the sums, by order statistics, and the scatter that uncorrelated noise would give."""
+    given: dict[str, Any] = {"radius": RADIUS, "n": int(apertures.size), "unit": "image (sum in the aperture)"}
+    sums: Floats = apertures["sum"]
+    if sums.size < 2:
+        return given | dict.fromkeys(("median", "median_error", "scatter", "expected_scatter"))
+    median = float(np.median(sums))
+    scatter = 1.482602218505602 * float(np.median(np.abs(sums - median)))
+    return given | {
+        "median": number(median),
+        "median_error": number(1.2533 * scatter / np.sqrt(sums.size)),
+        "scatter": number(scatter),
+        "expected_scatter": number(float(np.sqrt(np.median(apertures["variance"])))),
+    }
+
+
+def ordered(parts: list[NDArray[np.void]]) -> NDArray[np.void]:
+    """All apertures in the order of cells, whatever tiles they came from."""
+    found = np.concatenate([np.empty(0, APERTURE), *parts])
+    return found[np.lexsort((found["k"], found["x"], found["y"]))]

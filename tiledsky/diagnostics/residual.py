@@ -1,0 +1,172 @@
+"""Measure 8: histogram and shape of the residual, correlation of its pixels, power by scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tiledsky.diagnostics import scale
+from tiledsky.diagnostics.band import Band
+from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
+from tiledsky.kernels.cell_sums import LAGS, REACH, WIDTHS, moment_columns
+from tiledsky.kernels.order import KeyHistogram
+
+NAME = "residual"
+COLUMNS = 8
+#: Bins of the histogram, and how far it goes in units of the noise.
+_BINS, _SPAN = 120, 6.0
+_PERCENTILES = (0.1, 1, 5, 16, 50, 84, 95, 99, 99.9)
+
+DEFINITION = (
+    "image minus background of unmasked pixels; percentiles and histogram from bins of 1/128 octave; skewness and "
+    "kurtosis of the residual over the local noise within 5 of zero (of a normal distribution 0 and 0); correlation of "
+    "pixels along x and y, length: where it falls below 1/e; power: variance of block means between two widths"
+)
+
+
+def update(band: Band) -> Floats:
+    """Sums of the cells of a band."""
+    return moment_columns(band.values, band.residual, band.good, origin=band.origin, cells=band.cells)
+
+
+def histogram_of(band: Band) -> KeyHistogram:
+    """Values of the residual in the cells of a band."""
+    (y0, x0), (rows, columns) = band.origin, band.cells
+    inner = slice(y0, y0 + 64 * rows), slice(x0, x0 + 64 * columns)
+    residual = np.ascontiguousarray(band.residual[inner], np.float32)
+    return KeyHistogram.from_values(residual, mask=np.ascontiguousarray(band.good[inner] == 0))
+
+
+def mean_square(sums: PatchSums) -> Floats:
+    """Mean square of a pixel in units of the local noise, within the limit of the moments."""
+    total = sums.sums.sum(axis=(0, 1))
+    return ratio(total[5], total[3])
+
+
+def noise(sums: PatchSums) -> float:
+    """Rms of a pixel about zero, in the unit of the image."""
+    total = sums.sums.sum(axis=(0, 1))
+    return float(np.sqrt(ratio(total[2], total[0])))
+
+
+def _shape(sums: Floats) -> Floats:
+    """Mean, skewness, kurtosis."""
+    n, first = sums[..., 3], ratio(sums[..., 4], sums[..., 3])
+    second, third, fourth = (ratio(sums[..., k], n) for k in (5, 6, 7))
+    variance = second - first**2
+    skew = ratio(third - 3 * first * second + 2 * first**3, variance**1.5)
+    kurtosis = ratio(fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4, variance**2) - 3
+    return np.stack([ratio(sums[..., 1], sums[..., 0]), skew, kurtosis], axis=-1)
+
+
+def finalize(sums: PatchSums, of_scale: PatchSums, histogram: KeyHistogram) -> dict[str, Any]:
+    """Return the measure; ``of_scale`` are the sums of `tiledsky.diagnostics.scale`."""
+    table = sums.table(slice(0, COLUMNS))
+    found = jackknife(table, _shape)
+    quantiles = [_quantile(histogram, p / 100) for p in _PERCENTILES]
+    low, median, high = quantiles[3:6]
+    measure = {
+        "definition": DEFINITION,
+        "unit": "image",
+        "n_pixels": histogram.n,
+        "mean": number(found.value[0]),
+        "mean_error": number(found.error[0]),
+        "median": number(median),
+        "std": number(histogram.std()),
+        "robust_std": number((high - low) / 1.9889),
+        "skewness": number(found.value[1]),
+        "skewness_error": number(found.error[1]),
+        "kurtosis": number(found.value[2]),
+        "kurtosis_error": number(found.error[2]),
+        "percentiles": {f"{p:g}": number(q) for p, q in zip(_PERCENTILES, quantiles, strict=True)},
+        "histogram": _binned(histogram, noise(sums)),
+    }
+    return measure | {"correlation": _correlation(sums, of_scale), "power": _power(sums, of_scale)}
+
+
+def _middles(histogram: KeyHistogram) -> Floats:
+    return (histogram.lowest + histogram.highest) / 2
+
+
+def _quantile(histogram: KeyHistogram, share: float) -> float:
+    if not histogram.n:
+        return float("nan")
+    k = int(np.searchsorted(histogram.prefix_counts[1:], share * histogram.n, side="left"))
+    return float(_middles(histogram)[min(k, histogram.bins.size - 1)])
+
+
+def _binned(histogram: KeyHistogram, sigma: float) -> dict[str, Any]:
+    """Counts in even bins; what lies beyond is in the outermost. Bins of the keys are split evenly."""
+    if not histogram.n or not sigma > 0:
+        return {"edges": [], "counts": []}
+    edges = np.linspace(-_SPAN * sigma, _SPAN * sigma, _BINS + 1)
+    # share of the values below each edge, values of a key's bin spread evenly over it
+    low, high = histogram.lowest, histogram.highest
+    ends = np.column_stack([low, np.maximum(high, low)]).ravel()
+    below = np.column_stack([histogram.prefix_counts[:-1], histogram.prefix_counts[1:]]).ravel()
+    cumulative = np.rint(np.interp(edges[1:-1], ends, below.astype(np.float64))).astype(np.int64)
+    counts = np.diff(np.concatenate([[0], cumulative, [histogram.n]]))
+    return {"edges": plain(edges), "counts": [int(n) for n in counts]}
+
+
+def _lag_tables(sums: PatchSums, of_scale: PatchSums) -> Floats:
+    """Pairs and the columns of this measure side by side, a row a patch."""
+    pairs = of_scale.sums[..., scale.PAIRS]
+    both = np.concatenate([pairs, sums.sums], axis=-1).reshape(-1, pairs.shape[-1] + COLUMNS)
+    return both[np.any(both != 0, axis=1)]
+
+
+def _correlation(sums: PatchSums, of_scale: PatchSums) -> dict[str, Any]:
+    pairs = 2 * len(LAGS)
+
+    def rho(table: Floats) -> Floats:
+        variance = ratio(table[..., pairs + 5], table[..., pairs + 3])
+        return scale.correlations(table[..., :pairs], variance)
+
+    found = jackknife(_lag_tables(sums, of_scale), rho)
+    along = {axis: [LAGS.index((d, 0) if axis == "y" else (0, d)) for d in range(1, REACH + 1)] for axis in ("x", "y")}
+    values = {axis: np.concatenate([[1.0], found.value[k]]) for axis, k in along.items()}
+    mean = (values["x"] + values["y"]) / 2
+    return {
+        "lag": list(range(REACH + 1)),
+        "x": plain(values["x"]),
+        "y": plain(values["y"]),
+        "error": [0.0, *plain(np.maximum(found.error[along["x"]], found.error[along["y"]]))],
+        "length": number(_length(mean), 4),
+        "length_unit": "px",
+    }
+
+
+def _length(rho: Floats) -> float:
+    """Lag at which the correlation falls below 1/e, between lags on a straight line; the last lag if it does not."""
+    level = np.exp(-1.0)
+    if not np.isfinite(rho).all():
+        return float("nan")
+    below = np.flatnonzero(rho < level)
+    if not below.size:
+        return float(len(rho) - 1)
+    k = int(below[0])
+    return float(k - 1 + (rho[k - 1] - level) / (rho[k - 1] - rho[k]))
+
+
+def _power(sums: PatchSums, of_scale: PatchSums) -> dict[str, Any]:
+    """Variance of block means between widths, from the ratios to white noise."""
+    variance = noise(sums) ** 2
+    widths = np.array((1, *WIDTHS), np.float64)
+
+    def differences(table: Floats) -> Floats:
+        ratios = scale.white_ratios(table) ** 2
+        means = np.concatenate([np.ones((*ratios.shape[:-1], 1)), ratios], axis=-1) / widths**2 * variance
+        return means[..., :-1] - means[..., 1:]
+
+    found = jackknife(of_scale.table(scale.BLOCKS), differences)
+    white = variance * (1 / widths[:-1] ** 2 - 1 / widths[1:] ** 2)
+    return {
+        "width": [1, *WIDTHS[:-1]],
+        "width_end": list(WIDTHS),
+        "variance": plain(found.value),
+        "white": plain(white),
+        "error": plain(found.error),
+        "unit": "image^2",
+    }

@@ -1,0 +1,341 @@
+"""The sky of a mesh by local polynomial regression, with bandwidths that follow the sky, and its error.
+
+At each cell a polynomial is fitted to the values of the boxes about it, weighted by a Gaussian of their distance (its
+standard deviation is the bandwidth, it ends at three of them) and by their weights; its value at the cell is the sky
+there (Cleveland 1979, J. Am. Stat. Assoc. 74, 829; Fan & Gijbels 1996). All sums are moments of the mesh.
+
+Nobody knows the best bandwidth, and it differs from place to place. So the fits of a ladder of bandwidths and degrees
+are averaged, each with the weight::
+
+    exp(-N / (2 T) log R)
+
+R is the sum of squared weights times squared residuals, of boxes from fits made without them, over that of the weights,
+in a Gaussian window about the cell; N the number of boxes in it: for T = 1 these are the weights that information criteria give to models (Buckland et
+al. 1997, Biometrics 53, 603). The residual of a box from the fit without it is that from the fit with it over (1 - its
+leverage). Where the sky bends on small scales narrow fits weigh most; where it is smooth, wide ones, in the limit one
+value for the whole image. Nothing is assumed of the noise but that it is one for each box.
+
+With boxes of variance ``s**2 / weight``, s**2 being R (as it is the boxes of large weights that make the fits, R counts
+them most, and is right for them if the weights are not), a fit has the variance ``s**2 q' V q``, where q is the solution
+of its normal equations for the value at the cell, and V the moments of the squared Gaussian. What the fits differ by is
+added: the error is that of the average of models ::
+
+    error**2 = sum of w_k (variance_k + fit_k**2) - (sum of w_k fit_k)**2
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tiledsky.geometry import Pair, row_bands
+from tiledsky.kernels.moments import fit_rows, taps, terms
+
+#: Gaussians end at this many bandwidths.
+_REACH = 3.0
+#: Bandwidths of the ladder, in boxes: from this, by this factor, to this.
+_NARROWEST, _RATIO, _WIDEST = 1.5, 2.0**0.5, 36.0
+#: Standard deviation of the window in which fits are compared, in cells, and cells of a block that it is made of.
+_WINDOW, _BLOCK = 20.0, 4
+#: Wide fits are made at every 2nd, 4th, 8th cell, where bandwidths are 8, 16, 32 of them.
+_STEP = 8
+#: T of the weights: above 1, for residuals of neighbouring boxes are a little alike.
+_TEMPERATURE = 3.0
+#: A fit in which a typical box at the cell would have more than this leverage is replaced by one of lower degree.
+_LEVERAGE = 1.0
+#: A mean of boxes that are all farther away than 2.4 bandwidths counts for nothing beside wider fits.
+_LONELY = 18.0
+
+#: Rows beside a band that its residuals are of; the values that these depend on reach farther, by the widest Gaussian.
+HALO = _BLOCK * (int(3 * _WINDOW / _BLOCK) + 1)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LocalFit:
+    """The sky of some rows of a mesh.
+
+    Attributes
+    ----------
+    background : ndarray (rows, nbx), float64
+    error : ndarray (rows, nbx), float64
+        Its standard error; 0 for values without scatter.
+    bandwidth : ndarray (rows, nbx), float64
+        Mean bandwidth in pixels, as a geometric mean; one value for the whole image counts as 1.4 times the widest.
+    degree : ndarray (rows, nbx), float64
+        Mean degree of the polynomials.
+    """
+
+    background: Floats
+    error: Floats
+    bandwidth: Floats
+    degree: Floats
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Bandwidths (pixels), narrowest first, and degrees of the polynomials that are averaged."""
+
+    bandwidths: tuple[float, ...]
+    degrees: tuple[int, ...]
+    constant: bool
+
+
+def ladder(shape: Pair, box_size: Pair, *, order: int, bandwidth: float | None, narrowest: float = 0.0) -> Ladder:
+    """Make the ladder for a mesh of `shape`.
+
+    Parameters
+    ----------
+    shape, box_size : (int, int)
+    order : int
+        Largest degree, 0 to 4; every second one below is tried as well.
+    bandwidth : float, optional
+        One bandwidth in pixels, for the largest degree alone; None: all from 1.5 boxes (or `narrowest`, in pixels, if
+        that is more) to 36 boxes or the side of the mesh, and one value for the whole image.
+    narrowest : float
+    """
+    if bandwidth is not None:
+        return Ladder((float(bandwidth),), (order,), False)
+    first = max(_NARROWEST * max(box_size), narrowest)
+    last = min(_WIDEST * max(box_size), max(n * b for n, b in zip(shape, box_size, strict=True)))
+    steps = max(int(np.floor(np.log(last / first) / np.log(_RATIO))), 0) if last > first else 0
+    bandwidths = tuple(first * _RATIO**k for k in range(steps + 1))
+    return Ladder(bandwidths, tuple(range(order, -1, -2)), True)
+
+
+@numba.njit(nogil=True, cache=True)
+def _choose(out: Floats, degree: int, limit: float, lonely: float, chosen: Floats, used: Floats) -> None:
+    """Fit, leverage, variance at nodes, of the largest degree within its limit; variance NaN where there is none."""
+    for y in range(out.shape[2]):
+        for x in range(out.shape[3]):
+            k = degree
+            while k > 0 and not out[k, 1, y, x] <= (limit if k > 1 else lonely):
+                k -= 1
+            for m in range(3):
+                chosen[m, y, x] = out[k, m, y, x]
+            used[y, x] = k
+            lever = out[k, 1, y, x]
+            if not 0.0 < lever <= lonely:
+                chosen[2, y, x] = np.nan
+
+
+@numba.njit(nogil=True, cache=True)
+def _mix(nodes: Floats, i: int, f: float) -> float:
+    """Catmull-Rom between nodes i and i + 1; beyond the ends nodes go on in a straight line."""
+    n = nodes.size
+    b, c = nodes[i], nodes[min(i + 1, n - 1)]
+    a = nodes[i - 1] if i > 0 else 2.0 * b - c
+    d = nodes[i + 2] if i + 2 < n else 2.0 * c - b
+    return b + 0.5 * f * (c - a + f * (2.0 * a - 5.0 * b + 4.0 * c - d + f * (3.0 * (b - c) + d - a)))
+
+
+@numba.njit(nogil=True, cache=True)
+def _refine(nodes: Floats, first: int, step: int, y0: int, cells: Floats) -> None:
+    """Cells of rows from y0 on, from nodes of which the first row is cell row `first`."""
+    wide = np.empty((nodes.shape[0], cells.shape[1]))
+    for i in range(nodes.shape[0]):
+        for x in range(cells.shape[1]):
+            wide[i, x] = _mix(nodes[i], x // step, (x % step) / step)
+    for y in range(cells.shape[0]):
+        i, f = (y + y0 - first) // step, ((y + y0 - first) % step) / step
+        for x in range(cells.shape[1]):
+            cells[y, x] = _mix(wide[:, x], i, f)
+
+
+@numba.njit(nogil=True, cache=True)
+def _score(values: Floats, weight: Floats, fit: Floats, lever: Floats, sums: Floats) -> None:
+    """Squares of weight times residual from fits without each box, summed in blocks (row 0 is a corner of one)."""
+    sums[:] = 0.0
+    for y in range(values.shape[0]):
+        for x in range(values.shape[1]):
+            w = weight[y, x]
+            if w > 0.0:
+                r = (values[y, x] - fit[y, x]) / max(1.0 - w * lever[y, x], 0.1)
+                sums[y // _BLOCK, x // _BLOCK] += (w * r) ** 2
+
+
+@numba.njit(nogil=True, cache=True)
+def _between(low: Floats, y: int, x: int) -> float:
+    """Value of a map of blocks at a cell, bilinear; y and x count from the corner of the first block."""
+    v, u = (y + 0.5) / _BLOCK - 0.5, (x + 0.5) / _BLOCK - 0.5
+    i, j = min(max(int(np.floor(v)), 0), low.shape[0] - 1), min(max(int(np.floor(u)), 0), low.shape[1] - 1)
+    i2, j2 = min(i + 1, low.shape[0] - 1), min(j + 1, low.shape[1] - 1)
+    f, g = min(max(v - i, 0.0), 1.0), min(max(u - j, 0.0), 1.0)
+    return (1.0 - f) * ((1.0 - g) * low[i, j] + g * low[i, j2]) + f * ((1.0 - g) * low[i2, j] + g * low[i2, j2])
+
+
+@numba.njit(nogil=True, cache=True)
+def _average(
+    sums: Floats, fit: Floats, unit: Floats, used: Floats, log_r: Floats, power: Floats, y0: int, log_h: float
+) -> None:
+    """Add a fit to the running sums: largest exponent, and weights, fits, squares, log bandwidths, degrees under it.
+
+    `log_r`, `power`: maps of blocks, of which row `y0` of cells is the first that is wanted.
+    """
+    for y in range(fit.shape[0]):
+        for x in range(fit.shape[1]):
+            if not (np.isfinite(fit[y, x]) and np.isfinite(unit[y, x])):
+                continue
+            level = _between(log_r, y + y0, x)
+            exponent = -level * _between(power, y + y0, x)
+            top = sums[0, y, x]
+            if exponent > top:
+                scale = np.exp(top - exponent)
+                for m in range(1, 6):
+                    sums[m, y, x] *= scale
+                sums[0, y, x] = top = exponent
+            share = np.exp(exponent - top)
+            sums[1, y, x] += share
+            sums[2, y, x] += share * fit[y, x]
+            sums[3, y, x] += share * (np.exp(level) * unit[y, x] + fit[y, x] ** 2)
+            sums[4, y, x] += share * log_h
+            sums[5, y, x] += share * used[y, x]
+
+
+def _windowed(sums: Floats) -> Floats:
+    """Gaussian window over blocks; beyond the mesh there is nothing."""
+    sigma = _WINDOW / _BLOCK
+    reach = int(3 * sigma)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    along = ndimage.correlate1d(sums, kernel, axis=0, mode="constant")
+    return np.asarray(ndimage.correlate1d(along, kernel, axis=1, mode="constant"))
+
+
+class _Band:
+    """Some rows of a mesh, with those about them that they depend on, and the averages there."""
+
+    def __init__(self, values: Floats, weight: Floats, shape: Pair, rows: slice, offset: int) -> None:
+        """Arrays begin at row `offset` of the mesh, at the corner of a block, as far as residuals count."""
+        self.nx, self.offset, self.values, self.weight = shape[1], offset, values, weight
+        self.inner = slice(rows.start - offset, rows.stop - offset)
+        ones, nothing = np.ones(values.shape), np.zeros(values.shape)
+        self.blocks = tuple(-(-n // _BLOCK) for n in values.shape)
+        counted = np.zeros(self.blocks)
+        _score(ones, (weight > 0.0).astype(np.float64), nothing, nothing, counted)
+        # a Gaussian window averages over twice the sum of its values
+        self.power = 2.0 * _windowed(counted) / (2.0 * _TEMPERATURE)
+        _score(ones, np.sqrt(weight), nothing, nothing, counted)
+        self.weights = _windowed(counted)
+        self.sums = np.zeros((6, rows.stop - rows.start, self.nx))
+        self.sums[0] = -np.inf
+
+    def add(self, fit: Floats, lever: Floats, unit: Floats, used: Floats, *, log_h: float, floor: float) -> None:
+        """Add a fit."""
+        found = np.zeros(self.blocks)
+        _score(self.values, self.weight, fit, lever, found)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            r = _windowed(found) / self.weights
+        log_r = np.log(np.where(r > floor, r, floor))
+        fit, unit, used = (np.ascontiguousarray(a[self.inner]) for a in (fit, unit, used))
+        _average(self.sums, fit, unit, used, log_r, self.power, self.inner.start, log_h)
+
+
+def _interval(rows: slice, ny: int, halo: int) -> tuple[int, int]:
+    return max(rows.start - halo, 0), min(rows.stop + halo, ny)
+
+
+class MeshFit:
+    """The sky of a mesh, in rows.
+
+    Parameters
+    ----------
+    values : ndarray (nby, nbx), float32 or float64
+        Of the boxes; any number, also NaN, where the weight is 0.
+    weight : ndarray (nby, nbx), float32 or float64
+        Inverse variance of the boxes up to a factor; 0 where a box is left out. One at least is not 0.
+    box_size : (int, int)
+        Pixels of a box.
+    rungs : Ladder
+    """
+
+    def __init__(self, values: NDArray[Any], weight: NDArray[Any], *, box_size: Pair, rungs: Ladder) -> None:
+        self.values, self.weight, self.box_size, self.rungs = values, weight, box_size, rungs
+        self.shape: Pair = (values.shape[0], values.shape[1])
+        known = [(values[r][weight[r] > 0], weight[r][weight[r] > 0]) for r in row_bands(self.shape)]
+        self.total = math.fsum(float(np.sum(w, dtype=np.float64)) for _, w in known)
+        self.center = math.fsum(float(np.sum(v * w, dtype=np.float64)) for v, w in known) / self.total
+        spread = max(float(np.max(np.abs(v - self.center), initial=0.0)) for v, _ in known)
+        self.constant = spread == 0.0
+        self.floor = max((1e-12 * spread) ** 2, 1e-300)
+        self.typical = float(np.median(np.concatenate([w for _, w in known]), overwrite_input=True))
+
+    def rows(self, rows: slice = slice(None)) -> LocalFit:
+        """Fit some rows: they have the bits that they have in the whole.
+
+        Notes
+        -----
+        Polynomials up to the smallest degree of the ladder are reproduced; without noise those up to the largest, too.
+        Where few boxes carry a fit (corners, edges, holes) one of lower degree takes its place: where a typical box at
+        the cell would have more leverage than 1. In holes that a fit does not reach, wider ones count alone.
+
+        Halo: the rows of the window of the comparison and of the widest Gaussian. Memory: about 180 bytes a cell of the
+        rows and the window's halo.
+        """
+        rows = slice(*rows.indices(self.shape[0])[:2])
+        aligned = slice(rows.start // _BLOCK * _BLOCK, -(-rows.stop // _BLOCK) * _BLOCK)
+        first, last = _interval(aligned, self.shape[0], HALO)
+        values, weight = self._cells(first, last)
+        band = _Band(values, weight, self.shape, rows, first)
+        for fit, lever, unit, used, bandwidth in self._candidates(first, last):
+            band.add(fit, lever, unit, used, log_h=math.log(bandwidth), floor=self.floor)
+        found = band.sums[1] > 0.0
+        if self.rungs.constant or not found.all():
+            before = band.sums.copy()
+            flat, nothing = np.full(values.shape, 1.0 / self.total), np.zeros(values.shape)
+            log_h = math.log(self.rungs.bandwidths[-1] * _RATIO)
+            band.add(nothing, flat, flat, nothing, log_h=log_h, floor=self.floor)
+            if not self.rungs.constant:
+                band.sums = np.where(found, before, band.sums)
+        _, share, fit, square, log_h_sum, degree = band.sums
+        mean = fit / share
+        variance = np.zeros(mean.shape) if self.constant else np.maximum(square / share - mean**2, 0.0)
+        return LocalFit(mean + self.center, np.sqrt(variance), np.exp(log_h_sum / share), degree / share)
+
+    def _cells(self, first: int, last: int) -> tuple[Floats, Floats]:
+        """Values less their mean, and weights, of some rows."""
+        weight = self.weight[first:last].astype(np.float64)
+        return np.where(weight > 0.0, self.values[first:last].astype(np.float64) - self.center, 0.0), weight
+
+    def _candidates(self, first: int, last: int) -> Iterator[tuple[Floats, Floats, Floats, Floats, float]]:
+        """Fit, leverage over weight, variance over R and degree in some rows, and the bandwidth."""
+        for bandwidth in self.rungs.bandwidths:
+            h = bandwidth / self.box_size[0], bandwidth / self.box_size[1]
+            out, start, step = self._fits(h, first, last)
+            for degree in self.rungs.degrees:
+                chosen, used = np.empty(out.shape[1:]), np.empty(out.shape[2:])
+                _choose(out, degree, _LEVERAGE / self.typical, _LONELY / self.typical, chosen, used)
+                made = []
+                for nodes in (*chosen, used):
+                    cells = nodes[first - start : last - start]
+                    if step > 1:
+                        cells = np.empty((last - first, self.shape[1]))
+                        _refine(nodes, start, step, first, cells)
+                    made.append(cells)
+                yield made[0], made[1], made[2], made[3], bandwidth
+
+    def _fits(self, h: tuple[float, float], first: int, last: int) -> tuple[Floats, int, int]:
+        """Fits of all degrees at every `step`-th cell, dense for this bandwidth, and the row of the first."""
+        step = 1
+        while step < _STEP and 8 * step <= min(h):
+            step *= 2
+        start = max(first // step - 1, 0) * step
+        end = min(-(-(last - 1) // step) + 1, -(-(self.shape[0] - 1) // step))
+        order, ys = max(self.rungs.degrees), np.arange(start, end * step + 1, step)
+        gaussians = [taps(b, math.ceil(_REACH * b), 2 * order) for b in h]
+        squared = [g * g[0] for g in gaussians]
+        top, bottom = _interval(slice(start, int(ys[-1]) + 1), self.shape[0], math.ceil(_REACH * h[0]))
+        values, weight = self._cells(top, bottom)
+        columns = -(-(self.shape[1] - 1) // step) + 1
+        out = np.zeros((order + 1, 3, ys.size, columns))
+        along, limit = (gaussians[0], gaussians[1]), _LEVERAGE / self.typical
+        powers = np.array(terms(order), np.int64)
+        fit_rows(weight, weight * values, ys - top, columns, step, powers, along, (squared[0], squared[1]), limit, out)
+        return out, start, step
