@@ -28,8 +28,7 @@ from tiledsky.steps import BackgroundStep, MaskStep, RingStep, Tier
 from tiledsky.thresholds import noise_images
 
 MEGABYTE = 1_000_000
-#: What a worker holds between tasks: 320 to 345 MB measured (Python, libraries, Dask 270, compiled kernels up to 75),
-#: a seventh more for other machines. Whoever uses a kernel first compiles it: up to 430 MB more, kept by that process.
+#: What a worker holds between tasks: 345 MB measured at most, and room. A first use of kernels compiles: 430 MB more.
 BASE = 400 * MEGABYTE
 #: Beside what Zarr reads: the compressed bytes of the chunks (noise hardly shrinks), and each shard's part unpacked.
 _READ = 2
