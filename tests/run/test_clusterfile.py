@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from tiledsky.errors import ParameterError, RunError
-from tiledsky.run import clustercheck
+from tiledsky.run import clustercheck, jobs
 from tiledsky.run.clusterfile import ClusterFile, load_cluster
 from tiledsky.run.jobs import cluster_client, job_script, step_command
 
@@ -198,6 +200,27 @@ def test_scheduler_without_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
     with pytest.raises(ParameterError, match="no address of a scheduler; set address in the cluster file"):
         _ = ClusterFile(kind="scheduler").scheduler_address
+
+
+def test_scheduler_that_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    @contextmanager
+    def scheduler_client(address: str, **options: Any) -> Iterator[str]:
+        asked.append(address)
+        if len(asked) % 3:
+            raise RunError("no Dask scheduler answers")
+        yield "client"
+
+    monkeypatch.setattr(jobs, "scheduler_client", scheduler_client)
+    text = "kind = 'scheduler'\naddress = 'tcp://127.0.0.1:7'\n"
+    with pytest.raises(RunError, match="no Dask scheduler answers"), cluster_client(loaded(tmp_path, text)):
+        pass
+    assert len(asked) == 1
+    asked.clear()
+    with cluster_client(loaded(tmp_path, f"{text}wait = 30").changed(memory="1GB")) as client:
+        assert client == "client"
+    assert len(asked) == 3
 
 
 # --- cluster check

@@ -1,4 +1,4 @@
-"""Zarr in object stores and at web addresses, for reading: s3://, gs://, az://, https://.
+"""Zarr in object stores and at web addresses: read, and copied to: s3://, gs://, az://, https://.
 
 Credentials come from the environment that the stores' own tools use (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
 GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, ...). What is not answered (503, a server that restarts) is
@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import zarr
 
 from tiledsky.errors import InputError, RunError
+from tiledsky.io.store import is_temporary
 
 #: How addresses begin.
 SCHEMES = ("s3", "gs", "az", "https", "http")
 #: Hosts that may be talked to without encryption.
 _HERE = ("127.0.0.1", "localhost", "::1")
-#: Requests that fail in a way that may pass are repeated this often and this long, in seconds.
+#: Requests that fail in a way that may pass are repeated for this long. A wait is drawn from between the first and
+#: ``base`` times the last: with a base below e the waits shrink, and all tries are over in seconds.
 _RETRIES: dict[str, Any] = {
-    "max_retries": 20,
+    "max_retries": 100,
     "retry_timeout": timedelta(seconds=120),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 4},
 }
 #: Of one request.
 _TIMEOUT = timedelta(seconds=60)
@@ -65,19 +69,13 @@ class Remote:
 
     def is_file(self) -> bool:
         """Whether there is an object here."""
-        import obstore
-
-        parts = urlsplit(self.url)
-        if not parts.path.strip("/"):
+        if not urlsplit(self.url).path.strip("/"):
             return False
         folder, _, name = self.url.rpartition("/")
         try:
-            obstore.head(_store(folder), name)
-        except FileNotFoundError:
-            return False
+            return is_there(_store(folder), name)
         except Exception as error:
             raise unreachable(self.url, error) from as_system(error)
-        return True
 
 
 def checked(url: str) -> str:
@@ -171,6 +169,68 @@ def listed_digest(url: str) -> str:
     return digest.hexdigest()
 
 
+def upload(root: Path, url: str, *, last: str, told: Callable[[int, int], None] | None = None) -> int:
+    """Copy all files of a folder to an address, one of them last, so that nobody takes a part for the whole.
+
+    What stands at the address under the name of ``last`` is removed first.
+
+    Parameters
+    ----------
+    root : Path
+    url : str
+    last : str
+        Path within the folder of the file whose presence means that all is there.
+    told : callable, optional
+        Called with files done and in all.
+
+    Returns
+    -------
+    int
+        Bytes.
+
+    Raises
+    ------
+    InputError, RunError
+        No address that can be written; the store does not answer, or holds something else than was sent.
+    """
+    import obstore
+
+    if urlsplit(url).scheme in ("http", "https"):
+        raise InputError(f"{url}: the web takes no files; give an address of a bucket, like s3://bucket/sky.zarr")
+    store, sent = _store(checked(url)), 0
+    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    names = [name for name in names if name != last and not is_temporary(Path(name).name)]
+    try:
+        if is_there(store, last):
+            obstore.delete(store, last)
+        for count, name in enumerate([*names, last]):
+            data = (root / name).read_bytes()
+            obstore.put(store, name, data)
+            if bytes(obstore.get(store, name).bytes()) != data:
+                raise RunError(f"{url}/{name} is not what was sent; check the store, then give the command again")
+            sent += len(data)
+            if told is not None:
+                told(count + 1, len(names) + 1)
+    except RunError:
+        raise
+    except OSError:
+        raise
+    except Exception as error:
+        raise unreachable(url, error) from as_system(error)
+    return sent
+
+
+def is_there(store: Any, name: str) -> bool:
+    """Whether an object is in a store."""
+    import obstore
+
+    try:
+        obstore.head(store, name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def is_outage(error: BaseException) -> bool:
     """Whether an error says that a store did not answer, rather than that something is not there or damaged."""
     seen: BaseException | None = error
@@ -183,7 +243,7 @@ def is_outage(error: BaseException) -> bool:
 
 def unreachable(url: str, error: BaseException) -> RunError:
     """Error of a store that does not answer; raise it from `as_system`, so that the task is tried again."""
-    return RunError(f"{url} cannot be read ({_line(error)}); check network and credentials, the same command goes on")
+    return RunError(f"{url} does not answer ({_line(error)}); check network and credentials, the same command goes on")
 
 
 def as_system(error: BaseException) -> OSError:

@@ -75,7 +75,8 @@ class ClusterFile(Model):
         TLS files of the client (and of jobs), relative to this file. Jobs have TLS without them too, with keys made
         for the run.
     wait : float
-        Seconds to wait for the first worker, and for a worker after all were lost.
+        Seconds to wait for the first worker, and for a worker after all were lost. Of a scheduler that somebody else
+        runs: for it to be there too; without this key it has to be there.
     """
 
     kind: Kind
@@ -136,7 +137,8 @@ class ClusterFile(Model):
     @property
     def patience(self) -> float | None:
         """Seconds that a run goes on without any worker; None: the default."""
-        return self.wait if self.kind in QUEUES or self.kind == "allocation" else None
+        waits = self.kind in (*QUEUES, "allocation") or (self.kind == "scheduler" and "wait" in self.model_fields_set)
+        return self.wait if waits else None
 
     @property
     def jobs(self) -> int:
@@ -216,7 +218,9 @@ class ClusterFile(Model):
 
     def changed(self, **values: Any) -> ClusterFile:
         """Return this with other values, checked; None: as it is."""
-        data = self.model_dump() | {name: value for name, value in values.items() if value is not None}
+        data = self.model_dump(exclude_unset=True) | {
+            name: value for name, value in values.items() if value is not None
+        }
         made = validated(ClusterFile, data, source="cluster")
         made._root = self._root
         return made

@@ -59,7 +59,7 @@ def cluster_client(config: ClusterFile, *, insecure: bool = False) -> Iterator[A
     if config.kind == "local":
         made = local_client(workers=config.workers, threads=config.threads, memory_limit=config.memory)
     elif config.kind == "scheduler":
-        made = scheduler_client(config.scheduler_address, insecure=insecure, security=_given(config))
+        made = _scheduler_client(config, insecure=insecure)
     elif config.kind == "allocation":
         made = _allocation_client(config)
     else:
@@ -86,8 +86,9 @@ def reported(file: str | os.PathLike[str] | None) -> Iterator[None]:
 
     with performance_report(filename=os.fspath(file), mode="inline"):
         yield
-    page = Path(file)  # Bokeh asks for a typesetter of formulas, of which there are none
-    page.write_text(re.sub(r'<script[^>]*src="https?://[^"]*"[^>]*></script>', "", page.read_text()))
+    page = Path(file)  # Bokeh asks for a typesetter of formulas, of which there are none, and Dask for its icon
+    text = re.sub(r'<script[^>]*src="https?://[^"]*"[^>]*></script>', "", page.read_text())
+    page.write_text(re.sub(r'<link[^>]*href="https?://[^"]*"[^>]*>', "", text))
 
 
 def _given(config: ClusterFile) -> Any:
@@ -189,6 +190,23 @@ def _queue_options(config: ClusterFile) -> dict[str, Any]:
         cores = {"ncpus": config.job_cores, "mem": config.job_memory}
         return {"project": config.account, "walltime": short, **cores}
     return {"project": config.account, "walltime": walltime, "resource_spec": f"h_vmem={megabytes}M"}
+
+
+@contextmanager
+def _scheduler_client(config: ClusterFile, *, insecure: bool) -> Iterator[Any]:
+    """Connect to a scheduler; where the file has ``wait``, wait until it is there and has workers."""
+    address, security = config.scheduler_address, _given(config)
+    end = time.monotonic() + (config.patience or 0.0)
+    with ExitStack() as stack:
+        while True:
+            try:
+                client = stack.enter_context(scheduler_client(address, insecure=insecure, security=security))
+                break
+            except RunError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(_POLL)
+        yield client
 
 
 @contextmanager

@@ -1,0 +1,31 @@
+"""The command that copies a run to a bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tiledsky.cli.options import app
+from tiledsky.console import reporting
+from tiledsky.io.remote import upload
+from tiledsky.io.store import RUN_FOLDER, SUCCESS
+from tiledsky.run.result import open_run
+
+
+@app.command("publish")
+def publish(
+    source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="s3://, gs:// or az://")],
+) -> None:
+    """Copy a finished run to a bucket; the sign that it is finished comes last."""
+    open_run(source)
+    with reporting(goes_on=True) as report:
+        size = upload(
+            source,
+            url,
+            last=f"{RUN_FOLDER}/{SUCCESS}",
+            told=lambda done, total: report.show("publish", done, total, f"files {done}/{total}"),
+        )
+    typer.echo(f"{url}: {size / 1e6:.1f} MB")
