@@ -36,6 +36,8 @@ HOMES = {
     "zarr": {"io", "run"},
     "astropy.io": {"io"},
     "regions": {"io"},
+    "obstore": {"io"},
+    "dask_jobqueue": {"run"},
     "typer": {"cli"},
     "rich": {"console"},
     "matplotlib": {"background", "report"},
