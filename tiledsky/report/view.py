@@ -78,7 +78,7 @@ def fill(document: Any, run: Run) -> None:
     ny, nx = run.plan.shape
     told = Div(text=_words(run, views[0].window), sizing_mode="stretch_width", name="told")
     plots = [view.plot for view in views]
-    grid = gridplot(plots, ncols=3, merge_tools=False, sizing_mode="stretch_width")
+    grid = gridplot(plots, ncols=3, merge_tools=False, toolbar_location=None, sizing_mode="stretch_width")
     document.title = f"{run.path.name} · tiledsky"
     waiting: list[Any] = []
 
