@@ -91,10 +91,6 @@ def run(
         str, typer.Option("--verify", help="How closely to look at what is done: markers, sizes, crc or decode.")
     ] = "sizes",
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run in --out.")] = False,
-    report_too: Annotated[
-        bool,
-        typer.Option("--report/--no-report", envvar="TILEDSKY_REPORT", help="Write the report beside RUN.zarr."),
-    ] = True,
     performance_report: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Write what Dask did when, to be read offline.")
     ] = None,
@@ -102,6 +98,10 @@ def run(
         str | None, typer.Option(metavar="I/N", help="Do a share of the tiles of --stage, without Dask; see submit.")
     ] = None,
     stage: Annotated[str | None, typer.Option(help="Of --worker-slice; `finish` ends the run.")] = None,
+    report_too: Annotated[
+        bool,
+        typer.Option("--report/--no-report", envvar="TILEDSKY_REPORT", help="Write the report beside RUN.zarr."),
+    ] = True,
 ) -> None:
     """Estimate and subtract the sky by a recipe."""
     began = time.monotonic()

@@ -9,16 +9,17 @@ are averaged, each with the weight::
 
     exp(-N / (2 T) log R)
 
-R is the sum of squared weights times squared residuals, of boxes from fits made without them, over that of the weights,
-in a Gaussian window about the cell; N the number of boxes in it: for T = 1 these are the weights that information criteria give to models (Buckland et
-al. 1997, Biometrics 53, 603). The residual of a box from the fit without it is that from the fit with it over (1 - its
-leverage). Where the sky bends on small scales narrow fits weigh most; where it is smooth, wide ones, in the limit one
-value for the whole image. Nothing is assumed of the noise but that it is one for each box.
+R is the sum of squared weights times squared residuals, of boxes from fits made without them, over that of the
+weights, in a Gaussian window about the cell; N the number of boxes in it: for T = 1 these are the weights that
+information criteria give to models (Buckland et al. 1997, Biometrics 53, 603). The residual of a box from the fit
+without it is that from the fit with it over (1 - its leverage). Where the sky bends on small scales narrow fits weigh
+most; where it is smooth, wide ones, in the limit one value for the whole image. Nothing is assumed of the noise but
+that it is one for each box.
 
-With boxes of variance ``s**2 / weight``, s**2 being R (as it is the boxes of large weights that make the fits, R counts
-them most, and is right for them if the weights are not), a fit has the variance ``s**2 q' V q``, where q is the solution
-of its normal equations for the value at the cell, and V the moments of the squared Gaussian. What the fits differ by is
-added: the error is that of the average of models ::
+With boxes of variance ``s**2 / weight``, s**2 being R (as it is the boxes of large weights that make the fits, R
+counts them most, and is right for them if the weights are not), a fit has the variance ``s**2 q' V q``, where q is
+the solution of its normal equations for the value at the cell, and V the moments of the squared Gaussian. What the
+fits differ by is added: the error is that of the average of models ::
 
     error**2 = sum of w_k (variance_k + fit_k**2) - (sum of w_k fit_k)**2
 """

@@ -22,14 +22,13 @@ from tiledsky.masking import growth_radius
 from tiledsky.mesh import level_box
 from tiledsky.recipe import Recipe
 from tiledsky.run.needs import halo_of
-from tiledsky.run.plan import GATHER, Plan, Stage
+from tiledsky.run.plan import Plan, Stage
 from tiledsky.run.quality_memory import measuring, merging
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep, Tier
 from tiledsky.thresholds import noise_images
 
 MEGABYTE = 1_000_000
-#: What a worker holds between tasks: 320 to 345 MB measured (Python, libraries, Dask 270, compiled kernels up to 75),
-#: a seventh more for other machines. Whoever uses a kernel first compiles it: up to 430 MB more, kept by that process.
+#: What a worker holds between tasks: 345 MB measured at most, and room. A first use of kernels compiles: 430 MB more.
 BASE = 400 * MEGABYTE
 #: Beside what Zarr reads: the compressed bytes of the chunks (noise hardly shrinks), and each shard's part unpacked.
 _READ = 2
@@ -153,8 +152,9 @@ def peak(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, *, threads: i
         Of a tile stage: the same for any size of the image, once that is larger than a tile and its halos.
     """
     forecast = _Forecast(recipe, plan, stage, planes)
-    passes = dict.fromkeys(GATHER, "gather") | dict.fromkeys(("histogram", "refine", "biweight"), "summary")
-    phases: list[_Phase] = getattr(forecast, {**passes, "mesh": "mesh"}.get(stage.kind, stage.kind))()
+    passes = {"bins": "gather", "centers": "gather", "statistics": "gather", "diagnostics": "gather"}
+    passes |= {"histogram": "summary", "refine": "summary", "biweight": "summary"}
+    phases: list[_Phase] = getattr(forecast, passes.get(stage.kind, stage.kind))()
     return max(phases, key=lambda phase: phase.bytes).memory(threads)
 
 
