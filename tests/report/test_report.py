@@ -20,6 +20,7 @@ from tiledsky.report import report_path, save_figures, write_comparison, write_r
 from tiledsky.report.colors import Shown, palette, ranges
 from tiledsky.report.facts import number
 from tiledsky.report.panels import encode
+from tiledsky.report.view import seen
 
 from .conftest import SHAPE, make
 
@@ -232,3 +233,16 @@ def test_command(store: Path, tmp_path: Path) -> None:
     assert len(pictures) == 3 + 4 + 8
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in pictures)
     assert open_run(store).plan.shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "region"),
+    [
+        ((-0.5, 179.5), (-0.5, 149.5), (0, 150, 0, 180)),
+        ((10.2, 20.4), (5.6, 5.9), (6, 7, 10, 21)),
+        ((-400, -300), (900, 1000), (149, 150, 0, 1)),  # beside the image: its nearest pixel
+        ((20.4, 10.2), (3.0, 4.0), (3, 5, 10, 21)),  # turned round
+    ],
+)
+def test_what_a_view_sees(x: tuple[float, float], y: tuple[float, float], region: tuple[int, ...]) -> None:
+    assert seen(x, y, SHAPE) == region

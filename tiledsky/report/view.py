@@ -16,6 +16,7 @@ import numpy as np
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair, Region
 from tiledsky.report.colors import NO_DATA, palette
+from tiledsky.report.panels import CELLS as SHOWN
 from tiledsky.report.panels import NAMES, Panel, frame, linked_ranges, make_panels
 from tiledsky.run.result import Run
 from tiledsky.run.windows import Window, read_window
@@ -139,7 +140,7 @@ class _View:
 
     def read(self, region: Region) -> None:
         """Show a part of the image."""
-        self.window = read_window(self.run, self.name, region, largest=CELLS)
+        self.window = read_window(self.run, self.name, region, largest=min(CELLS, SHOWN[self.name]))
         self.source.data = _columns(self.window)
 
 
