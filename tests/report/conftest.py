@@ -14,6 +14,7 @@ import pytest
 from astropy.io import fits
 
 from tests.run.stores import make_run
+from tiledsky.report import write_report
 
 from .measured import diagnostics
 
@@ -59,6 +60,12 @@ def make(path: Path, *, seed: int = 3, measures: bool = True, result: str = "war
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("report") / "field.zarr")
+
+
+@pytest.fixture(scope="session")
+def written(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of that run."""
+    return write_report(store, tmp_path_factory.mktemp("page") / "report.html")
 
 
 class Browser:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.run.scenes import command
-from tiledsky.report import write_comparison, write_report
+from tiledsky.report import write_comparison
 
 from .conftest import FIGURES, SHAPE, Browser, make
 
@@ -41,8 +41,8 @@ def wheel(browser: Browser, name: str, clicks: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def page(store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_report(store, tmp_path_factory.mktemp("page") / "report.html").as_uri()
+def page(written: Path) -> str:
+    return written.as_uri()
 
 
 def test_report_is_drawn(browser: Browser, page: str) -> None:

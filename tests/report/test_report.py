@@ -20,6 +20,7 @@ from tiledsky.report import report_path, save_figures, write_comparison, write_r
 from tiledsky.report.colors import Shown, palette, ranges
 from tiledsky.report.facts import number
 from tiledsky.report.panels import encode
+from tiledsky.report.view import seen
 
 from .conftest import SHAPE, make
 
@@ -45,8 +46,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return Page(write_report(store, tmp_path_factory.mktemp("page") / "report.html"))
+def page(written: Path) -> Page:
+    return Page(written)
 
 
 def test_nothing_is_loaded_from_anywhere(page: Page) -> None:
@@ -91,15 +92,14 @@ def test_without_measures(tmp_path: Path) -> None:
 
 
 def test_the_same_run_gives_the_same_figures(store: Path, tmp_path: Path) -> None:
-    for kind, head in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
-        one, other = (save_figures(store, tmp_path / kind / name, kind=kind) for name in ("one", "other"))
-        assert [p.name for p in one] == [p.name for p in other]
-        assert {f"{name}.{kind}" for name in ("residual", "mask", "worst_1", "scale", "bias_flux", "edges")} <= {
-            p.name for p in one
-        }
-        for path, again in zip(one, other, strict=True):
-            assert path.read_bytes()[:4] == head
-            assert path.read_bytes() == again.read_bytes()
+    one, other = (save_figures(store, tmp_path / name, kind="pdf") for name in ("one", "other"))
+    assert [p.name for p in one] == [p.name for p in other]
+    assert {f"{name}.pdf" for name in ("residual", "mask", "worst_1", "scale", "bias_flux", "edges")} <= {
+        p.name for p in one
+    }
+    for path, again in zip(one, other, strict=True):
+        assert path.read_bytes()[:4] == b"%PDF"
+        assert path.read_bytes() == again.read_bytes()
     with pytest.raises(ParameterError, match="'svg' is no format of figures here; use one of png, pdf"):
         save_figures(store, tmp_path, kind="svg")
 
@@ -188,6 +188,7 @@ def test_ranges_of_odd_planes() -> None:
         (float("nan"), 1.0, "–"),
         (0.123456, None, "0.1235"),
         (0.123456, 0.03, "0.123 ± 0.030"),
+        (47872.0, None, "47872"),
         (-1234.5, 20, "−1234 ± 20"),
         (1e-6, 2e-7, "1e−06 ± 2e−07"),
     ],
@@ -228,5 +229,20 @@ def test_command(store: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[0] == str(out)
     assert out.is_file()
-    assert len(list(folder.glob("*.png"))) >= 9
+    pictures = list(folder.glob("*.png"))
+    assert len(pictures) == 3 + 4 + 8
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in pictures)
     assert open_run(store).plan.shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "region"),
+    [
+        ((-0.5, 179.5), (-0.5, 149.5), (0, 150, 0, 180)),
+        ((10.2, 20.4), (5.6, 5.9), (6, 7, 10, 21)),
+        ((-400, -300), (900, 1000), (149, 150, 0, 1)),  # beside the image: its nearest pixel
+        ((20.4, 10.2), (3.0, 4.0), (3, 5, 10, 21)),  # turned round
+    ],
+)
+def test_what_a_view_sees(x: tuple[float, float], y: tuple[float, float], region: tuple[int, ...]) -> None:
+    assert seen(x, y, SHAPE) == region

@@ -13,6 +13,8 @@ from astropy.nddata import block_reduce
 from tiledsky import Recipe, Run, run
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Region
+from tiledsky.io.source import read_plane
+from tiledsky.run import windows
 from tiledsky.run.plan import LEVELS, make_plan
 from tiledsky.run.verify import verify
 from tiledsky.run.windows import planes_to_look_at, read_window
@@ -142,3 +144,21 @@ def test_what_can_be_looked_at(wide: Run) -> None:
 def test_small_images_have_no_levels() -> None:
     plans = [make_plan(RECIPE, (n, 70), "float32", tile_size=None, ingest=True) for n in (2048, 2049)]
     assert [plan.stage("output").levels for plan in plans] == [(), LEVELS]
+
+
+def test_no_more_is_read_than_is_shown(wide: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few cells of the whole image come from the coarsest blocks, in bands; nothing else is opened."""
+    read: list[tuple[str, tuple[int, ...]]] = []
+
+    def spy(plane: Any, region: Region) -> Any:
+        read.append((plane.path, region.shape))
+        return read_plane(plane, region)
+
+    expected = read_window(wide, "residual", largest=60)
+    monkeypatch.setattr(windows, "read_plane", spy)
+    monkeypatch.setattr(windows, "_BAND", 500)
+    window = read_window(wide, "residual", largest=60)
+    np.testing.assert_array_equal(window.cells, expected.cells)
+    assert {path for path, _ in read} == {"levels/16/residual"}
+    assert len(read) > 1
+    assert all(np.prod(shape) <= 500 for _, shape in read)

@@ -30,7 +30,9 @@ from tiledsky.run.clusterfile import ClusterFile, load_cluster
 from tiledsky.run.crew import TASK_TIMEOUT
 from tiledsky.run.forecast import describe
 from tiledsky.run.jobs import cluster_client, reported
+from tiledsky.run.result import open_run
 from tiledsky.run.runner import planned, prepare
+from tiledsky.run.submit import FINISH
 from tiledsky.run.verify import verify
 
 
@@ -110,6 +112,8 @@ def run(
     if worker_slice is not None:
         planes |= {"checksum": False}  # submit looked at it
         do_slice(prepare(recipe, source, out, tile_size=tile_size, **planes), worker_slice, stage)
+        if stage == FINISH and report_too:
+            write_after(open_run(out))
         return
     config = _cluster(cluster, scheduler, workers=workers, threads=threads, memory=memory_limit)
     with reporting(goes_on=True) as report:

@@ -22,7 +22,7 @@ from tiledsky.run.result import Run, open_run
 from tiledsky.run.windows import Window, read_window
 
 #: Cells along the longer side of the maps.
-_CELLS = 300
+_CELLS = 160
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _check(check: dict[str, Any]) -> Check:
         result=result,
         sign=SIGNS.get(result, "–"),
         name=str(check["name"]).replace("_", " "),
-        value=f"{value} {unit}".strip(),
+        value=value if value == "–" else f"{value} {unit}".strip(),
         limits=f"{limits} {unit}".strip(),
         reason=str(check.get("reason") or ""),
     )
@@ -89,7 +89,7 @@ def _digits(value: Any, error: Any) -> str:
     if not _is_number(value):
         return "–"
     if not _is_number(error) or error <= 0:
-        return format(value, ".4g")
+        return format(value, ".0f" if 1e3 <= abs(value) < 1e7 else ".4g")
     if abs(value) >= 1e5 or (value and max(abs(value), error) < 1e-4):
         return f"{value:.3g} ± {error:.1g}"
     digits = min(max(1 - math.floor(math.log10(error)), 0), 8)

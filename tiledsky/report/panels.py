@@ -16,7 +16,7 @@ from tiledsky.run.windows import Window, planes_to_look_at, read_window
 _CODES, _COVERED = 65534, 20.0
 #: Cells of a panel along the longer side; fewer of smooth planes, and of the residual, which only means over blocks
 #: show in the noise.
-CELLS = {"science": 1000, "subtracted": 1000, "mask": 1000, "background": 400, "residual": 250, "background_error": 250}
+CELLS = {"science": 1000, "subtracted": 1000, "mask": 1000, "background": 400, "residual": 160, "background_error": 250}
 NAMES = ("science", "background", "mask", "subtracted", "residual", "background_error")
 TITLES = {
     "science": "Image",

@@ -16,6 +16,7 @@ import numpy as np
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair, Region
 from tiledsky.report.colors import NO_DATA, palette
+from tiledsky.report.panels import CELLS as SHOWN
 from tiledsky.report.panels import NAMES, Panel, frame, linked_ranges, make_panels
 from tiledsky.run.result import Run
 from tiledsky.run.windows import Window, read_window
@@ -78,7 +79,7 @@ def fill(document: Any, run: Run) -> None:
     ny, nx = run.plan.shape
     told = Div(text=_words(run, views[0].window), sizing_mode="stretch_width", name="told")
     plots = [view.plot for view in views]
-    grid = gridplot(plots, ncols=3, merge_tools=False, sizing_mode="stretch_width")
+    grid = gridplot(plots, ncols=3, merge_tools=False, toolbar_location=None, sizing_mode="stretch_width")
     document.title = f"{run.path.name} · tiledsky"
     waiting: list[Any] = []
 
@@ -139,7 +140,7 @@ class _View:
 
     def read(self, region: Region) -> None:
         """Show a part of the image."""
-        self.window = read_window(self.run, self.name, region, largest=CELLS)
+        self.window = read_window(self.run, self.name, region, largest=min(CELLS, SHOWN[self.name]))
         self.source.data = _columns(self.window)
 
 
