@@ -8,7 +8,7 @@ FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/r
 	tests/run/test_memory.py tests/run/test_stop.py \
 	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
 
-.PHONY: demo test check bench faults install clean
+.PHONY: demo test check bench faults quality install clean
 
 install: $(VENV)/installed
 
@@ -31,6 +31,10 @@ faults: install
 	TILEDSKY_ALL_FAULTS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "faults or not faults" \
 		-p tests.faults.ledger --ledger build/faults.json $(FAULTS)
 	$(BIN)/python -m tests.faults.report build/faults.json docs/reliability.md
+
+# Truth comparison of the measures of a background, false alarms, planted faults: the tables of docs/quality-numbers.md.
+quality: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.quality docs/quality-numbers.md
 
 check: install
 	$(BIN)/ruff check .
