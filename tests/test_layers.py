@@ -25,6 +25,7 @@ LAYERS = [
     {"estimate", "background", "photutils_objects"},
     {"diagnostics"},
     {"run"},
+    {"report"},
     {"console"},
     {"cli", "__init__", "__main__", "testing"},
 ]
@@ -35,9 +36,13 @@ HOMES = {
     "zarr": {"io", "run"},
     "astropy.io": {"io"},
     "regions": {"io"},
+    "obstore": {"io"},
+    "dask_jobqueue": {"run"},
     "typer": {"cli"},
     "rich": {"console"},
-    "matplotlib": {"background"},
+    "matplotlib": {"background", "report"},
+    "bokeh": {"report"},
+    "jinja2": {"report"},
 }
 BELOW_KERNELS = {"errors", "geometry", "kernels"}
 KERNEL_LIBRARIES = {"numpy", "scipy", "numba", "llvmlite", "tiledsky"}

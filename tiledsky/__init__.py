@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tiledsky.filters import ring_median, smooth
     from tiledsky.masking import source_mask, tier_mask
     from tiledsky.recipe import Recipe
+    from tiledsky.report import save_figures, to_imviz, write_comparison, write_report
     from tiledsky.run.result import Run, open_run
     from tiledsky.run.runner import run
     from tiledsky.simulate import Scene, simulate_scene
@@ -42,10 +43,14 @@ __all__ = [
     "open_run",
     "ring_median",
     "run",
+    "save_figures",
     "simulate_scene",
     "smooth",
     "source_mask",
     "tier_mask",
+    "to_imviz",
+    "write_comparison",
+    "write_report",
 ]
 
 #: Where the public names are defined.
@@ -55,6 +60,7 @@ _PLACES = {
     "filters": ("ring_median", "smooth"),
     "masking": ("source_mask", "tier_mask"),
     "recipe": ("Recipe",),
+    "report": ("save_figures", "to_imviz", "write_comparison", "write_report"),
     "run.result": ("Run", "open_run"),
     "run.runner": ("run",),
     "simulate": ("Scene", "simulate_scene"),

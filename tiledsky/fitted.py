@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair, row_bands
-from tiledsky.kernels.local_polynomial import Ladder, MeshFit, ladder
+from tiledsky.kernels.local_polynomial import HALO, Ladder, MeshFit, ladder
 from tiledsky.kernels.mesh import median_filter
 from tiledsky.steps import LocalPolynomialInterpolator
 
@@ -20,7 +20,7 @@ _NOISE = (5, 5)
 #: Noise below this share of the median is taken as this: a few boxes of constant pixels would outweigh all others.
 _QUIETEST = 1e-2
 #: Cells that are fitted at a time, beside the halo.
-_BAND_CELLS = 1 << 20
+_BAND_CELLS = 1 << 19
 
 
 def box_weights(n_good: NDArray[Any], rms: NDArray[Any], usable: NDArray[np.bool_], *, pixels: int) -> NDArray[Any]:
@@ -58,6 +58,13 @@ def box_weights(n_good: NDArray[Any], rms: NDArray[Any], usable: NDArray[np.bool
             relative = np.maximum(np.nan_to_num(noise[rows].astype(np.float64) / typical, nan=1.0), _QUIETEST)
         weight[rows] = np.square(share / relative)
     return weight
+
+
+def fit_bytes(shape: Pair, law: LocalPolynomialInterpolator) -> int:
+    """Memory of a band and its halo while it is fitted, beside the maps of the whole mesh."""
+    rows = min(max(_BAND_CELLS // shape[1], 1) + 2 * HALO, shape[0])
+    columns = shape[1] + 2 * HALO
+    return rows * columns * (24 * (law.order + 1) + 180) + min(2 * HALO, shape[0]) * columns * 32
 
 
 def rungs_of(law: LocalPolynomialInterpolator, shape: Pair, box_size: Pair) -> Ladder:

@@ -116,12 +116,7 @@ def box_statistics(
     if clip is not None and not isinstance(clip, boxes.Clip):
         science, ignore, clip = clip(science, ignore, size), None, None
     return boxes.box_statistics(
-        science,
-        size,
-        mask=ignore,
-        clip=clip,
-        estimator=step.estimator,
-        rms_estimator=step.rms_estimator,
+        science, size, mask=ignore, clip=clip, estimator=step.estimator, rms_estimator=step.rms_estimator
     )
 
 
@@ -149,11 +144,7 @@ def array_box_statistics(image: Any, ignore: Any, step: BackgroundStep | MeshPar
 
 
 def _stacked(
-    science: NDArray[Any],
-    ignore: NDArray[np.bool_] | None = None,
-    *,
-    step: BackgroundStep | MeshParameters,
-    level: int,
+    science: NDArray[Any], ignore: NDArray[np.bool_] | None = None, *, step: BackgroundStep | MeshParameters, level: int
 ) -> NDArray[Any]:
     return np.stack([np.asarray(a, float) for a in box_statistics(science, ignore, step, level=level)])
 
@@ -292,16 +283,10 @@ def _fitted(
     limit: NDArray[Any] | None,
 ) -> Iterator[tuple[str, Any]]:
     """Maps of a fitted mesh; boxes whose values are of a larger one would count that many times, so they do not."""
-    assert isinstance(step.interpolator, LocalPolynomialInterpolator)
-    made = fitted_maps(
-        measured("background")[0],
-        measured("rms")[0],
-        measured("n_good")[0],
-        ~excluded & (level == 0),
-        law=step.interpolator,
-        box_size=step.box_size,
-        name=step.name,
-    )
+    background, rms, n_good = (measured(part)[0] for part in ("background", "rms", "n_good"))
+    options: dict[str, Any] = {"law": step.interpolator, "box_size": step.box_size, "name": step.name}
+    made = fitted_maps(background, rms, n_good, ~excluded & (level == 0), **options)
+    del background, rms, n_good
     if limit is not None:
         made["background"] = np.minimum(made["background"], limit.astype(made["background"].dtype))
     while made:

@@ -14,12 +14,13 @@ from typing import Annotated
 import typer
 
 import tiledsky
-from tiledsky.cli import files, quality, runs
+from tiledsky.cli import arrays, clusters, files, quality, reports, runs
 from tiledsky.cli.options import app
 from tiledsky.console import Ended
 from tiledsky.errors import RunError, TiledSkyError
 
-__all__ = ["app", "files", "main", "quality", "runs"]  # modules are imported for the commands that they add to the app
+# the modules are imported for the commands that they add to the app
+__all__ = ["app", "arrays", "clusters", "files", "main", "quality", "reports", "runs"]
 
 
 def _version(wanted: bool) -> None:

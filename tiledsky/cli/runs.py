@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tiledsky.cli.arrays import do_slice
 from tiledsky.cli.options import (
     ChecksumOption,
     CoverageOption,
@@ -20,12 +21,15 @@ from tiledsky.cli.options import (
     WeightOption,
     app,
 )
+from tiledsky.cli.reports import write_after
 from tiledsky.console import reporting
-from tiledsky.errors import RunError
+from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.source import InputOptions
-from tiledsky.run.cluster import local_client, parse_memory, scheduler_client
+from tiledsky.run.cluster import parse_memory
+from tiledsky.run.clusterfile import ClusterFile, load_cluster
 from tiledsky.run.crew import TASK_TIMEOUT
 from tiledsky.run.forecast import describe
+from tiledsky.run.jobs import cluster_client, reported
 from tiledsky.run.runner import planned, prepare
 from tiledsky.run.verify import verify
 
@@ -70,9 +74,12 @@ def run(
     coverage: CoverageOption = None,
     mask: MaskOption = None,
     user_mask: UserMaskOption = None,
-    workers: Annotated[int, typer.Option(help="Worker processes on this machine.")] = 2,
-    threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
-    memory_limit: Annotated[str, typer.Option(help="Of each worker.")] = "2GB",
+    cluster: Annotated[
+        str, typer.Option(metavar="FILE.toml", help="Where workers come from: a file, or local, slurm, scheduler, ...")
+    ] = "local",
+    workers: Annotated[int | None, typer.Option(help="Worker processes (default: 2, or of the cluster file).")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each worker (default: 1).")] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Of each worker (default: 2GB).")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Use this Dask scheduler (tcp://... or tls://...).")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a tcp:// scheduler on another machine.")] = False,
     task_timeout: Annotated[
@@ -84,28 +91,41 @@ def run(
         str, typer.Option("--verify", help="How closely to look at what is done: markers, sizes, crc or decode.")
     ] = "sizes",
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run in --out.")] = False,
+    performance_report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write what Dask did when, to be read offline.")
+    ] = None,
+    worker_slice: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Do a share of the tiles of --stage, without Dask; see submit.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Of --worker-slice; `finish` ends the run.")] = None,
+    report_too: Annotated[
+        bool,
+        typer.Option("--report/--no-report", envvar="TILEDSKY_REPORT", help="Write the report beside RUN.zarr."),
+    ] = True,
 ) -> None:
     """Estimate and subtract the sky by a recipe."""
     began = time.monotonic()
     planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
     planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
+    if worker_slice is not None:
+        planes |= {"checksum": False}  # submit looked at it
+        do_slice(prepare(recipe, source, out, tile_size=tile_size, **planes), worker_slice, stage)
+        return
+    config = _cluster(cluster, scheduler, workers=workers, threads=threads, memory=memory_limit)
     with reporting(goes_on=True) as report:
         # of another scheduler the workers say themselves what they have
-        limit = parse_memory(memory_limit) if scheduler is None else None
-        limits: dict[str, Any] = {"memory_limit": limit, "threads": threads}
+        limit = parse_memory(config.memory) if config.kind != "scheduler" else None
+        limits: dict[str, Any] = {"memory_limit": limit, "threads": config.threads}
         prepared = prepare(recipe, source, out, tile_size=tile_size, **planes, **limits)
         prepared.check(restart=restart)
-        if scheduler is None:
-            cluster = local_client(workers=workers, threads=threads, memory_limit=memory_limit)
-        else:
-            cluster = scheduler_client(scheduler, insecure=insecure)
-        with cluster as client:
+        with cluster_client(config, insecure=insecure) as client, reported(performance_report):
             report.line(f"dashboard {client.dashboard_link}")
             result = prepared.execute(
                 client=client,
                 restart=restart,
                 verify=verify_done,
                 task_timeout=task_timeout or None,
+                patience=config.patience,
                 progress=report.tiles,
             )
     ny, nx = result.plan.shape
@@ -114,6 +134,18 @@ def run(
         f"{out}: {ny} x {nx} px, {result.recipe.name}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB a worker"
     )
     typer.echo(f"planes: {', '.join(result.planes)}")
+    if report_too:
+        write_after(result)
+
+
+def _cluster(cluster: str, scheduler: str | None, **sizes: Any) -> ClusterFile:
+    """Return where the workers come from, by the options of the command line."""
+    if scheduler is None:
+        return load_cluster(cluster).changed(**sizes)
+    config = load_cluster(cluster)
+    if config.kind not in ("local", "scheduler"):
+        raise ParameterError(f"--scheduler and a cluster of kind {config.kind} do not go together; leave one out")
+    return config.changed(kind="scheduler", address=scheduler)
 
 
 @app.command("verify")

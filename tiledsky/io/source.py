@@ -17,11 +17,12 @@ import zarr
 from astropy.io.fits import Header
 from numpy.typing import NDArray
 
-from tiledsky.errors import InputError, TiledSkyError
+from tiledsky.errors import InputError, RunError, TiledSkyError
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.fits import FitsImage, FitsRef, open_image, split_hdu
 from tiledsky.io.fitsscan import quiet
 from tiledsky.io.regions import SUFFIXES, RegionMask, RegionRef, open_regions
+from tiledsky.io.remote import Remote, as_system, is_outage, is_url, listed_digest, unreachable
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
 from tiledsky.io.zarrcheck import check_zarr_array, check_zarr_name, open_zarr, open_zarr_array
 
@@ -104,7 +105,7 @@ class SourcePlane:
                 now = open_regions(self.regions.path, shape=self.shape, header=self.regions.header)
                 return replace(self, regions=now, identity=now.identity)
             assert self.array is not None
-            return _zarr_plane(Path(self.array))
+            return _zarr_plane(_place(self.array))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
@@ -246,6 +247,8 @@ def _check(source: Source) -> None:
 def _open_plane(
     where: str | os.PathLike[str], name: str, hdu: str | int | None, scratch: Path | None, checksum: bool
 ) -> _Opened:
+    if is_url(where):
+        return _open_zarr(Remote(os.fspath(where)), name, hdu)
     if Path(where).is_dir():
         return _open_zarr(Path(where), name, hdu)
     path, named = split_hdu(where)
@@ -285,16 +288,20 @@ def _ends_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _open_zarr(path: Path, name: str, inner: str | int | None) -> _Opened:
+def _place(where: str) -> Path | Remote:
+    return Remote(where) if is_url(where) else Path(where)
+
+
+def _open_zarr(path: Path | Remote, name: str, inner: str | int | None) -> _Opened:
     try:
         return _open_zarr_node(path, name, inner)
-    except InputError:
+    except (InputError, RunError):
         raise
     except Exception as error:  # whatever damaged metadata make Zarr raise
         raise InputError(f"{path}: not a Zarr store that can be read ({type(error).__name__}: {error})") from None
 
 
-def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> _Opened:
+def _open_zarr_node(path: Path | Remote, name: str, inner: str | int | None) -> _Opened:
     node = open_zarr(path)
     if isinstance(node, zarr.Array):
         _check_finished(path.resolve().parent)
@@ -304,10 +311,10 @@ def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> _Opened:
     wanted = (check_zarr_name(path, str(inner)),) if inner is not None else _ARRAYS.get(name, (name,))
     found = [k for k in wanted if k in group and isinstance(group[k], zarr.Array)]
     if not found:
-        arrays = sorted(k for k, a in group.arrays())
-        raise InputError(
-            f"{path}: no array {wanted[0]!r} in this group; it has {', '.join(arrays) or 'none'}; name one"
-        )
+        web = isinstance(path, Remote) and path.url.startswith("http")  # the web has no lists
+        arrays = [] if web else sorted(k for k, a in group.arrays())
+        has = ", ".join(arrays) or ("others, if any" if web else "none")
+        raise InputError(f"{path}: no array {wanted[0]!r} in this group; it has {has}; name one")
     siblings = {}
     if name == "science" and inner is None:
         siblings = {k: _zarr_plane(path / k) for k in ROLES if k != name and k in group}
@@ -320,13 +327,13 @@ def _has_mask_bits(array: Any) -> bool:
     return array.attrs.get(MASK_BITS) == 1
 
 
-def _check_finished(folder: Path) -> None:
+def _check_finished(folder: Path | Remote) -> None:
     """Refuse planes of a run that is not finished: what was not written yet would read as no source, or NaN."""
     if (folder / RUN_FOLDER / "identity.json").is_file() and not (folder / RUN_FOLDER / SUCCESS).is_file():
         raise InputError(f"{folder} is a run that is not finished; go on with the command that began it")
 
 
-def _zarr_plane(path: Path) -> SourcePlane:
+def _zarr_plane(path: Path | Remote) -> SourcePlane:
     array: Any = open_zarr(path)
     if isinstance(array, zarr.Group):
         raise InputError(f"{path}: is a Zarr group, not an array; name one of its arrays")
@@ -337,7 +344,8 @@ def _zarr_plane(path: Path) -> SourcePlane:
     if min(array.shape) < 1:
         raise InputError(f"{path}: {array.shape[0]} x {array.shape[1]} px has no pixel; name another array")
     check_zarr_array(path, array)
-    identity = f"{path.resolve()} {array.shape} {array.dtype} {_files_digest(path)}"
+    digest = listed_digest(path.url) if isinstance(path, Remote) else _files_digest(path)
+    identity = f"{path.resolve()} {array.shape} {array.dtype} {digest}"
     return SourcePlane(None, str(path.resolve()), tuple(array.shape), array.dtype.newbyteorder("=").name, identity)
 
 
@@ -373,6 +381,8 @@ def read_plane(plane: Any, region: Region) -> NDArray[Any]:
         raise
     except Exception as error:  # a damaged chunk: codecs raise whatever they meet first
         where = getattr(plane, "store_path", type(plane).__name__)
+        if is_outage(error):
+            raise unreachable(str(where), error) from as_system(error)
         raise InputError(
             f"{where}: rows {region.y0} to {region.y1 - 1} cannot be read ({type(error).__name__}: {error}); the array "
             "is damaged, write it again"

@@ -17,6 +17,7 @@ import numpy as np
 import zarr
 
 from tiledsky.errors import InputError
+from tiledsky.io.remote import is_url, open_node
 
 #: Codecs of format 3, and filters and compressors of format 2 (in format 3 with the prefix "numcodecs.").
 CODECS = ("bytes", "transpose", "sharding_indexed", "crc32c", "blosc", "zstd", "gzip")
@@ -40,6 +41,8 @@ def open_zarr(path: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
     InputError
         There is none, or its metadata are damaged.
     """
+    if is_url(path):
+        return open_node(os.fspath(path))
     try:
         for name in _METADATA:
             _check_metadata_file(Path(path) / name)

@@ -9,15 +9,17 @@ are averaged, each with the weight::
 
     exp(-N / (2 T) log R)
 
-R is the mean of weight times squared residual, of boxes from fits made without them, over a Gaussian window about the
-cell, N the number of boxes in it: for T = 1 these are the weights that information criteria give to models (Buckland et
-al. 1997, Biometrics 53, 603). The residual of a box from the fit without it is that from the fit with it over (1 - its
-leverage). Where the sky bends on small scales narrow fits weigh most; where it is smooth, wide ones, in the limit one
-value for the whole image. Nothing is assumed of the noise but that it is one for each box.
+R is the sum of squared weights times squared residuals, of boxes from fits made without them, over that of the
+weights, in a Gaussian window about the cell; N the number of boxes in it: for T = 1 these are the weights that
+information criteria give to models (Buckland et al. 1997, Biometrics 53, 603). The residual of a box from the fit
+without it is that from the fit with it over (1 - its leverage). Where the sky bends on small scales narrow fits weigh
+most; where it is smooth, wide ones, in the limit one value for the whole image. Nothing is assumed of the noise but
+that it is one for each box.
 
-With boxes of variance ``s**2 / weight``, s**2 being R, a fit has the variance ``s**2 q' V q``, where q is the solution
-of its normal equations for the value at the cell, and V the moments of the squared Gaussian. What the fits differ by is
-added: the error is that of the average of models ::
+With boxes of variance ``s**2 / weight``, s**2 being R (as it is the boxes of large weights that make the fits, R
+counts them most, and is right for them if the weights are not), a fit has the variance ``s**2 q' V q``, where q is
+the solution of its normal equations for the value at the cell, and V the moments of the squared Gaussian. What the
+fits differ by is added: the error is that of the average of models ::
 
     error**2 = sum of w_k (variance_k + fit_k**2) - (sum of w_k fit_k)**2
 """
@@ -51,6 +53,9 @@ _TEMPERATURE = 3.0
 _LEVERAGE = 1.0
 #: A mean of boxes that are all farther away than 2.4 bandwidths counts for nothing beside wider fits.
 _LONELY = 18.0
+
+#: Rows beside a band that its residuals are of; the values that these depend on reach farther, by the widest Gaussian.
+HALO = _BLOCK * (int(3 * _WINDOW / _BLOCK) + 1)
 
 Floats = NDArray[np.float64]
 
@@ -148,14 +153,14 @@ def _refine(nodes: Floats, first: int, step: int, y0: int, cells: Floats) -> Non
 
 @numba.njit(nogil=True, cache=True)
 def _score(values: Floats, weight: Floats, fit: Floats, lever: Floats, sums: Floats) -> None:
-    """Weighted squared residuals from fits without each box, summed in blocks (row 0 is a corner of one)."""
+    """Squares of weight times residual from fits without each box, summed in blocks (row 0 is a corner of one)."""
     sums[:] = 0.0
     for y in range(values.shape[0]):
         for x in range(values.shape[1]):
             w = weight[y, x]
             if w > 0.0:
                 r = (values[y, x] - fit[y, x]) / max(1.0 - w * lever[y, x], 0.1)
-                sums[y // _BLOCK, x // _BLOCK] += w * r * r
+                sums[y // _BLOCK, x // _BLOCK] += (w * r) ** 2
 
 
 @numba.njit(nogil=True, cache=True)
@@ -216,9 +221,10 @@ class _Band:
         self.blocks = tuple(-(-n // _BLOCK) for n in values.shape)
         counted = np.zeros(self.blocks)
         _score(ones, (weight > 0.0).astype(np.float64), nothing, nothing, counted)
-        self.count = _windowed(counted)
         # a Gaussian window averages over twice the sum of its values
-        self.power = 2.0 * self.count / (2.0 * _TEMPERATURE)
+        self.power = 2.0 * _windowed(counted) / (2.0 * _TEMPERATURE)
+        _score(ones, np.sqrt(weight), nothing, nothing, counted)
+        self.weights = _windowed(counted)
         self.sums = np.zeros((6, rows.stop - rows.start, self.nx))
         self.sums[0] = -np.inf
 
@@ -227,7 +233,7 @@ class _Band:
         found = np.zeros(self.blocks)
         _score(self.values, self.weight, fit, lever, found)
         with np.errstate(divide="ignore", invalid="ignore"):
-            r = _windowed(found) / self.count
+            r = _windowed(found) / self.weights
         log_r = np.log(np.where(r > floor, r, floor))
         fit, unit, used = (np.ascontiguousarray(a[self.inner]) for a in (fit, unit, used))
         _average(self.sums, fit, unit, used, log_r, self.power, self.inner.start, log_h)
@@ -276,7 +282,7 @@ class MeshFit:
         """
         rows = slice(*rows.indices(self.shape[0])[:2])
         aligned = slice(rows.start // _BLOCK * _BLOCK, -(-rows.stop // _BLOCK) * _BLOCK)
-        first, last = _interval(aligned, self.shape[0], _BLOCK * (int(3 * _WINDOW / _BLOCK) + 1))
+        first, last = _interval(aligned, self.shape[0], HALO)
         values, weight = self._cells(first, last)
         band = _Band(values, weight, self.shape, rows, first)
         for fit, lever, unit, used, bandwidth in self._candidates(first, last):

@@ -28,51 +28,65 @@ def taps(bandwidth: float, reach: int, degree: int) -> Floats:
 
 
 @numba.njit(nogil=True, cache=True)
-def _along_y(source: Floats, y: int, weights: Floats, margin: int, out: Floats) -> None:
-    """Sums over the rows about row y, with each of the weights; columns begin at `margin` of the result."""
-    reach = weights.shape[1] // 2
-    nx = source.shape[1]
-    out[:, :] = 0.0
-    for k in range(weights.shape[1]):
-        i = y + k - reach
-        if 0 <= i < source.shape[0]:
-            row = source[i]
-            for m in range(weights.shape[0]):
-                t = weights[m, k]
-                held = out[m, margin : margin + nx]
-                for x in range(nx):
-                    held[x] += t * row[x]
-
-
-@numba.njit(nogil=True, cache=True)
-def _add(row: Floats, first: int, step: int, weight: float, out: Floats, n: int) -> None:
-    """Add every `step`-th value of a row times a weight."""
-    if step == 1:
-        held = row[first : first + n]
-        for x in range(n):
-            out[x] += weight * held[x]
-    else:
-        for x in range(n):
-            out[x] += weight * row[first + x * step]
-
-
-@numba.njit(nogil=True, cache=True)
-def _moments(rows: Floats, weights: Floats, total: int, first: int, step: int, out: Floats, n: int) -> None:
-    """Moments (i, j) of i + j up to `total`, in the order of `terms`, of n cells from column `first` on."""
-    m = 0
-    for degree in range(total + 1):
-        for j in range(degree + 1):
-            held, row = out[m], rows[degree - j]
-            held[:n] = 0.0
-            for k in range(weights.shape[1]):
-                _add(row, first + k, step, weights[j, k], held, n)
-            m += 1
-
-
-@numba.njit(nogil=True, cache=True)
 def _index(i: int, j: int) -> int:
     """Place of the moment (i, j) in the order of `terms`."""
     return (i + j) * (i + j + 1) // 2 + j
+
+
+@numba.njit(nogil=True, cache=True)
+def _pair(a: Floats, b: Floats, step: int, even: Floats, odd: Floats, n: int) -> None:
+    """Sum and difference of every `step`-th value of two rows."""
+    if step == 1:
+        for x in range(n):
+            even[x] = b[x] + a[x]
+            odd[x] = b[x] - a[x]
+    else:
+        for x in range(n):
+            even[x] = b[x * step] + a[x * step]
+            odd[x] = b[x * step] - a[x * step]
+
+
+@numba.njit(nogil=True, cache=True)
+def _add(out: Floats, weight: float, row: Floats, n: int) -> None:
+    for x in range(n):
+        out[x] += weight * row[x]
+
+
+@numba.njit(nogil=True, cache=True)
+def _along_y(source: Floats, y: int, weights: Floats, margin: int, pair: Floats, out: Floats) -> None:
+    """Sums over the rows about row y, with each of the weights; columns begin at `margin` of the result.
+
+    Weights of even powers are alike on both sides, those of odd ones opposite: rows are taken in pairs.
+    """
+    reach, (ny, nx) = weights.shape[1] // 2, source.shape
+    nothing = np.zeros(nx)
+    out[:, :] = 0.0
+    for k in range(reach):
+        above = source[y + k - reach] if 0 <= y + k - reach < ny else nothing
+        below = source[y - k + reach] if 0 <= y - k + reach < ny else nothing
+        _pair(above, below, 1, pair[0], pair[1], nx)
+        for m in range(weights.shape[0]):
+            _add(out[m, margin : margin + nx], weights[m, 2 * reach - k], pair[m % 2], nx)
+    if 0 <= y < ny:
+        _add(out[0, margin : margin + nx], weights[0, reach], source[y], nx)
+
+
+@numba.njit(nogil=True, cache=True)
+def _moments(
+    rows: Floats, weights: Floats, total: int, first: int, step: int, pair: Floats, out: Floats, n: int
+) -> None:
+    """Moments (i, j) of i + j up to `total`, in the order of `terms`, of n cells from column `first` on."""
+    reach = weights.shape[1] // 2
+    for m in range((total + 1) * (total + 2) // 2):
+        out[m, :n] = 0.0
+    for i in range(total + 1):
+        for k in range(reach):
+            _pair(rows[i, first + k :], rows[i, first + 2 * reach - k :], step, pair[0], pair[1], n)
+            for j in range(total + 1 - i):
+                _add(out[_index(i, j)], weights[j, 2 * reach - k], pair[j % 2], n)
+        middle = rows[i, first + reach :]
+        for x in range(n):
+            out[_index(i, 0), x] += middle[x * step]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -170,20 +184,21 @@ def fit_rows(
     n, twice = powers.shape[0], 2 * (degrees - 1)
     margin, nx = along[1].shape[1] // 2, weight.shape[1]
     wide = nx + 2 * margin + step
+    pair = np.empty((2, max(nx, _BLOCK)))
     rows, values, variance = np.zeros((twice + 1, wide)), np.zeros((degrees, wide)), np.zeros((twice + 1, wide))
     moments = np.empty(((twice + 1) * (twice + 2) // 2, _BLOCK))
     a, d = np.empty((n, n, _BLOCK)), np.empty((n, _BLOCK))
     z, t, q = np.empty((n, _BLOCK)), np.empty((n, _BLOCK)), np.empty((n + 1, _BLOCK))
     for y in range(ys.size):
-        _along_y(weight, ys[y], along[0], margin, rows)
-        _along_y(product, ys[y], along[0][:degrees], margin, values)
-        _along_y(weight, ys[y], squared[0], margin, variance)
+        _along_y(weight, ys[y], along[0], margin, pair, rows)
+        _along_y(product, ys[y], along[0][:degrees], margin, pair, values)
+        _along_y(weight, ys[y], squared[0], margin, pair, variance)
         for start in range(0, columns, _BLOCK):
             cells = min(_BLOCK, columns - start)
-            _moments(rows, along[1], twice, start * step, step, moments, cells)
-            _moments(values, along[1], degrees - 1, start * step, step, t, cells)
+            _moments(rows, along[1], twice, start * step, step, pair, moments, cells)
+            _moments(values, along[1], degrees - 1, start * step, step, pair, t, cells)
             _decompose(moments, powers, a, d, z, t, cells)
-            _moments(variance, squared[1], twice, start * step, step, moments, cells)
+            _moments(variance, squared[1], twice, start * step, step, pair, moments, cells)
             for x in range(cells):
                 fit, lever, k = 0.0, 0.0, 0
                 for degree in range(degrees):

@@ -59,6 +59,13 @@ def parse_memory(text: str) -> int:
     return size
 
 
+def worker_environment() -> dict[str, str]:
+    """Return the variables that workers started by a script need: threads of libraries, no spilling."""
+    settings = {name: value for name, value in _CONFIG.items() if name.startswith("distributed.worker.")}
+    names = {f"DASK_{name.upper().replace('.', '__').replace('-', '_')}": value for name, value in settings.items()}
+    return {**_ENVIRONMENT, **{name: str(value) for name, value in names.items()}}
+
+
 def worker_limits(client: Any) -> tuple[int | None, int]:
     """Return the smallest memory limit (bytes; None: none) and the most threads of the workers of a client, if any."""
     workers = {} if client is None else client.scheduler_info(n_workers=-1)["workers"]
@@ -125,7 +132,7 @@ def _started(make: Any, **options: Any) -> Any:
 
 
 @contextmanager
-def scheduler_client(address: str, *, insecure: bool = False) -> Iterator[Any]:
+def scheduler_client(address: str, *, insecure: bool = False, security: Any = None) -> Iterator[Any]:
     """Connect to a scheduler that is already running, with workers that see the same file system.
 
     Parameters
@@ -134,6 +141,8 @@ def scheduler_client(address: str, *, insecure: bool = False) -> Iterator[Any]:
         ``tcp://HOST:PORT`` of this machine, or ``tls://HOST:PORT`` with the files of Dask's ``distributed.comm.tls``.
     insecure : bool
         Also ``tcp://`` of another machine, where anyone on the way can read along and run code on the workers.
+    security : distributed.Security, optional
+        TLS files other than those of Dask's settings.
 
     Raises
     ------
@@ -142,13 +151,13 @@ def scheduler_client(address: str, *, insecure: bool = False) -> Iterator[Any]:
     RunError
         No scheduler answers, or it has no workers.
     """
-    check_address(address, insecure=insecure)
+    check_address(address, insecure=insecure, security=security)
     from distributed import Client
     from distributed.utils import silence_logging_cmgr
 
     with silence_logging_cmgr(50):  # a lost scheduler is an error of the run, not a traceback in the log
         try:
-            client = Client(address if "://" in address else f"tcp://{address}", timeout=10)
+            client = Client(address if "://" in address else f"tcp://{address}", timeout=10, security=security)
         except (OSError, ValueError, TimeoutError) as error:
             raise _no_answer(address, error) from None
         with client:
@@ -161,14 +170,14 @@ def _no_answer(address: str, error: Exception) -> RunError:
     return RunError(f"no Dask scheduler answers at {address} ({error}); start it, or leave out --scheduler")
 
 
-def check_address(address: str, *, insecure: bool = False) -> None:
+def check_address(address: str, *, insecure: bool = False, security: Any = None) -> None:
     """Refuse the address of a scheduler that is none, or that is reached in the open; see `scheduler_client`."""
     scheme, separator, location = address.rpartition("://")
     scheme = scheme if separator else "tcp"
     if scheme not in ("tcp", "tls"):
         raise ParameterError(f"scheduler {address!r}: no {scheme}://; give tcp://HOST:PORT or tls://HOST:PORT")
     if scheme == "tls":
-        _check_tls(address)
+        _check_tls(address, security)
         return
     host, colon, port = location.rpartition(":")
     if not (host and colon and port.isdigit()):
@@ -186,11 +195,11 @@ def check_address(address: str, *, insecure: bool = False) -> None:
         )
 
 
-def _check_tls(address: str) -> None:
+def _check_tls(address: str, security: Any) -> None:
     """Check that the files that Dask's settings name for TLS are there."""
     from distributed.security import Security
 
-    security = Security()
+    security = security or Security()
     for setting, field in _TLS.items():
         value = getattr(security, field)
         if not value:

@@ -37,6 +37,9 @@ from tiledsky.surface import Surface, error_interpolator
 Index = Pair
 #: Maps of a mesh that have a surface, in the order of `tiledsky.mesh.surfaces`.
 SURFACES = ("background", "rms", "error")
+#: Folder of the means of blocks of the planes, and of which planes there are any.
+LEVEL_FOLDER = "levels"
+LEVEL_PLANES = ("science", "background", "subtracted", "residual", "mask")
 
 
 class Context:
@@ -179,8 +182,13 @@ def planes_of(recipe: Recipe, stage: Stage) -> list[str]:
         names += ["reach"] * (step.interpolator.kind == "idw") + ["n_good"] * (step.grow_boxes > 0)
         return [f"meshes/{stage.step}/{name}" for name in names]
     if stage.kind == "output":
-        return list(output_planes(recipe))
+        return [*output_planes(recipe), *(level_path(size, name) for size in stage.levels for name in LEVEL_PLANES)]
     return []
+
+
+def level_path(size: int, plane: str) -> str:
+    """Path of the array of the means of blocks of a plane."""
+    return f"{LEVEL_FOLDER}/{size}/{plane}"
 
 
 def measured_folder(step: str, level: int) -> str:

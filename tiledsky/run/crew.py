@@ -53,11 +53,14 @@ class Options:
         Attempts after the first for errors that may pass, at most 2.
     grace : float
         Seconds that running tasks get to end when a run is stopped.
+    patience : float, optional
+        Seconds without any worker after which a run ends.
     """
 
     task_timeout: float | None = TASK_TIMEOUT
     retries: int = len(_WAITS) - 1
     grace: float = 10.0
+    patience: float | None = None
 
     def __post_init__(self) -> None:
         if self.task_timeout is not None and not self.task_timeout > 0:
@@ -110,7 +113,7 @@ class Crew:
         from distributed import LocalCluster
 
         self.client, self.root, self.run_id, self.options = client, root.absolute(), run_id, options
-        self.patience = _PATIENCE_HERE if isinstance(client.cluster, LocalCluster) else _PATIENCE
+        self.patience = options.patience or (_PATIENCE_HERE if isinstance(client.cluster, LocalCluster) else _PATIENCE)
         self.workers = len(client.scheduler_info()["workers"])
         self._asking: Handle[Any] | None = None
         self._asked = self._seen = time.monotonic()

@@ -57,6 +57,7 @@ class Tasks:
     cpu_seconds: float = 0.0
     peak_memory: int = 0
     task_peaks: dict[str, int] = field(default_factory=dict)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, marker: dict[str, Any] | None, *, computed: bool) -> None:
         """Count a task; ``marker`` is None for one that was not needed and left nothing."""
@@ -64,9 +65,10 @@ class Tasks:
         self.computed += computed
         if marker is not None:
             self.cpu_seconds += marker["cpu_seconds"]
+            stage = marker["stage"]
+            self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + marker["cpu_seconds"]
             self.peak_memory = max(self.peak_memory, marker["peak_memory"])
             if marker["task_peak"] is not None:
-                stage = marker["stage"]
                 self.task_peaks[stage] = max(self.task_peaks.get(stage, 0), marker["task_peak"])
 
 

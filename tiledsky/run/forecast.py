@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import zarr
 
 from tiledsky.errors import PlanError
 from tiledsky.geometry import Pair, inner_chunk
 from tiledsky.io.source import Source
+from tiledsky.io.zarrcheck import open_zarr_array
 from tiledsky.recipe import Recipe
 from tiledsky.run.layout import Layout
 from tiledsky.run.memory import MEGABYTE, Memory, Plane, Planes, peak
@@ -108,7 +108,7 @@ def planes_of(source: Source) -> dict[str, Plane]:
     for name, plane in source.planes.items():
         chunk, tiled = 0, False
         if plane.array is not None:
-            chunk = math.prod(zarr.open_array(plane.array, mode="r").chunks)
+            chunk = math.prod(open_zarr_array(plane.array).chunks)
         elif plane.fits is not None:
             with plane.fits.open() as image:
                 tiled = image.tiled
@@ -202,7 +202,7 @@ def _bytes_a_pixel(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes) -> 
             again = [
                 n for n in ("weight", "error", "coverage") if n in planes and (n != "coverage" or recipe.uncovered == n)
             ]
-            known += 2 + sum(planes[name].itemsize for name in again)
+            known += 2 + bool(stage.levels) + sum(planes[name].itemsize for name in again)
         return known
     step = recipe.step(str(stage.step))
     before = recipe.mask_for(step) is not None

@@ -16,7 +16,7 @@ from tiledsky.io.source import HEADER, MASK_BITS
 from tiledsky.io.store import RUN_FOLDER, create_plane, summary_path
 from tiledsky.mesh import level_box
 from tiledsky.recipe import Recipe
-from tiledsky.run.context import mask_plane, measured_arrays, planes_of
+from tiledsky.run.context import LEVEL_FOLDER, mask_plane, measured_arrays, planes_of
 from tiledsky.run.needs import SUMMARIES, is_scratch
 from tiledsky.run.plan import Plan, Stage
 from tiledsky.steps import BackgroundStep
@@ -70,6 +70,10 @@ class Layout:
 
     def _spec(self, stage: Stage, path: str) -> ArraySpec:
         plan, part = self.plan, path.rpartition("/")[2]
+        if path.startswith(f"{LEVEL_FOLDER}/"):
+            size = int(path.split("/")[1])
+            tile = stage.tile[0] // size, stage.tile[1] // size
+            return ArraySpec(mesh_shape(plan.shape, (size, size)), "float32", tile)
         dtype = {"n_good": "int32", "excluded": "bool", "reach": "int32"}.get(part, plan.dtype)
         if not path.startswith("meshes/"):
             bits = stage.kind == "mask" or path == "mask"

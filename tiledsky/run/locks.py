@@ -19,7 +19,7 @@ _POLL = 0.02
 @contextmanager
 def working(root: Path) -> Iterator[None]:
     """Hold the lock of the tasks while one works."""
-    with (root / RUN_FOLDER / TASKS).open("a") as file:
+    with (root / RUN_FOLDER / TASKS).open("a+") as file:  # NFS gives shared locks to those who can read
         fcntl.flock(file, fcntl.LOCK_SH)
         yield
 

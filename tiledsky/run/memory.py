@@ -16,21 +16,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tiledsky.filters import ring_halo, taps_of
+from tiledsky.fitted import fit_bytes
 from tiledsky.geometry import Pair, mesh_shape
 from tiledsky.masking import growth_radius
 from tiledsky.mesh import level_box
 from tiledsky.recipe import Recipe
 from tiledsky.run.needs import halo_of
-from tiledsky.run.plan import GATHER, Plan, Stage
+from tiledsky.run.plan import Plan, Stage
 from tiledsky.run.quality_memory import measuring, merging
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep, Tier
 from tiledsky.thresholds import noise_images
 
 MEGABYTE = 1_000_000
-#: What a worker holds between tasks. Measured: Python, libraries and Dask 270 MB, of which 150 MB are pages of library
-#: files (100 MB of LLVM), as many as the system chooses to keep; compiled kernels from their cache 50 MB for one recipe
-#: and 75 MB for all presets in one process. The rest, a seventh of the whole, is for other machines and versions.
-#: Whoever uses a kernel for the first time compiles it: up to 430 MB more, which that process keeps.
+#: What a worker holds between tasks: 345 MB measured at most, and room. A first use of kernels compiles: 430 MB more.
 BASE = 400 * MEGABYTE
 #: Beside what Zarr reads: the compressed bytes of the chunks (noise hardly shrinks), and each shard's part unpacked.
 _READ = 2
@@ -154,14 +152,9 @@ def peak(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, *, threads: i
         Of a tile stage: the same for any size of the image, once that is larger than a tile and its halos.
     """
     forecast = _Forecast(recipe, plan, stage, planes)
-    phases: list[_Phase] = {
-        "ingest": forecast.ingest,
-        "ring": forecast.ring,
-        "mask": forecast.mask,
-        "boxes": forecast.boxes,
-        "mesh": forecast.mesh,
-        "output": forecast.output,
-    }.get(stage.kind, forecast.gather if stage.kind in GATHER else forecast.summary)()
+    passes = {"bins": "gather", "centers": "gather", "statistics": "gather", "diagnostics": "gather"}
+    passes |= {"histogram": "summary", "refine": "summary", "biweight": "summary"}
+    phases: list[_Phase] = getattr(forecast, passes.get(stage.kind, stage.kind))()
     return max(phases, key=lambda phase: phase.bytes).memory(threads)
 
 
@@ -354,7 +347,7 @@ class _Forecast:
     def output(self) -> list[_Phase]:
         """Surfaces evaluated, written, measured."""
         held = _Phase("").add("planes, bits", 3 * self.size + 1, "px read", self.read)
-        held.add("outside, pixels", 1 + self.size, "px", self.tile)
+        held.add("outside, pixels", 1 + self.size + 2 * bool(self.stage.levels), "px", self.tile)
         evaluating, writing, measured = (_Phase(n, [*held.terms]) for n in ("evaluating", "writing", "measuring"))
         steps = (s for s in self.recipe.steps if isinstance(s, BackgroundStep) and (s.keep or s is self.recipe.result))
         evaluated = [self._surface(_Phase("evaluating", [*evaluating.terms]), step) for step in steps]
@@ -389,11 +382,16 @@ class _Forecast:
             phase("filling", excluded=2, variance=8, reference=reference, map=size, holes=2, neighbours=fill),
             phase("surface", excluded=2, variance=8, reference=2 * reference, map=size, coefficients=9),
         ]
+        if step.interpolator.kind == "local-polynomial":
+            held = {"excluded": 3, "values_rms": 2 * size, "n_good": 4, "weight": 4}
+            fitted = phase("fitting", **held, maps=4 * size)
+            fitted.add("band", 1, "B", fit_bytes(mesh_shape(self.plan.shape, step.box_size), step.interpolator))
+            phases = [*phases[:5], phase("weights", **held, noise=3 * size), fitted]
         if step.reject_sigma is not None:
             phases.append(phase("outlying boxes", excluded=3, distances=6 * size))
         if step.ceiling is not None:
             other = self.recipe.step(step.ceiling.above)
             assert isinstance(other, BackgroundStep)
-            coarse = math.prod(mesh_shape(self.plan.shape, other.box_size))
-            phases.append(phase("ceiling").add("surface", 12 * (1 + _READ), "cells of the other", coarse))
+            coarse = 12 * (1 + _READ), "cells of the other", math.prod(mesh_shape(self.plan.shape, other.box_size))
+            phases.append(phase("ceiling").add("surface", *coarse))
         return phases

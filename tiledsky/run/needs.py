@@ -153,7 +153,7 @@ def needed(recipe: Recipe, plan: Plan, state: State) -> dict[str, list[Pair]]:
             for read in reads(recipe, plan, stage):
                 if read.boxes:
                     continue  # kept, so those that are not there are made anew without being asked for
-                demand[read.stage] |= _covered(plan, stage, chosen, stages[read.stage], read.halo)
+                demand[read.stage] |= covered(plan, stage, chosen, stages[read.stage], read.halo)
     return {s.name: tasks[s.name] for s in plan.stages}
 
 
@@ -164,7 +164,7 @@ def keeps(recipe: Recipe, stage: Stage) -> bool:
     return stage.kind in ("ring", "mask") and not is_scratch(recipe, recipe.step(str(stage.step)))
 
 
-def _covered(plan: Plan, stage: Stage, tasks: list[Pair], source: Stage, halo: Pair | None) -> NDArray[np.bool_]:
+def covered(plan: Plan, stage: Stage, tasks: list[Pair], source: Stage, halo: Pair | None) -> NDArray[np.bool_]:
     """Return the tiles of ``source`` that hold what ``tasks`` of ``stage`` read, their regions grown by ``halo``."""
     counts = plan.grid(source).counts
     if halo is None or len(tasks) == len(plan.grid(stage)):

@@ -21,6 +21,9 @@ from tiledsky.thresholds import noise_images
 TILE = 1920
 #: Inner chunks are near this size, so tiles are multiples of it where the boxes allow.
 _CHUNK = 256
+#: Sides in pixels of the blocks whose means a run keeps of its planes, to look at an image larger than `WHOLE` px.
+LEVELS = (4, 16)
+WHOLE = 2048
 
 #: Statistics of a step come in passes over tiles (histogram, refine, biweight) and gather tasks between them.
 Statistic = Literal["histogram", "bins", "refine", "centers", "biweight", "statistics"]
@@ -44,6 +47,8 @@ class Stage:
         Size of its tiles; a gather stage has the whole image as its one tile.
     measures : tuple of str
         Background steps whose boxes it measures.
+    levels : tuple of int
+        Of the output: sides of the blocks whose means it writes beside the planes; its tiles are whole blocks.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Stage:
     step: str | None
     tile: Pair
     measures: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ class Plan:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Plan:
         """Inverse of `to_json`."""
-        stages = (Stage(**{**s, "tile": tuple(s["tile"]), "measures": tuple(s["measures"])}) for s in data["stages"])
+        pairs = ("tile", "measures", "levels")
+        stages = (Stage(**{**s, **{name: tuple(s[name]) for name in pairs}}) for s in data["stages"])
         return cls(tuple(data["shape"]), data["dtype"], data["tile_size"], tuple(stages))
 
 
@@ -136,7 +143,7 @@ def make_plan(recipe: Recipe, shape: Pair, dtype: str, *, tile_size: int | None,
         builder.tiles("ingest", "ingest", None)
     for step in recipe.steps:
         builder.add(step)
-    builder.tiles("output", "output", None)
+    builder.output()
     builder.gather("diagnostics", "diagnostics", None)
     return Plan(shape, dtype, tile_size or default_tile_size(shape), tuple(builder.stages))
 
@@ -148,12 +155,18 @@ class _PlanBuilder:
         self.measured: set[str] = set()
 
     def tiles(self, name: str, kind: Kind, step: str | None, measures: tuple[BackgroundStep, ...] = ()) -> None:
-        boxes = [largest_box(b) for b in measures]
-        if self.tile_size is None:
-            tile = _rounded(default_tile_size(self.shape), boxes)
-        else:
-            tile = aligned_tile(self.tile_size, boxes)
+        tile = self._tile([largest_box(b) for b in measures])
         self.stages.append(Stage(name, kind, step, tile, tuple(b.name for b in measures)))
+
+    def output(self) -> None:
+        levels = LEVELS if max(self.shape) > WHOLE else ()
+        tile = self._tile([(size, size) for size in levels])
+        self.stages.append(Stage("output", "output", None, tile, levels=levels))
+
+    def _tile(self, boxes: list[Pair]) -> Pair:
+        if self.tile_size is None:
+            return _rounded(default_tile_size(self.shape), boxes)
+        return aligned_tile(self.tile_size, boxes)
 
     def gather(self, name: str, kind: Kind, step: str | None) -> None:
         self.stages.append(Stage(name, kind, step, self.shape))

@@ -234,7 +234,7 @@ def _of_run(path: Path) -> _Parts:
         label=f"run {run.provenance['run_id']}",
         subtracted=subtracted,
         background=background,
-        science=run.plane("science") if "science" in run.planes else _array_of_input(path),
+        science=run.plane("science") if "science" in run.planes else array_of_input(path),
         shape=tuple(subtracted.shape),
         dtype=subtracted.dtype,
         fill=fill_of(run),
@@ -243,7 +243,7 @@ def _of_run(path: Path) -> _Parts:
     )
 
 
-def _array_of_input(path: Path) -> Any:
+def array_of_input(path: Path) -> Any:
     """Return the science array that a run read in place; None if it is gone or has changed."""
     plane = SourcePlane.from_json(read_json(path, "source.json")["science"])
     try:

@@ -95,12 +95,13 @@ class PreparedRun(RunStore):
         restart: bool = False,
         verify: str = "sizes",
         task_timeout: float | None = TASK_TIMEOUT,
+        patience: float | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Run:
         """Do what is not done yet; see `run`.
 
         ``verify``: how closely to look whether what was done is there; at least "crc" where recipe, plan or identity of
-        the store are damaged.
+        the store are damaged. ``patience``: seconds to go on without any worker.
         """
         self.check(restart=restart)
         began = time.time()
@@ -115,7 +116,7 @@ class PreparedRun(RunStore):
                 write_json(self.root, "forecast.json", describe(self.recipe, self.plan, self.source).to_json())
                 checker = Checker(self.root, self.run_id, self.recipe, self.plan, level=verify)
                 parts = self.root, self.recipe, self.plan, self.run_id
-                options = Options(task_timeout=task_timeout)
+                options = Options(task_timeout=task_timeout, patience=patience)
                 tasks = drive(*parts, client, checker=checker, progress=progress, options=options)
                 self.check_input()
                 told = tasks.computed or not self.has_provenance
@@ -210,6 +211,7 @@ def _provenance(prepared: PreparedRun, tasks: Tasks, seconds: float, threads: in
         "tasks": tasks.count,
         "tasks_computed_last": tasks.computed,
         "cpu_seconds": round(tasks.cpu_seconds, 2),
+        "stage_cpu_seconds": {stage: round(spent, 2) for stage, spent in tasks.stage_seconds.items()},
         "wall_seconds_last": round(seconds, 2),
         "peak_worker_memory": tasks.peak_memory,
         "memory": {

@@ -17,6 +17,7 @@ from tiledsky.io.source import read_plane
 from tiledsky.io.store import remove_objects, zarr_threads
 from tiledsky.run import highwater, mesh_tasks, quality_tasks, sky_tasks
 from tiledsky.run.context import Context, Index, context, output_planes
+from tiledsky.run.levels import LevelWriter
 from tiledsky.run.plan import Stage
 from tiledsky.steps import BackgroundStep
 
@@ -67,12 +68,13 @@ def _output(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]
     science = ctx.science(region)
     base = ctx.base(science)
     outside, fill_value = ctx.uncovered(base.cropped(tile)), float(ctx.recipe.fill_value)
-    written, measured = [], {"science": science.data}
+    levels = LevelWriter(ctx, stage, base.cropped(tile))
+    written, measured = levels.write("science", science.crop(tile)), {"science": science.data}
 
     def write(name: str, pixels: NDArray[Any]) -> None:
         if outside is not None:
             pixels[outside] = fill_value
-        written.append(ctx.write(name, tile, pixels))
+        written.extend((ctx.write(name, tile, pixels), *levels.write(name, pixels)))
 
     for name, origin in output_planes(ctx.recipe).items():
         if origin is not None:

@@ -98,6 +98,26 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def shared(root: Path) -> Iterator[None]:
+    """Keep drivers out, but not others that do a part of the run each (`tiledsky.run.slices`).
+
+    Raises
+    ------
+    RunError
+        A driver has the store, or there is none.
+    """
+    lock = root / RUN_FOLDER / _LOCK
+    with writing(lock):
+        file = lock.open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{root} is being run by another process; wait for it or stop it") from None
+        yield
+
+
 @dataclass(frozen=True)
 class RunStore:
     """A run that was checked and planned, and the folder it is kept in.

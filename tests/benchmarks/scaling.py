@@ -1,0 +1,112 @@
+"""What one driver can feed: the cost of a task to driver and scheduler, and the formula of docs/scaling.md on trial.
+
+Usage: python -m tests.benchmarks.scaling [--tasks 5000] [--only paper|cost|simulate] [--threads 64] [--seconds 1.0]
+
+``paper``: the table of docs/scaling.md, for COSMOS-Web.
+``cost``: empty tasks; CPU and wall seconds of the process that holds driver and scheduler, a task.
+``simulate``: tasks that sleep in place of a kernel on many worker threads; the wall time beside the formula, which must
+agree within 20% on a quiet machine (else exit code 1): once where the workers are the limit, once where the driver is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import dask
+
+from tiledsky.recipe import Recipe
+from tiledsky.run.cluster import local_client
+from tiledsky.run.crew import Crew, Options
+from tiledsky.run.plan import GATHER, make_plan
+from tiledsky.run.scaling import Cost, run_seconds, stage_seconds, threads_fed
+
+PROCESSES = 2
+
+
+def measure(count: int, threads: int, seconds: float) -> dict[str, float]:
+    """Do ``count`` tasks of ``seconds`` of sleep on ``threads`` threads; CPU and wall seconds of this process."""
+    os.environ["TILEDSKY_SLEEP"] = str(seconds)
+    settings = {"distributed.worker.preload": ["tests.benchmarks.asleep"]}
+    workers = min(PROCESSES, threads)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        dask.config.set(settings),
+        local_client(workers=workers, threads=threads // workers) as client,
+    ):
+        client.wait_for_workers(workers)
+        (Path(folder) / "run").mkdir()
+        crew = Crew(client, Path(folder), "0123456789abcdef", Options())
+        list(crew.outcomes("warm", [(k, 0) for k in range(4 * threads)]))
+        cpu, began = time.process_time(), time.monotonic()
+        done = sum(1 for _ in crew.outcomes("idle", [(k // 300, k % 300) for k in range(count)]))
+        assert done == count
+        return {"cpu": time.process_time() - cpu, "wall": time.monotonic() - began}
+
+
+def apart(count: int, threads: int, seconds: float) -> dict[str, float]:
+    """Measure in a process of its own."""
+    code = "import json, sys; from tests.benchmarks.scaling import measure\n"
+    code += "if __name__ == '__main__': print(json.dumps(measure(*json.loads(sys.argv[1]))))"
+    words = [sys.executable, "-c", code, json.dumps([count, threads, seconds])]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+#: Of complex-sky at 20000 x 20000 px, 420 CPU seconds in all, an eighth of them in gather tasks; and of `cost`.
+MEASURED = Cost(pixel_seconds=7 / 8 * 420 / 4e8, driver_seconds=0.002, gather_seconds=420 / 4e8 / 8)
+COSMOS_WEB = (83000, 93200)
+
+
+def paper() -> None:
+    """Print the table of docs/scaling.md."""
+    plan = make_plan(Recipe.load("complex-sky").expanded(), COSMOS_WEB, "float32", tile_size=None, ingest=True)
+    tiled = [stage for stage in plan.stages if stage.kind not in GATHER]
+    tile = MEASURED.pixel_seconds * COSMOS_WEB[0] * COSMOS_WEB[1] / sum(len(plan.grid(s)) for s in tiled)
+    fed = threads_fed(tile, MEASURED.driver_seconds)
+    print(f"{plan.n_tasks} tasks, {tile:.2f} s a tile; one driver feeds {fed} threads")
+    for threads in (1, 16, 64, 256, 1024, 4096):
+        seconds = run_seconds(plan, MEASURED, threads=threads)
+        print(f"{threads:5} threads: {seconds / 60:6.1f} min")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=5000)
+    parser.add_argument("--only", choices=("paper", "cost", "simulate"))
+    parser.add_argument("--threads", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    given = parser.parse_args()
+    if given.only == "paper":
+        paper()
+        return 0
+    found = apart(given.tasks, 2, 0.0)
+    cpu, wall = (found[name] / given.tasks for name in ("cpu", "wall"))
+    print(f"{given.tasks} empty tasks: {1e3 * cpu:.2f} ms CPU of driver and scheduler, {1e3 * wall:.2f} ms wall, each")
+    if given.only == "cost":
+        return 0
+    good = True
+    cases: list[tuple[str, int, int, float]] = [
+        ("workers are the limit", 10 * given.threads, given.threads, given.seconds),
+        ("the driver is the limit", given.tasks, given.threads, 0.1 * given.threads * wall),
+    ]
+    for name, count, threads, seconds in cases:
+        expected = stage_seconds(count, threads=threads, task_seconds=seconds, driver_seconds=wall)
+        took = apart(count, threads, seconds)["wall"]
+        within = abs(took / expected - 1) <= 0.2
+        good &= within
+        print(
+            f"{name}: {count} tasks of {seconds:.3f} s on {threads} threads: {took:.1f} s, formula {expected:.1f} s "
+            f"({100 * (took / expected - 1):+.0f}%){'' if within else ' NOT WITHIN 20%'}"
+        )
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

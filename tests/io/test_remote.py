@@ -1,0 +1,147 @@
+"""Zarr read from a web server: the same bits, 503s asked again, an outage an error and never fill value."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import zarr
+
+from tests.run.scenes import RESULTS, make_planes
+from tiledsky import run
+from tiledsky.errors import InputError, RunError
+from tiledsky.geometry import Region
+from tiledsky.io import remote
+from tiledsky.io.source import open_source, read_plane
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; ``ill`` says for how many requests in a row each chunk is refused with 503."""
+
+    ill = 0
+    asked: ClassVar[Counter[str]] = Counter()
+
+    def send_head(self) -> Any:
+        name = self.path
+        type(self).asked[name] += 1
+        if "/c/" in name and self.asked[name] <= self.ill:
+            self.send_error(503)
+            return None
+        return super().send_head()
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """Address of a web server of ``tmp_path``."""
+    Handler.ill, Handler.asked = 0, Counter()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+    remote._store.cache_clear()
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up after one more request."""
+    monkeypatch.setitem(remote._RETRIES, "max_retries", 1)
+
+
+@pytest.fixture(scope="module")
+def planes() -> dict[str, Any]:
+    return {name: plane for name, plane in make_planes((130, 140)).items() if name in ("science", "weight")}
+
+
+@pytest.fixture
+def group(tmp_path: Path, planes: dict[str, Any]) -> Path:
+    """Group with science and weight, as `ingest` writes it."""
+    made = zarr.create_group(str(tmp_path / "mosaic.zarr"))
+    for name, plane in planes.items():
+        made.create_array(name, data=plane, chunks=(71, 53))
+    return tmp_path / "mosaic.zarr"
+
+
+def test_run_from_an_address(served: str, group: Path, tmp_path: Path) -> None:
+    here = run("sextractor", group, tmp_path / "here.zarr")
+    there = run("sextractor", f"{served}/mosaic.zarr/", tmp_path / "there.zarr")
+    for name in RESULTS:
+        assert np.array_equal(there.plane(name)[...], here.plane(name)[...], equal_nan=True), name
+    assert there.provenance["input"]["science"] == f"{served}/mosaic.zarr/science"
+    assert set(there.provenance["input"]) == {"science", "weight"}
+
+
+def test_a_server_that_is_busy_is_asked_again(served: str, group: Path, planes: dict[str, Any]) -> None:
+    Handler.ill = 2
+    array = open_source(f"{served}/mosaic.zarr").planes["science"].open()
+    found = read_plane(array, Region(0, 130, 0, 140))
+    assert np.array_equal(found, planes["science"], equal_nan=True)
+    assert {count for name, count in Handler.asked.items() if "/c/" in name} == {3}
+
+
+@pytest.mark.usefixtures("few")
+def test_an_outage_is_an_error_that_may_pass(served: str, group: Path, tmp_path: Path) -> None:
+    source = f"{served}/mosaic.zarr"
+    array = open_source(source).planes["science"].open()
+    Handler.ill = 1000
+    with pytest.raises(RunError, match=r"cannot be read .*503.*; check network and credentials, the same") as caught:
+        read_plane(array, Region(0, 71, 0, 53))
+    assert isinstance(caught.value.__cause__, OSError)  # so that the task is tried again
+    with pytest.raises(RunError, match=r"\d+ of \d+ tasks of stage .* failed.*503"):
+        run("sextractor", source, tmp_path / "run.zarr")
+    Handler.ill = 0
+    result = run("sextractor", source, tmp_path / "run.zarr")
+    here = run("sextractor", group, tmp_path / "here.zarr")
+    assert np.array_equal(result.plane("background")[...], here.plane("background")[...])
+
+
+@pytest.mark.usefixtures("few")
+def test_a_server_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"http://127\.0\.0\.1:9/m\.zarr cannot be read"):
+        open_source("http://127.0.0.1:9/m.zarr")
+
+
+def test_nothing_there(served: str, group: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.zarr: no Zarr array or group .*; give the address of a Zarr store"):
+        open_source(f"{served}/none.zarr")
+    with pytest.raises(InputError, match=r"mosaic\.zarr: no array 'dq' in this group; it has others, if any; name one"):
+        open_source(f"{served}/mosaic.zarr", hdu="dq")
+
+
+def test_changed_input_is_noticed(served: str, group: Path) -> None:
+    plane = open_source(f"{served}/mosaic.zarr").planes["science"]
+    assert plane.again().identity == plane.identity
+    zarr.open_group(str(group))["science"].attrs["new"] = 1
+    remote._store.cache_clear()
+    assert plane.again().identity != plane.identity
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s3://key:secret@bucket/m.zarr", r"^s3://bucket: an address has no password and no '\?'; put keys in the env"),
+        ("https://h/m.zarr?token=secret", "an address has no password"),
+        ("s3:///m.zarr", "names no bucket or host; give one like s3://bucket"),
+        ("s3://bucket/a/../b", r"has '\.\.' in it"),
+        ("http://192.0.2.7/m.zarr", "is not encrypted, so anyone on the way can change the pixels; use https://"),
+        ("http://[x/m.zarr", "is no address"),
+    ],
+)
+def test_addresses_that_are_refused(url: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        open_source(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_what_is_an_address() -> None:
+    assert all(map(remote.is_url, ("s3://b/k", "gs://b/k", "az://b/k", "https://h/k", "S3://b/k")))
+    assert not any(map(remote.is_url, ("a/b.zarr", "/a/b", "file.fits:SCI", "C:/x", "tcp://h:1", Path("a"))))

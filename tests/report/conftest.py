@@ -1,0 +1,155 @@
+"""A small finished run with measures, and a browser that reaches nothing but this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from tests.run.stores import make_run
+
+from .measured import diagnostics
+
+SHAPE = (150, 180)
+
+
+def planes(seed: int = 3) -> dict[str, np.ndarray[Any, Any]]:
+    """Planes of a result: a slope, noise, one bright source that is masked, a corner without data."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]].astype(np.float32)
+    sky, noise = 10 + y / 100 + x / 400, rng.normal(0, 0.1, SHAPE).astype(np.float32)
+    source = 5 * np.exp(-0.5 * ((y - 60) ** 2 + (x - 70) ** 2) / 9)
+    science = (sky + noise + source).astype(np.float32)
+    science[:20, :30] = np.nan
+    mask = (source > 0.05).astype(np.uint8) * 2
+    mask[:20, :30] |= 1
+    flat = {"background_rms": np.full(SHAPE, 0.1, np.float32), "background_error": (0.004 + x / 1e5).astype(np.float32)}
+    background = sky.astype(np.float32)
+    return {"science": science, "background": background, "mask": mask, "subtracted": science - background, **flat}
+
+
+def make(path: Path, *, seed: int = 3, measures: bool = True, result: str = "warn") -> Path:
+    """Write a finished run, with all that a report speaks of."""
+    header = fits.Header({"OBJECT": "<b>field</b> & more", "BUNIT": "MJy/sr"})
+    make_run(path, planes(seed), header=header)
+    provenance = json.loads((path / "run" / "provenance.json").read_text())
+    provenance |= {
+        "input": {"science": "/data/<image>.fits", "weight": "/data/weight.fits"},
+        "recipe": "plain",
+        "tasks": 24,
+        "cpu_seconds": 3.25,
+        "wall_seconds_last": 4.5,
+        "peak_worker_memory": 312_000_000,
+        "memory": {"output": {"projected": 400_000_000, "measured": 300_000_000}},
+        "stage_cpu_seconds": {"output": 2.0, "ingest": 1.0},
+    }
+    (path / "run" / "provenance.json").write_text(json.dumps(provenance))
+    if measures:
+        (path / "run" / "diagnostics.json").write_text(json.dumps(diagnostics(SHAPE, seed=seed, result=result)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("report") / "field.zarr")
+
+
+class Browser:
+    """Headless Chromium, and what its pages asked for and complained about."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def open(self, address: str, *, width: int = 1280, height: int = 1000) -> None:
+        """Load a page and wait until all Bokeh figures on it are drawn."""
+        self.driver.set_window_size(width, height)
+        self.requests(), self.complaints()  # those of other pages
+        self.driver.get(address)
+        self.wait("return typeof Bokeh !== 'undefined' && Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle")
+
+    def run(self, script: str, *values: Any) -> Any:
+        """Result of a script in the page."""
+        return self.driver.execute_script(script, *values)
+
+    def wait(self, script: str, *, seconds: float = 60) -> None:
+        """Wait until a script returns true."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.driver, seconds, poll_frequency=0.1).until(lambda _: self.run(script))
+
+    def requests(self) -> list[str]:
+        """Addresses of everything that was asked for since the last call."""
+        entries = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
+        names = ("Network.requestWillBeSent", "Network.webSocketCreated")
+        found = [e["params"] for e in entries if e["method"] in names]
+        return [p["url"] if "url" in p else p["request"]["url"] for p in found]
+
+    def complaints(self) -> list[str]:
+        """Errors and warnings of scripts since the last call."""
+        return [e["message"] for e in self.driver.get_log("browser") if e["level"] in ("SEVERE", "WARNING")]
+
+    def colors(self, name: str) -> int:
+        """Number of different colours in the frame of the figure of a panel."""
+        return self.driver.execute_async_script(_COLORS, name)
+
+
+#: Views of figures by the names of their models.
+FIGURES = """
+function figures() {
+  const found = {};
+  const visit = (view) => {
+    if (view.model.type === 'Figure' && view.model.name) found[view.model.name] = view;
+    for (const child of view.children ? view.children() : []) visit(child);
+  };
+  for (const view of Object.values(Bokeh.index.roots ?? Bokeh.index)) visit(view);
+  return found;
+}
+"""
+_COLORS = (
+    FIGURES
+    + """
+const done = arguments[arguments.length - 1], view = figures()[arguments[0]];
+const canvas = view.export('png').canvas, box = view.frame.bbox, scale = canvas.width / view.bbox.width;
+const data = canvas.getContext('2d').getImageData(
+  box.left * scale, box.top * scale, box.width * scale, box.height * scale).data;
+const colors = new Set();
+for (let k = 0; k < data.length; k += 4) colors.add((data[k] << 16) | (data[k + 1] << 8) | data[k + 2]);
+done(colors.size);
+"""
+)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One session of the machine's Chromium; names of other machines lead nowhere."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    chromedriver = shutil.which("chromedriver")
+    if chromium is None or chromedriver is None:
+        pytest.skip("no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    words = [
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
+        *("disable-background-networking", "disable-component-update", "disable-dev-shm-usage", "hide-scrollbars"),
+        "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ]
+    for word in words:
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    service = webdriver.ChromeService(chromedriver, log_output=os.devnull)
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.set_script_timeout(60)
+    try:
+        yield Browser(driver)
+    finally:
+        driver.quit()

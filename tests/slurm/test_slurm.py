@@ -1,0 +1,164 @@
+"""Runs on a real SLURM of one node, disturbed on the way, end with the bytes of a run on this machine.
+
+``make test-slurm`` starts it (deploy/slurm/test.sh). TILEDSKY_SLURM_SIZE: side of the scene.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.run.scenes import command, stored_bytes
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif("SLURM_CONF" not in os.environ or not shutil.which("sbatch"), reason="there is no SLURM here"),
+]
+DEPLOY = Path(__file__).parents[2] / "deploy/slurm"
+SIZE = os.environ.get("TILEDSKY_SLURM_SIZE", "6000")
+#: Seconds for anything that ends by itself.
+PATIENCE = 1500.0
+
+
+def tiledsky(*words: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tiledsky", *map(str, words)], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def slurm(*words: str) -> list[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+
+
+def wait_for(what: Callable[[], object], *, seconds: float = PATIENCE) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.2)
+
+
+def markers(out: Path) -> int:
+    return sum(1 for _ in out.glob("run/markers/*/*.json"))
+
+
+def jobs() -> list[str]:
+    """Numbers of the jobs that run."""
+    return slurm("squeue", "-h", "-t", "R", "-o", "%A")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scene") / "scene.fits"
+    tiledsky("simulate", path, "--size", SIZE, "--seed", 4)
+    return path
+
+
+@pytest.fixture(scope="module")
+def local(scene: Path) -> tuple[dict[str, str], int]:
+    """Bytes of an undisturbed run, and its tasks."""
+    out = scene.with_name("local.zarr")
+    tiledsky("run", scene, "--recipe", "complex-sky", "--out", out, "--memory-limit", "1GB")
+    return stored_bytes(out), markers(out)
+
+
+@pytest.fixture(autouse=True)
+def empty() -> None:
+    """A queue without jobs, before and after."""
+    wait_for(lambda: not slurm("squeue", "-h"), seconds=60)
+
+
+def copied(name: str, folder: Path) -> Path:
+    """Copy a file of deploy/slurm: logs go beside it."""
+    return Path(shutil.copy(DEPLOY / name, folder))
+
+
+def test_check(tmp_path: Path) -> None:
+    said = tiledsky("cluster", "check", copied("login.toml", tmp_path))
+    assert "2 workers, 2 threads, the same versions and bits as here" in said
+    assert "Mpix/s with complex-sky" in said
+
+
+def test_driver_on_the_login_node(scene: Path, local: tuple[dict[str, str], int], tmp_path: Path) -> None:
+    out, file = tmp_path / "sky.zarr", copied("login.toml", tmp_path)
+    driver = command("run", str(scene), "--recipe", "complex-sky", "--out", str(out), "--cluster", str(file))
+    try:
+        wait_for(lambda: markers(out) >= local[1] // 8 and len(jobs()) == 2)
+        first = jobs()
+        slurm("scancel", first[0])
+        wait_for(lambda: set(jobs()) - set(first))
+        before = markers(out)
+        wait_for(lambda: markers(out) > before)
+        every = jobs()
+        slurm("scancel", *every)  # now there is none
+        wait_for(lambda: set(jobs()) - set(every) or driver.poll() is not None)
+        assert driver.poll() is None, driver.communicate()
+        assert driver.wait(PATIENCE) == 0
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert stored_bytes(out) == local[0]
+
+
+def test_all_in_one_allocation(scene: Path, local: tuple[dict[str, str], int], tmp_path: Path) -> None:
+    out = tmp_path / "sky.zarr"
+    copied("allocation.toml", tmp_path)
+    script = copied("allocation.sh", tmp_path).read_text().replace("exec python", f"exec {sys.executable}")
+    (tmp_path / "allocation.sh").write_text(script)
+    words = ["sbatch", "--parsable", f"--chdir={tmp_path}", f"--output={tmp_path}/job.out", "allocation.sh"]
+    done = subprocess.run(
+        [*words, str(scene), "--recipe", "complex-sky", "--out", str(out)],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    job = done.stdout.strip()
+
+    def steps() -> list[str]:
+        return [s for s in slurm("squeue", "-h", "-s", "-j", job, "-o", "%i") if s.rpartition(".")[2].isdigit()]
+
+    wait_for(lambda: markers(out) >= local[1] // 8 and len(steps()) == 2)
+    first = steps()
+    slurm("scancel", first[0])
+    wait_for(lambda: set(steps()) - set(first))
+    every = steps()
+    slurm("scancel", *every)
+    wait_for(lambda: set(steps()) - set(every))
+    more = markers(out)
+    wait_for(lambda: markers(out) > more)
+    slurm("scontrol", "requeue", job)  # as a job that is preempted
+    wait_for(lambda: not slurm("squeue", "-h", "-j", job, "-t", "all", "-o", "%T") or finished(job))
+    assert (tmp_path / "job.out").read_text().count("output tiles") == 1
+    assert stored_bytes(out) == local[0]
+
+
+def finished(job: str) -> bool:
+    return set(slurm("squeue", "-h", "-j", job, "-t", "all", "-o", "%T")) == {"COMPLETED"}
+
+
+def test_job_array(scene: Path, local: tuple[dict[str, str], int], tmp_path: Path) -> None:
+    out, folder = tmp_path / "sky.zarr", tmp_path / "sky.zarr.jobs"
+    words = ("submit", scene, "--recipe", "complex-sky", "--out", out, "--array", 2)
+    words += ("--cluster", copied("array.toml", tmp_path))
+    tiledsky(*words)
+    # the warning before the walltime: stop, back into the queue, go on
+    wait_for(lambda: markers(out) > local[1] // 8 and slurm("squeue", "-h", "-t", "R", "-o", "%i %K"))
+    first = slurm("squeue", "-h", "-t", "R", "-o", "%A")[0]
+    slurm("scancel", "--batch", "--signal=USR1", first)
+    wait_for(lambda: markers(out) > local[1] // 3)
+    slurm("scancel", "-u", subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip())
+    wait_for(lambda: not slurm("squeue", "-h"))
+    before = markers(out)
+    assert before < local[1]
+    assert not (out / "run/_SUCCESS").exists()
+    tiledsky(*words)
+    wait_for(lambda: not slurm("squeue", "-h"))
+    assert (out / "run/_SUCCESS").exists(), "\n".join(f.read_text()[-300:] for f in sorted(folder.glob("*.out")))
+    assert any("stopped" in file.read_text() for file in folder.glob("*.out"))
+    assert stored_bytes(out) == local[0]

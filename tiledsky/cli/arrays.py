@@ -1,0 +1,89 @@
+"""Runs as job arrays: submit, and what their jobs do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tiledsky.cli.options import (
+    ChecksumOption,
+    CoverageOption,
+    DqOption,
+    ErrorOption,
+    HduOption,
+    MaskOption,
+    UserMaskOption,
+    WeightOption,
+    app,
+)
+from tiledsky.console import reporting
+from tiledsky.errors import RunError
+from tiledsky.io.source import InputOptions
+from tiledsky.run.cluster import parse_memory
+from tiledsky.run.clusterfile import load_cluster
+from tiledsky.run.runner import PreparedRun, prepare
+from tiledsky.run.slices import Slice, run_slice, stage_named
+from tiledsky.run.submit import FINISH, array_jobs, submit_scripts, write_scripts
+
+
+def do_slice(prepared: PreparedRun, text: str, stage: str | None) -> None:
+    """Do what one job of an array does."""
+    share = Slice.parse(text)
+    with reporting(goes_on=True) as report:
+        if stage == FINISH:
+            prepared.execute(progress=report.tiles)
+            typer.echo(f"{prepared.root}: done")
+            return
+        found = stage_named(prepared.plan, stage)
+        total, done = run_slice(prepared, found, share, progress=report.tiles)
+    typer.echo(f"{prepared.root}: stage {stage}, slice {text}: {total} tiles, {done} done now")
+
+
+@app.command("submit")
+def submit(
+    source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
+    recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
+    out: Annotated[Path, typer.Option(metavar="RUN.zarr", help="Run store; the same command goes on where it ended.")],
+    array: Annotated[int, typer.Option(metavar="N", help="Jobs of each stage.")],
+    cluster: Annotated[
+        str, typer.Option(metavar="FILE.toml", help="Cluster file: queue, memory, walltime, ...")
+    ] = "slurm",
+    hdu: HduOption = None,
+    weight: WeightOption = None,
+    error: ErrorOption = None,
+    dq: DqOption = None,
+    coverage: CoverageOption = None,
+    mask: MaskOption = None,
+    user_mask: UserMaskOption = None,
+    tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; the result is the same.")] = None,
+    checksum: ChecksumOption = True,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the scripts; submit nothing.")] = False,
+) -> None:
+    """Submit a run to SLURM as job arrays, one a stage, without Dask; the scripts go to RUN.zarr.jobs."""
+    names = {"--hdu": hdu, "--weight": weight, "--error": error, "--dq": dq, "--coverage": coverage}
+    names |= {"--mask": mask, "--user-mask": user_mask}
+    config, out = load_cluster(cluster), out.absolute()
+    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
+    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
+    prepared = prepare(
+        recipe, source, out, tile_size=tile_size, memory_limit=parse_memory(config.memory), threads=1, **planes
+    )
+    words = [source, "--recipe", recipe, "--out", str(out)]
+    words += [part for name, value in names.items() if value is not None for part in (name, value)]
+    words += ["--tile-size", str(tile_size)] if tile_size is not None else []
+    folder = out.with_name(f"{out.name}.jobs")
+    jobs = array_jobs(prepared, words, array, config, folder)
+    prepared.check(restart=restart)
+    if prepared.finished and not restart:
+        raise RunError(f"{out} is finished; `tiledsky verify` looks for damage, and `tiledsky run` repairs it")
+    with prepared.locked(restart=restart):
+        prepared.create()
+    files = write_scripts(jobs, folder)
+    if dry_run:
+        typer.echo(f"{len(files)} scripts in {folder}")
+        return
+    numbers = submit_scripts(files)
+    typer.echo(f"jobs {numbers[0]} to {numbers[-1]}, {len(numbers)} stages of up to {array}; scripts, output: {folder}")

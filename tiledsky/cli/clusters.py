@@ -1,0 +1,46 @@
+"""Commands about the machines that runs are made on: cluster check, cluster script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tiledsky.cli.options import app
+from tiledsky.console import reporting
+from tiledsky.errors import ParameterError
+from tiledsky.run.clustercheck import SAME, check_cluster
+from tiledsky.run.clusterfile import QUEUES, load_cluster
+from tiledsky.run.jobs import cluster_client, job_script
+
+clusters = typer.Typer(no_args_is_help=True, help="Check the workers that a cluster file describes.")
+app.add_typer(clusters, name="cluster")
+
+_File = Annotated[str, typer.Argument(metavar="FILE.toml", help="Cluster file, or local, slurm, pbs, lsf, sge, ...")]
+
+
+@clusters.command("check")
+def check(
+    cluster: _File,
+    folder: Annotated[Path, typer.Option(help="Where runs will be; workers must see it.")] = Path(),
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow a tcp:// scheduler on another machine.")] = False,
+) -> None:
+    """Start the workers, compare versions, let each do a tile's worth of work, stop them."""
+    config = load_cluster(cluster)
+    with reporting() as report:
+        report.line(f"waiting for the first of {config.workers} workers ({config.kind})")
+        with cluster_client(config, insecure=insecure) as client:
+            found = check_cluster(client, folder=folder)
+    typer.echo(", ".join(f"{name} {found.versions[name]}" for name in SAME))
+    typer.echo(f"{found.workers} workers, {found.threads} threads, the same versions and bits as here")
+    typer.echo(f"{found.megapixels:.2f} Mpix/s with complex-sky, all together")
+
+
+@clusters.command("script")
+def script(cluster: _File) -> None:
+    """Print the job script of one job; start nothing."""
+    config = load_cluster(cluster)
+    if config.kind not in QUEUES:
+        raise ParameterError(f"cluster of kind {config.kind} has no job script; kinds with one: {', '.join(QUEUES)}")
+    typer.echo(job_script(config))

@@ -1,0 +1,87 @@
+"""Commands that show runs: report, compare, view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tiledsky.cli.options import app
+from tiledsky.errors import ParameterError
+from tiledsky.run.result import Run, open_run
+
+
+def write_after(run: Run) -> None:
+    """Write the report of a run that has just ended, and say where; a run does not fail for its picture."""
+    from tiledsky.report import report_path, write_report
+
+    path = report_path(run.path)
+    try:
+        ended = (run.path / "run" / "provenance.json").stat().st_mtime_ns
+        if not path.is_file() or path.stat().st_mtime_ns < ended:
+            write_report(run, path)
+        typer.echo(f"report: {path}")
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        typer.echo(
+            f"tiledsky: no report was written ({said}); the run is whole, try: tiledsky report {run.path}", err=True
+        )
+
+
+@app.command("report")
+def report_of(
+    source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="REPORT.html", help="Default: beside the run, RUN.report.html."),
+    ] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the figures as PNG files too.")] = None,
+    pdf: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the figures as PDF files too.")] = None,
+) -> None:
+    """Write what there is to see of a run as one page that opens offline: verdict, planes, figures, memory and time."""
+    from tiledsky.report import save_figures, write_report
+
+    run = open_run(source)
+    typer.echo(str(write_report(run, out)))
+    for kind, folder in (("png", png), ("pdf", pdf)):
+        if folder is not None:
+            paths = save_figures(run, folder, kind=kind)
+            typer.echo(f"{folder}: {len(paths)} figures ({', '.join(path.name for path in paths)})")
+
+
+@app.command("compare")
+def compare_runs(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN.zarr", help="Finished runs of one image, two or more.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="COMPARE.html")] = Path("compare.html"),
+    truth: Annotated[
+        str | None, typer.Option(metavar="TRUTH.zarr", help="The true sky, as simulate --truth writes it.")
+    ] = None,
+) -> None:
+    """Set several runs of one image side by side on one page: verdicts, residuals, noise against scale."""
+    from tiledsky.report import write_comparison
+
+    typer.echo(str(write_comparison([open_run(path) for path in runs], out, truth=truth)))
+
+
+@app.command("view")
+def view_run(
+    source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
+    port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0: any free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+) -> None:
+    """Pan and zoom all planes of a run of any size, every pixel of them, on a page of this machine; Ctrl-C ends it."""
+    if not 0 <= port <= 65535:
+        raise ParameterError(f"port {port} is none; use one from 0 (any) to 65535")
+    from tiledsky.report.view import serve
+
+    run = open_run(source)
+
+    def ready(address: str) -> None:
+        typer.echo(address)
+        if browser:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    serve(run, port=port, ready=ready)

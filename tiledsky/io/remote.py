@@ -1,0 +1,195 @@
+"""Zarr in object stores and at web addresses, for reading: s3://, gs://, az://, https://.
+
+Credentials come from the environment that the stores' own tools use (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
+GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, ...). What is not answered (503, a server that restarts) is
+asked again for minutes; in the end it is an error, never a chunk of fill value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import zarr
+
+from tiledsky.errors import InputError, RunError
+
+#: How addresses begin.
+SCHEMES = ("s3", "gs", "az", "https", "http")
+#: Hosts that may be talked to without encryption.
+_HERE = ("127.0.0.1", "localhost", "::1")
+#: Requests that fail in a way that may pass are repeated this often and this long, in seconds.
+_RETRIES: dict[str, Any] = {
+    "max_retries": 20,
+    "retry_timeout": timedelta(seconds=120),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+}
+#: Of one request.
+_TIMEOUT = timedelta(seconds=60)
+
+
+def is_url(where: str | os.PathLike[str]) -> bool:
+    """Whether this is an address, not a path."""
+    scheme, separator, _ = os.fspath(where).partition("://")
+    return bool(separator) and scheme.lower() in SCHEMES
+
+
+class Remote:
+    """Address of a Zarr node, with as much of a path's ways as reading needs."""
+
+    def __init__(self, url: str) -> None:
+        self.url = checked(url)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __fspath__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> Remote:
+        return Remote(f"{self.url}/{name}")
+
+    @property
+    def parent(self) -> Remote:
+        """Address above."""
+        head, _, _ = self.url.rpartition("/")
+        return Remote(head if urlsplit(head).netloc else self.url)
+
+    def resolve(self) -> Remote:
+        """Return this: addresses have no links."""
+        return self
+
+    def is_file(self) -> bool:
+        """Whether there is an object here."""
+        import obstore
+
+        parts = urlsplit(self.url)
+        if not parts.path.strip("/"):
+            return False
+        folder, _, name = self.url.rpartition("/")
+        try:
+            obstore.head(_store(folder), name)
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            raise unreachable(self.url, error) from as_system(error)
+        return True
+
+
+def checked(url: str) -> str:
+    """Return an address without the slash at its end, if it is one that may be read.
+
+    Raises
+    ------
+    InputError
+        Passwords in it, ``..``, no host, or not encrypted and of another machine.
+    """
+    try:
+        parts = urlsplit(url)
+        host, user = parts.hostname, parts.username
+    except ValueError as error:
+        raise InputError(f"{url} is no address ({error}); give one like s3://bucket/mosaic.zarr") from None
+    if user is not None or parts.query or parts.fragment:
+        raise InputError(f"{parts.scheme}://{host}: an address has no password and no '?'; put keys in the environment")
+    if not host:
+        raise InputError(f"{url} names no bucket or host; give one like s3://bucket/mosaic.zarr")
+    if ".." in parts.path.split("/"):
+        raise InputError(f"{url} has '..' in it; give the address itself")
+    if parts.scheme == "http" and host not in _HERE:
+        raise InputError(f"{url} is not encrypted, so anyone on the way can change the pixels; use https://")
+    return url.rstrip("/")
+
+
+@lru_cache(maxsize=64)
+def _store(url: str) -> Any:
+    """Store of obstore at an address."""
+    try:
+        from obstore.store import from_url
+    except ImportError:
+        raise InputError(f"{url} needs obstore, which is not installed; pip install 'tiledsky[remote]'") from None
+    plain = urlsplit(os.environ.get("AWS_ENDPOINT_URL", url))
+    client: dict[str, Any] = {"timeout": _TIMEOUT}
+    if plain.scheme == "http" and plain.hostname in _HERE:
+        client["allow_http"] = True
+    options: Any = {"client_options": client, "retry_config": _RETRIES}
+    try:
+        return from_url(url, **options)
+    except Exception as error:  # obstore has its own for each store
+        raise InputError(f"{url} cannot be opened ({_line(error)}); check address and environment") from None
+
+
+def open_node(url: str) -> zarr.Array[Any] | zarr.Group:
+    """Open an array or a group for reading.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    RunError
+        The store does not answer.
+    """
+    from zarr.storage import ObjectStore
+
+    try:
+        return zarr.open(ObjectStore(_store(checked(url)), read_only=True), mode="r", use_consolidated=False)
+    except InputError:
+        raise
+    except Exception as error:
+        if is_outage(error):
+            raise unreachable(url, error) from as_system(error)
+        raise InputError(f"{url}: no Zarr array or group ({_line(error)}); give the address of a Zarr store") from None
+
+
+def listed_digest(url: str) -> str:
+    """Digest of names, sizes and tags of all objects of an array; of a web address, which lists none, its metadata's.
+
+    Raises
+    ------
+    RunError
+        The store does not answer.
+    """
+    import obstore
+
+    store, digest = _store(checked(url)), hashlib.blake2b(digest_size=16)
+    try:
+        if urlsplit(url).scheme in ("http", "https"):
+            for name in ("zarr.json", ".zarray"):
+                try:
+                    digest.update(bytes(obstore.get(store, name).bytes()))
+                except FileNotFoundError:
+                    continue
+            return digest.hexdigest()
+        found = [entry for page in obstore.list(store) for entry in page]
+    except Exception as error:
+        raise unreachable(url, error) from as_system(error)
+    for entry in sorted(found, key=lambda entry: entry["path"]):
+        digest.update(f"{entry['path']} {entry['size']} {entry['e_tag'] or entry['last_modified']}\n".encode())
+    return digest.hexdigest()
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error says that a store did not answer, rather than that something is not there or damaged."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen).__module__.startswith("obstore") and not isinstance(seen, FileNotFoundError):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def unreachable(url: str, error: BaseException) -> RunError:
+    """Error of a store that does not answer; raise it from `as_system`, so that the task is tried again."""
+    return RunError(f"{url} cannot be read ({_line(error)}); check network and credentials, the same command goes on")
+
+
+def as_system(error: BaseException) -> OSError:
+    """Return an error of a store as one of the system, which it is elsewhere."""
+    return ConnectionError(_line(error))
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,9 @@
+"""Pictures of runs: the report of a run, several runs side by side, a page to pan and zoom, figures for papers.
+
+matplotlib and Bokeh are imported here alone, and only when something is drawn.
+"""
+
+from tiledsky.report.compare import write_comparison
+from tiledsky.report.html import report_path, save_figures, write_report
+
+__all__ = ["report_path", "save_figures", "write_comparison", "write_report"]

@@ -1,0 +1,181 @@
+"""Several runs of one image side by side: verdicts, what is left of the sky, noise against scale."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledsky.errors import InputError, ParameterError
+from tiledsky.geometry import Pair, Region
+from tiledsky.io.source import read_plane
+from tiledsky.io.store import write_bytes
+from tiledsky.io.zarrcheck import open_zarr
+from tiledsky.report import curves, facts, figures, html, panels
+from tiledsky.report.colors import Shown, spread
+from tiledsky.run.result import Run, open_run
+from tiledsky.run.windows import Window, read_window
+
+#: Cells along the longer side of the maps.
+_CELLS = 300
+
+
+@dataclass(frozen=True)
+class Column:
+    """One run of a comparison."""
+
+    label: str
+    result: str
+    sign: str
+    path: str
+    recipe: str
+    checks: dict[str, facts.Check]
+    cost: str
+    truth: str
+
+
+def write_comparison(
+    runs: Sequence[Run | str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    truth: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Write a page with several runs side by side; it opens offline.
+
+    Parameters
+    ----------
+    runs : sequence of Run or path
+        Finished runs on images of one shape, two or more.
+    out : path
+        HTML file.
+    truth : path, optional
+        Zarr store with the true sky (array ``sky``, or an array alone), of the same shape: the maps then show each
+        background less that.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ParameterError
+        Fewer than two runs, or images of different shapes.
+    InputError, RunError
+        No run store, an unfinished run, no true sky.
+    """
+    opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
+    if len(opened) < 2:
+        raise ParameterError(f"{len(opened)} run cannot be compared; name two or more")
+    shapes = {run.plan.shape for run in opened}
+    if len(shapes) > 1:
+        told = ", ".join(f"{run.path.name} {run.plan.shape[0]} x {run.plan.shape[1]} px" for run in opened)
+        raise ParameterError(f"runs of images of different shapes cannot be compared ({told}); name runs of one image")
+    path = Path(out)
+    html.check_folder(path)
+    write_bytes(path, _page(opened, None if truth is None else _true_sky(truth, opened[0].plan.shape)).encode())
+    return path
+
+
+def _true_sky(path: str | os.PathLike[str], shape: Pair) -> Any:
+    found = open_zarr(Path(path))
+    sky = found if hasattr(found, "shape") else found.get("sky")
+    if sky is None or tuple(sky.shape) != shape:
+        size = f"{shape[0]} x {shape[1]}"
+        raise InputError(f"{path}: no array 'sky' of {size} px; give what simulate --truth wrote for this image")
+    return sky
+
+
+def _page(runs: list[Run], truth: Any) -> str:
+    labels = _labels(runs)
+    measured = [facts.diagnostics_of(run) for run in runs]
+    shape = runs[0].plan.shape
+    maps = [_map(run, truth) for run in runs]
+    limit = 4 * float(np.median([spread(m.cells) for m in maps]))
+    shown = Shown(-limit, limit, "signed")
+    x_range, y_range = panels.linked_ranges(shape)
+    made = [
+        _panel(f"run-{k}", label, window, shown, truth)
+        for k, (label, window) in enumerate(zip(labels, maps, strict=True))
+    ]
+    script, divs = html.embedded([panels.draw(panel, x_range, y_range, shape) for panel in made])
+    return html.render(
+        "compare.html",
+        title=f"{len(runs)} skies of {Path(str(runs[0].provenance.get('input', {}).get('science', 'one image'))).name}",
+        shape=shape,
+        columns=[
+            _column(*parts) for parts in zip(runs, labels, measured, maps, [truth is not None] * len(runs), strict=True)
+        ],
+        checks=list(dict.fromkeys(c.name for d in measured for c in facts.verdict_of(d)[2])),
+        panels=list(zip(made, divs, strict=True)),
+        pictures=[html.picture(drawn) for drawn in _figures(labels, measured, maps, truth)],
+        with_truth=truth is not None,
+        script=script,
+    )
+
+
+def _labels(runs: list[Run]) -> list[str]:
+    """Names of the stores; with their folders where these are the same."""
+    names = [run.path.stem for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+
+
+def _map(run: Run, truth: Any) -> Window:
+    """What is left of the sky, as means of blocks; with the truth, background less that."""
+    window = (
+        read_window(run, "residual", largest=_CELLS)
+        if truth is None
+        else read_window(run, "background", largest=_CELLS)
+    )
+    if truth is None:
+        return window
+    return Window(window.cells - _block_means(truth, window), window.region, window.size)
+
+
+def _block_means(sky: Any, window: Window) -> NDArray[np.float32]:
+    from tiledsky.filters import as_float
+    from tiledsky.kernels.blocks import block_means
+
+    size, (ny, nx) = window.size, sky.shape
+    rows = [read_plane(sky, Region(y, min(y + size, ny), 0, nx)) for y in range(0, ny, size)]
+    return np.concatenate([block_means(as_float(row), size) for row in rows]).astype(np.float32)
+
+
+def _panel(name: str, label: str, window: Window, shown: Shown, truth: Any) -> panels.Panel:
+    what = "unmasked pixels of image − background" if truth is None else "background − true sky"
+    scatter = facts.number(spread(window.cells))
+    caption = f"{what}, means of {window.size} × {window.size} px; they scatter by {scatter}"
+    return panels.Panel(name, label, window, shown, caption, f"Map of {label}: {caption}.")
+
+
+def _column(run: Run, label: str, diagnostics: dict[str, Any], window: Window, with_truth: bool) -> Column:
+    result, _, checks = facts.verdict_of(diagnostics)
+    error = window.cells[np.isfinite(window.cells)].astype(float)
+    return Column(
+        label=label,
+        result=result,
+        sign=facts.SIGNS.get(result, "–"),
+        path=str(run.path),
+        recipe=run.recipe.name,
+        checks={check.name: check for check in checks},
+        cost=facts.totals(run),
+        truth=f"{error.std():.3g} (mean {error.mean():+.2g})" if with_truth and error.size else "",
+    )
+
+
+def _figures(labels: list[str], measured: list[dict[str, Any]], maps: list[Window], truth: Any) -> list[figures.Drawn]:
+    """Noise against scale of all runs on the same axes, and the bias under the mask."""
+    from matplotlib import rc_context
+
+    drawn = []
+    with rc_context(figures.STYLE):
+        for name, draw in (("scale", curves.scales), ("bias", curves.biases)):
+            figure, axes = figures.axes_of(5.6, 3.6)
+            told = draw(axes, labels, measured)
+            if told is not None:
+                drawn.append(figures.Drawn(name, *told, "compare", figure))
+    return drawn

@@ -1,0 +1,199 @@
+"""What a report says in words and numbers, as plain data for its page: the verdict, the run, what it took."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tiledsky.io.store import RUN_FOLDER
+from tiledsky.run.result import Run
+from tiledsky.steps import BackgroundStep, MaskStep, RingStep
+
+#: What the results of a check are called on a page: a sign (never colour alone) and a word.
+SIGNS = {"pass": "✓", "warn": "!", "fail": "✕", "not measured": "–"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """A line of the verdict."""
+
+    result: str
+    sign: str
+    name: str
+    value: str
+    limits: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What the tasks of a stage took; bars in percent of the longest."""
+
+    name: str
+    tasks: int
+    cpu: str
+    cpu_bar: float
+    measured: str
+    measured_bar: float
+    projected: str
+    projected_bar: float
+
+
+def diagnostics_of(run: Run) -> dict[str, Any]:
+    """Return the measures and the verdict that a run keeps; empty where it has none."""
+    try:
+        found = json.loads((run.path / RUN_FOLDER / "diagnostics.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def verdict_of(diagnostics: dict[str, Any]) -> tuple[str, str, list[Check]]:
+    """Return the result, a sentence about it, and its checks in their order."""
+    verdict = diagnostics.get("verdict") or {}
+    checks = [_check(c) for c in verdict.get("checks", [])]
+    result = str(verdict.get("result", "not measured"))
+    if not checks:
+        return result, "This run holds no measures of its sky.", checks
+    counted = [c for c in checks if c.result != "not measured"]
+    passed = sum(c.result == "pass" for c in counted)
+    troubled = [c.name for c in checks if c.result in ("warn", "fail")]
+    said = f"{passed} of {len(counted)} checks pass"
+    return result, f"{said}; look at: {', '.join(troubled)}." if troubled else f"{said}.", checks
+
+
+def _check(check: dict[str, Any]) -> Check:
+    result, unit = str(check["result"]), str(check.get("unit") or "1")
+    unit = "" if unit == "1" else unit
+    value = number(check.get("value"), check.get("error"))
+    limits = " / ".join(number(check.get(key)) for key in ("warn", "fail"))
+    return Check(
+        result=result,
+        sign=SIGNS.get(result, "–"),
+        name=str(check["name"]).replace("_", " "),
+        value=f"{value} {unit}".strip(),
+        limits=f"{limits} {unit}".strip(),
+        reason=str(check.get("reason") or ""),
+    )
+
+
+def number(value: Any, error: Any = None) -> str:
+    """Write a number with the digits that its error leaves; "–" for none."""
+    return _digits(value, error).replace("-", "−")
+
+
+def _digits(value: Any, error: Any) -> str:
+    if not _is_number(value):
+        return "–"
+    if not _is_number(error) or error <= 0:
+        return format(value, ".4g")
+    if abs(value) >= 1e5 or (value and max(abs(value), error) < 1e-4):
+        return f"{value:.3g} ± {error:.1g}"
+    digits = min(max(1 - math.floor(math.log10(error)), 0), 8)
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def size_text(count: float) -> str:
+    """Bytes for a person."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def run_facts(run: Run, diagnostics: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was run and on what: names and values."""
+    ny, nx = run.plan.shape
+    image = diagnostics.get("image", {})
+    unit = image.get("bunit") or run.header.get("BUNIT") or "not given"
+    planes = {name: path for name, path in run.provenance.get("input", {}).items() if path}
+    facts = [
+        ("Image", planes.get("science", "not recorded")),
+        ("Size", f"{ny} × {nx} px (rows × columns), {ny * nx / 1e6:.3g} Mpix, {run.plan.dtype}"),
+        ("Unit", str(unit)),
+    ]
+    for key, label in (
+        ("OBJECT", "Object"),
+        ("TELESCOP", "Telescope"),
+        ("INSTRUME", "Instrument"),
+        ("FILTER", "Filter"),
+    ):
+        if run.header.get(key):
+            facts.append((label, str(run.header[key])))
+    beside = [f"{name} ({Path(str(path)).name})" for name, path in planes.items() if name != "science"]
+    facts.append(("Planes beside it", ", ".join(beside) or "none"))
+    if image:
+        facts.append(("Noise of a pixel", number(image.get("noise"))))
+        facts.append(("Masked", f"{100 * (image.get('masked_fraction') or 0):.1f} % of the pixels"))
+        facts.append(("Without data", f"{100 * (image.get('invalid_fraction') or 0):.1f} % of the pixels"))
+    facts += [("Recipe", run.recipe.name), ("Run", run.run_id)]
+    versions = run.provenance.get("versions", {})
+    facts.append(("Made by", ", ".join(f"{name} {versions[name]}" for name in versions)))
+    return facts
+
+
+def step_lines(run: Run) -> list[tuple[str, str]]:
+    """Each step of the recipe in a few words."""
+    lines = []
+    for step in run.recipe.steps:
+        if isinstance(step, RingStep):
+            said = f"ring median, radius {step.radius_in:g} px, width {step.width:g} px"
+        elif isinstance(step, MaskStep):
+            tiers = [_tier(tier) for tier in step.tiers]
+            said = f"source mask: {'; '.join(tiers)}"
+        else:
+            assert isinstance(step, BackgroundStep)
+            by, bx = step.box_size
+            said = f"mesh of {by} × {bx} px boxes, {step.estimator}, {step.interpolator.kind}"
+        lines.append((step.name, said))
+    return lines
+
+
+def _tier(tier: Any) -> str:
+    level = f"above {tier.n_sigma:g} sigma"
+    smooth = (
+        (tier.fwhm and f", smoothed to {tier.fwhm:g} px") or (tier.sigma and f", smoothed by {tier.sigma:g} px") or ""
+    )
+    return f"{level}{smooth}" + (f", grown by {tier.grow:g} px" if tier.grow else "")
+
+
+def stage_costs(run: Run) -> list[StageCost]:
+    """Memory and CPU time of each stage, for a table with bars."""
+    memory = run.provenance.get("memory", {})
+    seconds = run.provenance.get("stage_cpu_seconds", {})
+    most = max([m.get(k) or 0 for m in memory.values() for k in ("projected", "measured")], default=0) or 1
+    longest = max(seconds.values(), default=0) or 1
+    costs = []
+    for stage in run.plan.stages:
+        known, cpu = memory.get(stage.name, {}), seconds.get(stage.name)
+        measured, projected = known.get("measured"), known.get("projected")
+        costs.append(
+            StageCost(
+                name=stage.name,
+                tasks=len(run.plan.grid(stage)),
+                cpu="–" if cpu is None else f"{cpu:.2f} s",
+                cpu_bar=100 * (cpu or 0) / longest,
+                measured="–" if measured is None else size_text(measured),
+                measured_bar=100 * (measured or 0) / most,
+                projected="–" if projected is None else size_text(projected),
+                projected_bar=100 * (projected or 0) / most,
+            )
+        )
+    return costs
+
+
+def totals(run: Run) -> str:
+    """What the whole run took, in a sentence."""
+    facts = run.provenance
+    said = [f"{facts.get('tasks', run.plan.n_tasks)} tasks"]
+    if "cpu_seconds" in facts:
+        said.append(f"{facts['cpu_seconds']:.1f} s of CPU time")
+    if "wall_seconds_last" in facts:
+        said.append(f"{facts['wall_seconds_last']:.1f} s on the clock in the last call")
+    if facts.get("peak_worker_memory"):
+        said.append(f"at most {size_text(facts['peak_worker_memory'])} in a worker")
+    return ", ".join(said)

@@ -1,0 +1,195 @@
+"""The report of a run: one page that needs no network, and its figures as files."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tiledsky.errors import InputError, ParameterError
+from tiledsky.io.store import write_bytes
+from tiledsky.report import facts, figures, panels
+from tiledsky.run.result import Run, open_run
+
+FORMATS = ("png", "pdf")
+#: What the page is allowed to do: run its own scripts and show its own pictures; no request at all.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "font-src data:"
+)
+_HEADINGS = {
+    "worst": ("Worst regions", "Where the residual is least like noise, away from the borders, pixel by pixel."),
+    "scale": ("Structure by scale", "What is left of the sky, or taken out of the noise, at each scale."),
+    "bias": ("Bias by sources", "Whether the light of sources went into the sky."),
+    "residual": ("The residual", "Unmasked pixels of the image less its background."),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as a page shows it."""
+
+    title: str
+    caption: str
+    alt: str
+    source: str
+
+
+def report_path(run_path: str | os.PathLike[str]) -> Path:
+    """Where the report of a run is written: beside its store, ``sky.zarr`` to ``sky.report.html``.
+
+    Not in it: what a store holds follows from recipe and input alone, byte for byte, and Zarr takes no other files.
+    """
+    path = Path(run_path)
+    return path.with_name(f"{path.stem if path.suffix == '.zarr' else path.name}.report.html")
+
+
+def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+    """Write the report of a finished run as one HTML file that opens offline.
+
+    Parameters
+    ----------
+    run : Run or path
+    out : path, optional
+        Default: `report_path`.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError, RunError
+        No run store, or an unfinished run; the file cannot be written.
+
+    Notes
+    -----
+    Planes are read as means of blocks (`tiledsky.run.windows`), so that no plane is ever whole in memory.
+    """
+    opened = run if isinstance(run, Run) else open_run(run)
+    path = report_path(opened.path) if out is None else Path(out)
+    check_folder(path)
+    write_bytes(path, report_html(opened).encode())
+    return path
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file in a folder that is not there, or that is a folder itself."""
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; make it or change --out")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file to write with --out")
+
+
+def report_html(run: Run) -> str:
+    """Return the page of a run."""
+    diagnostics = facts.diagnostics_of(run)
+    result, sentence, checks = facts.verdict_of(diagnostics)
+    shown = panels.make_panels(run)
+    x_range, y_range = panels.linked_ranges(run.plan.shape)
+    plots = [panels.draw(panel, x_range, y_range, run.plan.shape) for panel in shown]
+    script, divs = embedded(plots)
+    drawn = figures.figures_of(run, with_maps=False)
+    sections = [
+        {"id": key, "title": title, "intro": intro, "pictures": [picture(d) for d in drawn if d.section == key]}
+        for key, (title, intro) in _HEADINGS.items()
+    ]
+    return render(
+        "report.html",
+        title=f"Sky of {run.path.name}",
+        run=run,
+        result=result,
+        sign=facts.SIGNS.get(result, "–"),
+        sentence=sentence,
+        checks=checks,
+        facts=facts.run_facts(run, diagnostics),
+        steps=facts.step_lines(run),
+        recipe=run.recipe.to_toml(),
+        panels=list(zip(shown, divs, strict=True)),
+        script=script,
+        sections=[s for s in sections if s["pictures"]],
+        definitions=_definitions(diagnostics),
+        costs=facts.stage_costs(run),
+        totals=facts.totals(run),
+    )
+
+
+def _definitions(diagnostics: dict[str, Any]) -> list[tuple[str, str]]:
+    measures = diagnostics.get("measures", {})
+    return [(n.replace("_", " "), m["definition"]) for n, m in measures.items() if m and m.get("definition")]
+
+
+def embedded(plots: list[Any]) -> tuple[str, list[str]]:
+    """Script and place holders of Bokeh figures that share ranges; the library is in the script."""
+    from bokeh.embed import components
+    from bokeh.resources import Resources
+
+    library = Resources(mode="inline", components=["bokeh"]).render()
+    script, divs = components(tuple(plots))
+    return f"{library}\n{script}", list(divs)
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this package."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("tiledsky.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(policy=POLICY, **values)
+
+
+def picture(drawn: figures.Drawn) -> Picture:
+    """Turn a figure into an image that is part of the page."""
+    import base64
+
+    kind, mime = ("png", "png") if drawn.image else ("svg", "svg+xml")
+    data = base64.b64encode(_bytes(drawn, kind)).decode()
+    return Picture(drawn.title, drawn.caption, drawn.alt, f"data:image/{mime};base64,{data}")
+
+
+def _bytes(drawn: figures.Drawn, kind: str) -> bytes:
+    from matplotlib import rc_context
+
+    file = io.BytesIO()
+    fresh = {"Date": None} if kind == "svg" else {"CreationDate": None} if kind == "pdf" else None
+    with rc_context(figures.STYLE):
+        drawn.figure.savefig(file, format=kind, metadata=fresh)
+    return file.getvalue()
+
+
+def save_figures(run: Run | str | os.PathLike[str], folder: str | os.PathLike[str], *, kind: str = "png") -> list[Path]:
+    """Write the figures of a finished run as files, for papers and slides.
+
+    Parameters
+    ----------
+    run : Run or path
+    folder : path
+        Made if it is not there.
+    kind : str
+        "png" or "pdf".
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    ParameterError, InputError, RunError
+        Another kind; no run store, or an unfinished run; the folder cannot be written.
+    """
+    if kind not in FORMATS:
+        raise ParameterError(f"{kind!r} is no format of figures here; use one of {', '.join(FORMATS)}")
+    opened = run if isinstance(run, Run) else open_run(run)
+    paths = []
+    for drawn in figures.figures_of(opened):
+        path = Path(folder) / f"{drawn.name}.{kind}"
+        write_bytes(path, _bytes(drawn, kind))
+        paths.append(path)
+    return paths

@@ -1,0 +1,81 @@
+"""Maps of a run on matplotlib axes: the whole image in few cells, the worst regions pixel by pixel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tiledsky.geometry import Region
+from tiledsky.io.source import read_plane
+from tiledsky.report.colors import MASK, NO_DATA, palette, ranges, spread
+from tiledsky.report.facts import number
+from tiledsky.report.panels import CELLS, TITLES
+from tiledsky.run.result import Run
+from tiledsky.run.windows import read_window
+
+#: Regions that are shown, and pixels of their sides.
+WORST, _SIDE = 6, 128
+
+
+def _colormap(kind: str) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list(kind, palette(kind)).with_extremes(bad=NO_DATA)
+
+
+def whole(axes: Any, run: Run, name: str) -> tuple[str, str, str]:
+    """Draw a plane of the whole image; return title, caption and alternative text."""
+    window = read_window(run, name, largest=CELLS[name])
+    shown = ranges({name: window.cells}, noise=spread(window.cells))[name]
+    region = window.region
+    ny, nx = window.cells.shape
+    extent = (region.x0 - 0.5, region.x0 + nx * window.size - 0.5, region.y0 - 0.5, region.y0 + ny * window.size - 0.5)
+    drawn = axes.imshow(window.cells, extent=extent, vmin=shown.low, vmax=shown.high, cmap=_colormap(shown.kind))
+    axes.set(
+        xlim=(-0.5, run.plan.shape[1] - 0.5), ylim=(-0.5, run.plan.shape[0] - 0.5), xlabel="x (px)", ylabel="y (px)"
+    )
+    axes.set_title(TITLES[name])
+    axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.03)
+    cells = f"means of {window.size} × {window.size} px" if window.size > 1 else "pixels"
+    alt = f"Map of {TITLES[name].lower()}, {cells}, from {shown.low:.3g} to {shown.high:.3g}."
+    return TITLES[name], f"{cells}.", alt
+
+
+def region(axes: Any, run: Run, position: dict[str, Any], rank: int) -> tuple[str, str, str]:
+    """Draw the pixels around a position, with outlines of the mask; return title, caption and alternative text."""
+    ny, nx = run.plan.shape
+    y, x = float(position["y"]), float(position["x"])
+    starts = [int(np.clip(round(c) - _SIDE // 2, 0, max(n - _SIDE, 0))) for c, n in ((y, ny), (x, nx))]
+    part = Region(starts[0], min(starts[0] + _SIDE, ny), starts[1], min(starts[1] + _SIDE, nx))
+    pixels = read_plane(run.plane("subtracted"), part)
+    masked = read_plane(run.plane("mask"), part) != 0
+    noise = spread(pixels[~masked] if (~masked).any() else pixels)
+    extent = (part.x0 - 0.5, part.x1 - 0.5, part.y0 - 0.5, part.y1 - 0.5)
+    axes.imshow(pixels, extent=extent, vmin=-4 * noise, vmax=4 * noise, cmap=_colormap("signed"))
+    if masked.any() and not masked.all():
+        # outlines on a white line, so that they stand out on any colour
+        for color, width in (("white", 1.6), ("black", 0.7)):
+            axes.contour(masked, levels=[0.5], colors=color, linewidths=width, extent=extent)
+    where = f"x {x:.0f}, y {y:.0f}"
+    if position.get("hole"):
+        axes.plot(x, y, marker="+", color=MASK, markersize=18, markeredgewidth=2.5)
+    else:
+        from matplotlib.patches import Rectangle
+
+        side = float(position.get("size") or 16)
+        axes.add_patch(Rectangle((x - side / 2, y - side / 2), side, side, fill=False, edgecolor=MASK, linewidth=2))
+    axes.set(xlabel="x (px)", ylabel="y (px)", xlim=extent[:2], ylim=extent[2:], title=f"{rank}. {where}")
+    sky = ""
+    if position.get("ra") is not None and position.get("dec") is not None:
+        sky = f", RA {position['ra']:.5f}°, Dec {position['dec']:+.5f}°"
+    mean, significance = number(position.get("mean")), number(position.get("significance"))
+    told = f"mean {mean}, {significance} sigma, in the square"
+    if position.get("hole"):
+        told = f"the deepest hole, {number(position.get('area'))} px of {significance} sigma, at the cross"
+    caption = f"{where}{sky}: {told}. Black outlines: the mask."
+    share = 100 * masked.mean()
+    alt = (
+        f"{part.shape[0]} by {part.shape[1]} pixels of image minus background around {where}; {share:.0f} % are masked."
+    )
+    return f"{rank}. {where}", caption, alt

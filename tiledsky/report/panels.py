@@ -1,0 +1,166 @@
+"""Panels of planes that pan and zoom together, as Bokeh figures for a page that needs nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledsky.report.colors import NO_DATA, Shown, palette, ranges, spread
+from tiledsky.run.result import Run
+from tiledsky.run.windows import Window, planes_to_look_at, read_window
+
+#: Codes of 16 bits: 0 is no data, the others cover this many times the range that is shown.
+_CODES, _COVERED = 65534, 20.0
+#: Cells of a panel along the longer side; fewer of smooth planes, and of the residual, which only means over blocks
+#: show in the noise.
+CELLS = {"science": 1000, "subtracted": 1000, "mask": 1000, "background": 400, "residual": 250, "background_error": 250}
+NAMES = ("science", "background", "mask", "subtracted", "residual", "background_error")
+TITLES = {
+    "science": "Image",
+    "background": "Background",
+    "subtracted": "Image − background",
+    "residual": "What is left of the sky",
+    "mask": "Mask",
+    "background_rms": "Noise of a pixel",
+    "background_error": "Error of the background",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plane as it is shown, with the words beside it."""
+
+    name: str
+    title: str
+    window: Window
+    shown: Shown
+    caption: str
+    alt: str
+
+    @property
+    def gradient(self) -> str:
+        """CSS colours of its scale, from low to high."""
+        return ", ".join(palette(self.shown.kind, 9))
+
+    @property
+    def low(self) -> str:
+        """Label of the lower end of its scale."""
+        return _label(self.shown.low)
+
+    @property
+    def high(self) -> str:
+        """Label of the upper end of its scale."""
+        return _label(self.shown.high)
+
+
+def _label(value: float) -> str:
+    return format(value, ".3g").replace("-", "−")
+
+
+def make_panels(run: Run, names: tuple[str, ...] = NAMES) -> list[Panel]:
+    """Read planes of a whole run, in at most about a million cells each, and choose how to show them."""
+    there = [name for name in names if name in planes_to_look_at(run)]
+    windows = {name: read_window(run, name, largest=CELLS[name]) for name in there}
+    noise = spread(windows["subtracted"].cells) if "subtracted" in windows else 0.0
+    shown = ranges({name: w.cells for name, w in windows.items()}, noise=noise)
+    return [_panel(run, name, windows[name], shown[name]) for name in there]
+
+
+def _panel(run: Run, name: str, window: Window, shown: Shown) -> Panel:
+    ny, nx = run.plan.shape
+    cell = "a cell is a pixel" if window.size == 1 else f"a cell is the mean of {window.size} × {window.size} px"
+    if name == "mask":
+        said = f"share of masked pixels, light 0 to dark 1; {cell}"
+        alt = f"Map of the mask: {100 * float(np.nanmean(window.cells)):.0f} % of the pixels are left out."
+    elif name == "residual":
+        said = f"unmasked pixels of image − background, blue below and orange above 0; {cell}; grey: all masked"
+        alt = f"Map of the unmasked residual; its cells scatter by {spread(window.cells):.3g}."
+    else:
+        said = f"{_label(shown.low)} to {_label(shown.high)}, dark to light; {cell}"
+        alt = f"Map of the {TITLES[name].lower()}, median {float(np.nanmedian(_finite(window.cells))):.4g}."
+    return Panel(name, TITLES[name], window, shown, said, f"{alt} {ny} by {nx} pixels.")
+
+
+def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    found = values[np.isfinite(values)]
+    return found if found.size else np.zeros(1, np.float32)
+
+
+def encode(cells: NDArray[np.float32], shown: Shown) -> tuple[NDArray[np.uint16], float, float]:
+    """Codes of 16 bits, half the bytes of the values: 0 for no data, else 1 + (value - offset) / step.
+
+    Returns
+    -------
+    codes : ndarray of uint16
+    offset, step : float
+        Values beyond 20 times the range that is shown are cut.
+    """
+    width = (shown.high - shown.low) * _COVERED
+    offset = (shown.low + shown.high) / 2 - width / 2
+    step = width / (_CODES - 1)
+    scaled = np.clip(np.rint((cells.astype(np.float64) - offset) / step), 0, _CODES - 1) + 1
+    return np.where(np.isnan(cells), 0, np.nan_to_num(scaled)).astype(np.uint16), offset, step
+
+
+def linked_ranges(shape: tuple[int, int]) -> tuple[Any, Any]:
+    """x and y ranges of an image, for all panels of a page."""
+    from bokeh.models import Range1d
+
+    ny, nx = shape
+    return Range1d(start=-0.5, end=nx - 0.5), Range1d(start=-0.5, end=ny - 0.5)
+
+
+def frame(name: str, shape: tuple[int, int], x_range: Any, y_range: Any) -> Any:
+    """Empty Bokeh figure of one panel, as wide as its place on the page."""
+    from bokeh.plotting import figure
+
+    ny, nx = shape
+    plot = figure(
+        x_range=x_range,
+        y_range=y_range,
+        sizing_mode="stretch_width",
+        aspect_ratio=float(np.clip(nx / ny, 0.6, 4.0)),
+        tools="pan,wheel_zoom,box_zoom,reset",
+        active_drag="pan",
+        active_scroll="wheel_zoom",
+        toolbar_location="above",
+        name=name,
+        output_backend="canvas",
+    )
+    plot.toolbar.logo = None
+    plot.grid.visible = False
+    plot.background_fill_color = NO_DATA
+    plot.min_border = 4
+    plot.axis.major_label_text_font_size = "11px"
+    plot.axis.minor_tick_line_color = None
+    return plot
+
+
+def draw(panel: Panel, x_range: Any, y_range: Any, shape: tuple[int, int]) -> Any:
+    """Bokeh figure of a panel, with its pixels in it."""
+    from bokeh.models import CustomJSHover, HoverTool, LinearColorMapper
+
+    codes, offset, step = encode(panel.window.cells, panel.shown)
+    low, high = ((limit - offset) / step + 1 for limit in (panel.shown.low, panel.shown.high))
+    colors = palette(panel.shown.kind)
+    mapper = LinearColorMapper(palette=colors, low=low, high=high)
+    if not codes.all():
+        # code 0 lies far below what is shown: a second image, of what has no data, covers it
+        mapper.low_color = None
+    plot = frame(panel.name, shape, x_range, y_range)
+    size = panel.window.size
+    ny, nx = codes.shape
+    y0, x0 = panel.window.region.y0 - 0.5, panel.window.region.x0 - 0.5
+    place = {"x": x0, "y": y0, "dw": nx * size, "dh": ny * size}
+    image = plot.image(image=[codes], color_mapper=mapper, **place)
+    if not codes.all():
+        nothing = LinearColorMapper(palette=[NO_DATA, NO_DATA], low=0, high=1, high_color="rgba(0, 0, 0, 0)")
+        plot.image(image=[np.minimum(codes, 2).astype(np.uint8)], color_mapper=nothing, **place)
+    code = "return value < 1 ? 'no data' : ((value - 1) * step + offset).toPrecision(4)"
+    value = CustomJSHover(args={"step": step, "offset": offset}, code=code)
+    tips = [("x, y", "$x{0}, $y{0}"), (panel.title, "@image{custom}")]
+    plot.add_tools(HoverTool(renderers=[image], tooltips=tips, formatters={"@image": value}, attachment="vertical"))
+    return plot

@@ -1,0 +1,149 @@
+"""A page of this machine that pans and zooms all planes of a run, of any size, down to the pixel.
+
+Whenever the view changes, the part of each plane that is seen is read again, in about as many cells as the screen
+shows.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tiledsky.errors import ParameterError
+from tiledsky.geometry import Pair, Region
+from tiledsky.report.colors import NO_DATA, palette
+from tiledsky.report.panels import NAMES, Panel, frame, linked_ranges, make_panels
+from tiledsky.run.result import Run
+from tiledsky.run.windows import Window, read_window
+
+#: Cells along the longer side of what is read of a plane; milliseconds that a view must rest before it is read.
+CELLS, _REST = 700, 120
+
+
+def serve(run: Run, *, port: int = 0, ready: Callable[[str], None] | None = None) -> None:
+    """Serve the page at 127.0.0.1 until the process is interrupted or told to end.
+
+    Parameters
+    ----------
+    run : Run
+    port : int
+        0: any free one.
+    ready : callable, optional
+        Called with the address once it answers.
+
+    Raises
+    ------
+    ParameterError
+        The port is taken.
+    """
+    from bokeh.application import Application
+    from bokeh.application.handlers import FunctionHandler
+    from bokeh.server.server import Server
+
+    application = Application(FunctionHandler(lambda document: fill(document, run)))
+    port = port or _free_port()
+    # pages of other servers may not talk to this one: it must know its own name beforehand
+    origins = [f"127.0.0.1:{port}"]
+    try:
+        server = Server({"/": application}, port=port, address="127.0.0.1", allow_websocket_origin=origins)
+    except OSError as error:
+        raise ParameterError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: server.io_loop.add_callback_from_signal(server.io_loop.stop))
+    server.start()
+    if ready is not None:
+        server.io_loop.add_callback(ready, f"http://127.0.0.1:{server.port}/")
+    server.io_loop.start()
+    server.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def fill(document: Any, run: Run) -> None:
+    """Put the panels of a run into a Bokeh document, and read what is seen when that changes."""
+    from bokeh.layouts import column, gridplot
+    from bokeh.models.widgets import Div
+
+    x_range, y_range = linked_ranges(run.plan.shape)
+    panels = make_panels(run, NAMES)
+    views = [_View(run, panel, x_range, y_range) for panel in panels]
+    ny, nx = run.plan.shape
+    told = Div(text=_words(run, views[0].window), sizing_mode="stretch_width", name="told")
+    plots = [view.plot for view in views]
+    grid = gridplot(plots, ncols=3, merge_tools=False, sizing_mode="stretch_width")
+    document.title = f"{run.path.name} · tiledsky"
+    waiting: list[Any] = []
+
+    def look() -> None:
+        waiting.clear()
+        region = seen((x_range.start, x_range.end), (y_range.start, y_range.end), (ny, nx))
+        for view in views:
+            view.read(region)
+        told.text = _words(run, views[0].window)
+
+    def moved(attribute: str, old: float, new: float) -> None:
+        for callback in waiting:
+            document.remove_timeout_callback(callback)
+        waiting[:] = [document.add_timeout_callback(look, _REST)]
+
+    for axis in (x_range, y_range):
+        axis.on_change("start", moved)
+        axis.on_change("end", moved)
+    document.add_root(column(told, grid, sizing_mode="stretch_width"))
+
+
+def seen(x: tuple[float, float], y: tuple[float, float], shape: Pair) -> Region:
+    """Pixels of an image that lie in a view, of which one at least is."""
+    spans = []
+    for (low, high), count in ((y, shape[0]), (x, shape[1])):
+        first = int(np.clip(np.floor(min(low, high) + 0.5), 0, count - 1))
+        last = int(np.clip(np.ceil(max(low, high) + 0.5), first + 1, count))
+        spans += [first, last]
+    return Region(*spans)
+
+
+def _words(run: Run, window: Window) -> str:
+    ny, nx = run.plan.shape
+    y0, y1, x0, x1 = window.region
+    cell = "every pixel is shown" if window.size == 1 else f"a cell is the mean of {window.size} × {window.size} px"
+    return (
+        f"<b>{run.path.name}</b>: {run.recipe.name} on {ny} × {nx} px. Rows {y0} to {y1 - 1}, columns {x0} to {x1 - 1}"
+        f"; {cell}. Drag to pan, wheel to zoom; all panels move together."
+    )
+
+
+class _View:
+    """A panel whose pixels are read anew whenever another part of it is seen."""
+
+    def __init__(self, run: Run, panel: Panel, x_range: Any, y_range: Any) -> None:
+        from bokeh.models import ColumnDataSource, HoverTool, LinearColorMapper
+
+        self.run, self.name = run, panel.name
+        self.source = ColumnDataSource(data=_columns(panel.window))
+        self.window = panel.window
+        self.plot = frame(panel.name, run.plan.shape, x_range, y_range)
+        self.plot.title.text = panel.title
+        colors = palette(panel.shown.kind)
+        mapper = LinearColorMapper(palette=colors, low=panel.shown.low, high=panel.shown.high, nan_color=NO_DATA)
+        names = {name: name for name in ("image", "x", "y", "dw", "dh")}
+        self.plot.image(source=self.source, color_mapper=mapper, **names)
+        self.plot.add_tools(HoverTool(tooltips=[("x, y", "$x{0}, $y{0}"), (panel.title, "@image")]))
+
+    def read(self, region: Region) -> None:
+        """Show a part of the image."""
+        self.window = read_window(self.run, self.name, region, largest=CELLS)
+        self.source.data = _columns(self.window)
+
+
+def _columns(window: Window) -> dict[str, list[Any]]:
+    ny, nx = window.cells.shape
+    y0, x0 = window.region.y0 - 0.5, window.region.x0 - 0.5
+    return {"image": [window.cells], "x": [x0], "y": [y0], "dw": [nx * window.size], "dh": [ny * window.size]}

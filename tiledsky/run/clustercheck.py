@@ -1,0 +1,101 @@
+"""Whether the workers of a cluster can do a run: versions, the shared folder, a tile's worth of work with its bits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tiledsky.errors import RunError
+from tiledsky.estimate import estimate_background
+from tiledsky.run.runner import versions
+from tiledsky.simulate import simulate_scene
+
+#: Packages of which driver and workers must have the same version: they decide the bits, or talk to each other.
+SAME = ("python", "tiledsky", "numpy", "zarr", "dask", "distributed")
+#: Side of the image that each worker estimates, and the recipe.
+_SIDE, _RECIPE = 512, "complex-sky"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a check found.
+
+    Attributes
+    ----------
+    versions : dict
+        Of the driver, and so of every worker.
+    workers : int
+    threads : int
+        Of all workers.
+    megapixels : float
+        A second, of all threads together; kernels compiled.
+    """
+
+    versions: dict[str, str]
+    workers: int
+    threads: int
+    megapixels: float
+
+
+def sample() -> tuple[str, float]:
+    """Estimate a small image twice; return a digest of its background and the seconds of the second time."""
+    image = simulate_scene((_SIDE, _SIDE), seed=4).image
+    seconds = 0.0
+    for _ in range(2):  # the first time kernels may be compiled
+        began = time.perf_counter()
+        sky = estimate_background(image, _RECIPE)
+        seconds = time.perf_counter() - began
+    return hashlib.blake2b(sky.background.tobytes(), digest_size=16).hexdigest(), seconds
+
+
+def check_cluster(client: Any, *, folder: str | os.PathLike[str] = ".") -> Found:
+    """Check the workers of a client.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    folder : path
+        Where runs will be: all workers must see it under this path.
+
+    Raises
+    ------
+    RunError
+        A worker with another version, that does not see the folder, or that gets other bits.
+    """
+    ours = versions()
+    _same_versions(ours, client.run(versions))
+    _same_folder(client, Path(folder).absolute())
+    digest, _ = sample()
+    found: dict[str, tuple[str, float]] = client.run(sample)
+    for worker, (theirs, _) in found.items():
+        if theirs != digest:
+            raise RunError(
+                f"worker {worker} computes other bits than this process, so tiles would not fit together; use the "
+                "same builds of numpy, scipy and numba on all machines"
+            )
+    threads = {address: w["nthreads"] for address, w in client.scheduler_info(n_workers=-1)["workers"].items()}
+    rate = sum(threads.get(worker, 1) * _SIDE**2 / 1e6 / seconds for worker, (_, seconds) in found.items())
+    return Found(ours, len(found), sum(threads.values()), rate)
+
+
+def _same_versions(ours: dict[str, str], workers: dict[str, dict[str, str]]) -> None:
+    if not workers:
+        raise RunError("the cluster has no worker; start some")
+    for worker, theirs in workers.items():
+        differ = [f"{n} {theirs.get(n, 'none')} instead of {ours[n]}" for n in SAME if theirs.get(n) != ours[n]]
+        if differ:
+            raise RunError(f"worker {worker} has {', '.join(differ)}; install the same versions on all machines")
+
+
+def _same_folder(client: Any, folder: Path) -> None:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".tiledsky-check-") as file:
+        blind = [worker for worker, sees in client.run(os.path.exists, file.name).items() if not sees]
+    if blind:
+        raise RunError(
+            f"worker {blind[0]} does not see {folder}, so it could not write there; use one that all machines share"
+        )
