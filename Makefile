@@ -32,6 +32,10 @@ faults: install
 		-p tests.faults.ledger --ledger build/faults.json $(FAULTS)
 	$(BIN)/python -m tests.faults.report build/faults.json docs/reliability.md
 
+# Truth comparison of the measures of a background, false alarms, planted faults: the tables of docs/quality-numbers.md.
+quality: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.quality docs/quality-numbers.md
+
 # Install and start a SLURM of one node, and run and disturb runs on it; a smaller scene: TILEDSKY_SLURM_SIZE=2000.
 test-slurm: install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 deploy/slurm/test.sh $(abspath $(BIN))/python

@@ -88,13 +88,18 @@ class Checks(Model):
     seam: Limit = _limit(
         0.02,
         0.05,
-        "largest mean step across a tile edge beyond twice the largest at other lines, in units of the noise",
+        "largest mean step across a tile edge beyond 1.5 times the largest at other lines, in units of the noise",
     )
     mean_residual: Limit = _limit(0.1, 0.2, "mean residual of unmasked pixels, in units of the noise")
     skewness: Limit = _limit(
         0.15,
         0.3,
         "skewness of the residual: sources that are not masked make a tail to the right",
+    )
+    worst_block: Limit = _limit(
+        10.0,
+        20.0,
+        "largest deviation of a block of 16 px, in sigma: a place where the sky is wrong",
     )
     masked_fraction: Limit = _limit(
         0.8, 0.95, "share of the valid pixels that are masked: little sky is left to tell it"

@@ -1,4 +1,4 @@
-"""Commands on how good a sky is: check."""
+"""Commands on how good a sky is: check, inject."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from tiledsky.cli.options import app
+from tiledsky.console import reporting
 from tiledsky.diagnostics import judge
+from tiledsky.diagnostics.injection import Injection
+from tiledsky.errors import ParameterError
 from tiledsky.recipe import Recipe
+from tiledsky.run.inject import inject
 from tiledsky.run.result import open_run
 
 #: Exit code of `check` where a check fails: the run is there, its sky is not good enough.
@@ -38,6 +42,43 @@ def check(
         typer.echo(f"{source}: {verdict['result']}")
     if verdict["result"] == "fail" or (strict and verdict["result"] == "warn"):
         raise typer.Exit(NOT_GOOD)
+
+
+@app.command("inject")
+def inject_sources(
+    source: Annotated[Path, typer.Argument(metavar="RUN.zarr", help="A finished run.")],
+    out: Annotated[Path, typer.Option(metavar="NEW.zarr", help="Run on the image with the sources.")],
+    count: Annotated[int, typer.Option(min=2, help="Sources of each pair of flux and size.")] = 40,
+    flux: Annotated[str, typer.Option(help="Total fluxes in units of the noise of a pixel.")] = "100,1000",
+    size: Annotated[str, typer.Option(help="Half-light radii in pixels.")] = "2,5",
+    sersic: Annotated[float, typer.Option(min=0.5, max=8, help="Index; 0.5: a Gaussian.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the measure as JSON.")] = False,
+) -> None:
+    """Put sources of known flux into the image of a run, run its recipe again, say what the background takes."""
+    wanted = Injection(count, _numbers("--flux", flux), _numbers("--size", size), sersic, seed)
+    with reporting() as report:
+        found = inject(open_run(source), out, wanted, progress=report.tiles)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    typer.echo(f"{'flux':>8}{'size':>7}{'n':>6}{'change':>12}{'error':>11}{'lost %':>9}{'error':>8}")
+    for row in found["groups"]:
+        change = f"{_number(row['change']):>12}{_number(row['change_error']):>11}"
+        lost = [None if row[key] is None else 100 * row[key] for key in ("lost", "lost_error")]
+        typer.echo(f"{row['flux']:>8g}{row['size']:>7g}{row['n']:>6}{change}{_number(lost[0]):>9}{_number(lost[1]):>8}")
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < value < float("inf") for value in found):
+        raise ParameterError(
+            f"{option} {text!r} is no list of numbers above 0, so nothing can be put in; write 100,1000"
+        )
+    return found
 
 
 def _table(verdict: dict[str, Any], *, reasons: bool) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tiledsky.diagnostics.band import Band
-from tiledsky.diagnostics.patches import Estimate, Floats, PatchSums, jackknife, plain, ratio
+from tiledsky.diagnostics.patches import FEWEST, Estimate, Floats, PatchSums, jackknife, plain, ratio
 from tiledsky.kernels.cell_sums import LAGS, REACH, WIDTHS, block_columns, pair_columns
 
 NAME = "scale"
@@ -53,8 +53,10 @@ def _others(band: Band, where: Any) -> list[Floats]:
 
 
 def ratios(table: Floats) -> Estimate:
-    """Ratio to white noise at each width."""
-    return jackknife(table, white_ratios)
+    """Ratio to white noise at each width; NaN where fewer than `FEWEST` patches have a block."""
+    found = jackknife(table, white_ratios)
+    few = np.count_nonzero(table[:, ::3], axis=0) < FEWEST
+    return Estimate(np.where(few, np.nan, found.value), np.where(few, np.nan, found.error), found.n)
 
 
 def white_ratios(sums: Floats) -> Floats:

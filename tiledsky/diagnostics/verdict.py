@@ -128,7 +128,7 @@ def _seam(d: dict[str, Any]) -> Found:
     step = d["measures"]["seams"]["step"]
     if step["worst"] is None or step["fake_worst"] is None:
         return None
-    return max(step["worst"] - 2 * step["fake_worst"], 0.0) / _noise(d), 0.0
+    return max(step["worst"] - 1.5 * step["fake_worst"], 0.0) / _noise(d), 0.0
 
 
 def _worst_block(d: dict[str, Any]) -> Found:

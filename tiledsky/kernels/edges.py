@@ -86,7 +86,7 @@ def _rows(limit, out):  # type: ignore[no-untyped-def]
             a = apex[k]
             for x in range(begins[k], begins[k + 1]):
                 d = (x - a) * (x - a) + squares[a]
-                out[y, x] = d if d < far else far
+                out[y, x] = d if d <= limit * limit else far
         if not n:
             for x in range(width):
                 out[y, x] = far

@@ -346,12 +346,9 @@ class _Forecast:
 
     def output(self) -> list[_Phase]:
         """Surfaces evaluated, written, measured."""
-        evaluating, writing, measured = (
-            _Phase(name)
-            .add("planes, bits", 3 * self.size + 1, "px read", self.read)
-            .add("outside, pixels", 1 + self.size + 2 * bool(self.stage.levels), "px", self.tile)
-            for name in ("evaluating", "writing", "measuring")
-        )
+        held = _Phase("").add("planes, bits", 3 * self.size + 1, "px read", self.read)
+        held.add("outside, pixels", 1 + self.size + 2 * bool(self.stage.levels), "px", self.tile)
+        evaluating, writing, measured = (_Phase(n, [*held.terms]) for n in ("evaluating", "writing", "measuring"))
         steps = (s for s in self.recipe.steps if isinstance(s, BackgroundStep) and (s.keep or s is self.recipe.result))
         evaluated = [self._surface(_Phase("evaluating", [*evaluating.terms]), step) for step in steps]
         measuring(measured, self.stage.tile, self.read_shape, self.planes, self.size).add("counts", 1, "B", _HISTOGRAM)

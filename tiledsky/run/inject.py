@@ -1,0 +1,100 @@
+"""Sources put into the image of a run, and the recipe run again on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from tiledsky.diagnostics.injection import Injection, changes, draw, finalize, light
+from tiledsky.errors import RunError
+from tiledsky.geometry import TileGrid
+from tiledsky.io.source import HEADER, SourcePlane, read_plane
+from tiledsky.io.store import create_plane, read_json, write_bytes, write_json
+from tiledsky.run.result import Run
+from tiledsky.run.runner import run as run_recipe
+
+
+def inject(
+    before: Run,
+    out: str | os.PathLike[str],
+    injection: Injection | None = None,
+    *,
+    client: Any = None,
+    progress: Callable[..., None] | None = None,
+) -> dict[str, Any]:
+    """Put sources into the image of a finished run, run its recipe again, and measure what the background takes.
+
+    Parameters
+    ----------
+    before : Run
+        Finished, its input where it was (or copied into its store, as FITS files are).
+    out : path
+        Folder of the new run; the image with the sources is in the folder with ``-input`` before its ending.
+    injection : Injection, optional
+    client : distributed.Client, optional
+    progress : callable, optional
+        Of the new run.
+
+    Returns
+    -------
+    dict
+        The measure (`tiledsky.diagnostics.injection`), also in ``run/injection.json`` of the new run.
+
+    Raises
+    ------
+    RunError
+        The run has no noise to put sources in proportion to.
+
+    Notes
+    -----
+    Memory: a tile of the image and its sources; the truth is what is put in, so no simulation is needed.
+    """
+    injection = injection or Injection()
+    noise = before.diagnostics["image"]["noise"]
+    if not noise:
+        raise RunError(f"{before.path}: the noise is not known, so fluxes in units of it are not; use another run")
+    sources = draw(injection, before.plan.shape)
+    sources["flux"] *= noise
+    path = Path(out)
+    copied = path.with_name(f"{path.stem}-input{path.suffix or '.zarr'}")
+    _copy(before, copied, sources)
+    tile = before.plan.tile_size
+    after = run_recipe(before.recipe, copied, path, client=client, tile_size=tile, progress=progress)
+    rows = changes(sources, before.plane("background"), after.plane("background"))
+    found = finalize(sources, rows, noise=noise)
+    write_json(after.path, "injection.json", found)
+    return found
+
+
+def _copy(before: Run, path: Path, sources: NDArray[np.void]) -> None:
+    """Write the planes of the input, the image with the sources, a tile at a time."""
+    planes = {name: SourcePlane.from_json(p) for name, p in read_json(before.path, "source.json").items()}
+    stored = any(stage.kind == "ingest" for stage in before.plan.stages)
+    opened = {name: before.plane(name) if stored else plane.open() for name, plane in planes.items()}
+    output = before.plan.stage("output")
+    group = zarr.open_group(str(path), mode="w")
+    group.attrs[HEADER] = str(before.group.attrs.get(HEADER, ""))
+    for name, plane in opened.items():
+        science = name == "science"
+        dtype = before.plan.dtype if science else planes[name].dtype
+        array = create_plane(group, name, shape=before.plan.shape, dtype=dtype, tile=output.tile)
+        array = array.with_config({"write_empty_chunks": True})
+        for key, value in dict(getattr(plane, "attrs", {})).items():
+            array.attrs[key] = value
+        for index in (grid := TileGrid(before.plan.shape, output.tile)):
+            region = grid.region(index)
+            pixels = read_plane(plane, region)
+            array[region.slices] = pixels + light(sources, region).astype(dtype) if science else pixels
+    write_bytes(path / "sources.csv", _table(sources).encode())
+
+
+def _table(sources: NDArray[np.void]) -> str:
+    names = sources.dtype.names or ()
+    rows = [",".join(f"{source[name]:.6g}" for name in names) for source in sources]
+    return "\n".join([",".join(names), *rows, ""])
