@@ -18,7 +18,7 @@ from tiledsky.kernels.sky_sums import GOOD
 
 NAME = "negative"
 #: Radius of the apertures, px; random places a cell.
-RADIUS, APERTURES = 4, 4
+RADIUS, APERTURES = 4, 2
 #: Regions that are listed.
 _LISTED = 20
 #: An aperture: cell and number in it (its order), sum of the residual, variance that the noise of its pixels gives.

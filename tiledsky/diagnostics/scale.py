@@ -8,7 +8,7 @@ import numpy as np
 
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.patches import FEWEST, Estimate, Floats, PatchSums, jackknife, plain, ratio
-from tiledsky.kernels.cell_sums import LAGS, REACH, WIDTHS, block_columns, pair_columns
+from tiledsky.kernels.cell_sums import LAGS, MOMENT_LIMIT, REACH, WIDTHS, block_columns, pair_columns
 
 NAME = "scale"
 _BLOCKS = len(WIDTHS) * 3
@@ -31,7 +31,8 @@ def update(band: Band) -> tuple[Floats, Floats]:
     """Sums of the cells of a band; and count and sum of each block of 16 pixels, in units of the noise."""
     where: Any = {"origin": band.origin, "cells": band.cells}
     blocks, kept = block_columns(band.values, band.good, **where)
-    pairs = pair_columns(band.values, band.good, **where)
+    near = np.abs(band.values) <= MOMENT_LIMIT  # as of the mean square: light that is not masked is no noise
+    pairs = pair_columns(np.where(near, band.values, np.float32(0)), band.good * near, **where)
     parts = [blocks, pairs, *_others(band, where)]
     return np.concatenate([part.reshape(*band.cells, -1) for part in parts], axis=2), kept
 
