@@ -14,12 +14,16 @@ from typing import Annotated
 import typer
 
 import tiledsky
-from tiledsky.cli import arrays, clusters, files, publish, quality, reports, runs
+
+# The modules add their commands to the app, in this order.
+# isort: off
+from tiledsky.cli import runs, quality, reports, files, publish, arrays, clusters
+
+# isort: on
 from tiledsky.cli.options import app
 from tiledsky.console import Ended
 from tiledsky.errors import RunError, TiledSkyError
 
-# the modules are imported for the commands that they add to the app
 __all__ = ["app", "arrays", "clusters", "files", "main", "publish", "quality", "reports", "runs"]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.options import (
+    BATCH,
     ChecksumOption,
     CoverageOption,
     DqOption,
@@ -41,7 +42,7 @@ def do_slice(prepared: PreparedRun, text: str, stage: str | None) -> None:
     typer.echo(f"{prepared.root}: stage {stage}, slice {text}: {total} tiles, {done} done now")
 
 
-@app.command("submit")
+@app.command("submit", rich_help_panel=BATCH)
 def submit(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
     recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tiledsky.cli.options import app
+from tiledsky.cli.options import BATCH, app
 from tiledsky.console import reporting
 from tiledsky.errors import ParameterError
 from tiledsky.run.clustercheck import SAME, check_cluster
@@ -15,7 +15,7 @@ from tiledsky.run.clusterfile import QUEUES, load_cluster
 from tiledsky.run.jobs import cluster_client, job_script
 
 clusters = typer.Typer(no_args_is_help=True, help="Check the workers that a cluster file describes.")
-app.add_typer(clusters, name="cluster")
+app.add_typer(clusters, name="cluster", rich_help_panel=BATCH)
 
 _File = Annotated[str, typer.Argument(metavar="FILE.toml", help="Cluster file, or local, slurm, pbs, lsf, sge, ...")]
 

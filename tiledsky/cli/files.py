@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.options import (
+    FILES,
     ChecksumOption,
     CoverageOption,
     DqOption,
@@ -29,7 +30,7 @@ from tiledsky.run.restore import restore
 from tiledsky.run.result import open_run
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 def simulate(
     out: Annotated[Path, typer.Argument(help="OUT.fits or OUT.zarr")],
     size: Annotated[str, typer.Option(help="Pixels: rows x columns (46200x15400), or the side of a square.")] = "2000",
@@ -52,7 +53,7 @@ def _shape(text: str) -> tuple[int, int]:
     return int(rows), int(columns or rows)
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 def ingest(
     source: Annotated[str, typer.Argument(metavar="IN.fits[:HDU]")],
     out: Annotated[Path, typer.Argument(metavar="OUT.zarr")],
@@ -72,7 +73,7 @@ def ingest(
         streams.ingest(source, out, **planes, progress=report.rows("ingest"))
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
     out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
@@ -85,7 +86,7 @@ def export(
         streams.export(source, out, planes=names, overwrite=overwrite, progress=report.rows("export"))
 
 
-@app.command("merge-masks")
+@app.command("merge-masks", rich_help_panel=FILES)
 def merge(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN.zarr", help="Finished runs on one grid, two or more.")],
     out: Annotated[Path, typer.Option(metavar="M.zarr", help="Store for the mask; give it to run with --mask.")],
@@ -99,7 +100,7 @@ def merge(
         typer.echo(f"{path}: {_share(count, ny * nx)}")
 
 
-@app.command("restore")
+@app.command("restore", rich_help_panel=FILES)
 def add_sky(
     source: Annotated[Path, typer.Argument(metavar="RUN.zarr|SUB.fits")],
     out: Annotated[Path, typer.Argument(metavar="OUT.fits")],

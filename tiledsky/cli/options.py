@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+#: Headings of the list of commands; those without one come first.
+LOOK, FILES, BATCH = "How good it is", "Files", "Queues and clusters"
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,

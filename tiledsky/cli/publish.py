@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from tiledsky.cli.options import app
+from tiledsky.cli.options import FILES, app
 from tiledsky.console import reporting
 from tiledsky.io.remote import upload
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
 from tiledsky.run.result import open_run
 
 
-@app.command("publish")
+@app.command("publish", rich_help_panel=FILES)
 def publish(
     source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
     url: Annotated[str, typer.Argument(metavar="URL", help="s3://, gs:// or az://")],

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tiledsky.cli.options import app
+from tiledsky.cli.options import LOOK, app
 from tiledsky.console import reporting
 from tiledsky.diagnostics import judge
 from tiledsky.diagnostics.injection import Injection
@@ -21,7 +21,7 @@ from tiledsky.run.result import open_run
 NOT_GOOD = 1
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def check(
     source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
     recipe: Annotated[
@@ -44,7 +44,7 @@ def check(
         raise typer.Exit(NOT_GOOD)
 
 
-@app.command("inject")
+@app.command("inject", rich_help_panel=LOOK)
 def inject_sources(
     source: Annotated[Path, typer.Argument(metavar="RUN.zarr", help="A finished run.")],
     out: Annotated[Path, typer.Option(metavar="NEW.zarr", help="Run on the image with the sources.")],

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tiledsky.cli.options import app
+from tiledsky.cli.options import LOOK, app
 from tiledsky.errors import ParameterError
 from tiledsky.run.result import Run, open_run
 
@@ -29,7 +29,7 @@ def write_after(run: Run) -> None:
         )
 
 
-@app.command("report")
+@app.command("report", rich_help_panel=LOOK)
 def report_of(
     source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
     out: Annotated[
@@ -50,7 +50,7 @@ def report_of(
             typer.echo(f"{folder}: {len(paths)} figures ({', '.join(path.name for path in paths)})")
 
 
-@app.command("compare")
+@app.command("compare", rich_help_panel=LOOK)
 def compare_runs(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN.zarr", help="Finished runs of one image, two or more.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="COMPARE.html")] = Path("compare.html"),
@@ -64,7 +64,7 @@ def compare_runs(
     typer.echo(str(write_comparison([open_run(path) for path in runs], out, truth=truth)))
 
 
-@app.command("view")
+@app.command("view", rich_help_panel=LOOK)
 def view_run(
     source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
     port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0: any free one.")] = 0,
