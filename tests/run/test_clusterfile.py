@@ -47,7 +47,7 @@ def test_names() -> None:
         ("kind = 'slurm'\nmemmory = '1GB'", "unknown key 'memmory'; known are kind, workers, threads, memory"),
         ("workers = 2", "key 'kind' is missing"),
         ("kind = 'cloud'", "kind: Input should be 'local', 'slurm'"),
-        ("kind = 'slurm'\nworkers = 0", r"workers: .*greater than or equal to 1 \(got 0\)"),
+        ("kind = 'slurm'\nworkers = 0", "0 workers with 1 threads do no work; use at least one of each"),
         ("kind = 'slurm'\nmemory = 'much'", "memory limit 'much' is no size"),
         ("kind = 'slurm'\nwalltime = '90'", "walltime '90' is no time; write it like 04:00:00 or 1-12:00:00"),
         ("kind = 'slurm'\nwalltime = '00:01:30'", "ends before a worker has done much; use at least 00:02:00"),

@@ -80,8 +80,8 @@ class ClusterFile(Model):
     """
 
     kind: Kind
-    workers: int = Field(2, ge=1)
-    threads: int = Field(1, ge=1)
+    workers: int = 2
+    threads: int = 1
     memory: str = "2GB"
     workers_per_job: int = Field(1, ge=1)
     cores: int | None = Field(None, ge=1)
@@ -103,6 +103,8 @@ class ClusterFile(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> ClusterFile:
+        if self.workers < 1 or self.threads < 1:
+            raise ValueError(f"{self.workers} workers with {self.threads} threads do no work; use at least one of each")
         parse_memory(self.memory)
         if self.seconds < _SHORTEST:
             raise ValueError(f"walltime {self.walltime} ends before a worker has done much; use at least 00:02:00")
