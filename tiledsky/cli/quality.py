@@ -132,9 +132,10 @@ def advise(
 def _ranking(found: dict[str, Any]) -> list[str]:
     """Lines of the tables of recipes and boxes, and the advice."""
     lines = []
-    for title, rows in (("recipe", found["recipes"]), ("box_size", found["boxes"]["rows"])):
-        columns = ("score", "error", "structure", "taken", "sources", "behind", "behind_error")
-        names = [column.replace("behind_error", "error") for column in columns]
+    by_size = sorted(found["boxes"]["rows"], key=lambda row: int(row["name"]))
+    for title, rows in (("recipe", found["recipes"]), ("box_size", by_size)):
+        columns = ("score", "error", "structure", "taken", "sources", "times", "times_error")
+        names = [column.replace("times_error", "error") for column in columns]
         width = max(len(title), *(len(row["name"]) for row in rows)) + 2
         lines.append(f"{title:{width}}" + "".join(f"{name:>11}" for name in names))
         lines += [f"{row['name']:{width}}" + "".join(f"{_number(row[c]):>11}" for c in columns) for row in rows]

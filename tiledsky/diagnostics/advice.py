@@ -9,19 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from tiledsky.diagnostics.patches import Floats, number
+from tiledsky.diagnostics.patches import Floats, gaussian_deviate, number
 from tiledsky.errors import InputError
 
-#: A difference counts from this many of its errors on.
+#: A recipe is worse than the best where the logarithm of the ratio of their scores is this many errors above 0.
 SIGNIFICANCE = 2.0
-#: Boxes whose score is within this share of the best one's do as well.
-_AS_GOOD = 0.1
+#: Boxes whose scores are up to this many times that of the best do as well.
+_AS_GOOD = 1.1
+#: Scores below this count as this: of an image without noise both may be 0.
+_LEAST = 1e-6
 
 DEFINITION = (
     "score: estimated error of the background in units of the noise of a pixel, sqrt(structure^2 + taken^2 + "
     "masked fraction x sources^2), mean over the samples, error by their scatter; structure: excess of the rms of "
-    "block means over that of noise, at the width where it is most significant; taken: standard error of the background by "
-    "noise, or what is missing in the rms of block means, if that is more; sources: bias under masks beyond its error"
+    "block means over that of noise, at the width where it is most significant; taken: standard error of the "
+    "background by noise, or what is missing in the rms of block means, if that is more; sources: bias under masks "
+    "beyond its error"
 )
 
 
@@ -83,8 +86,9 @@ def rank(trials: Mapping[str, Sequence[Trial]]) -> list[dict[str, Any]]:
     -------
     list of dict
         ``name``, ``score``, ``error``, ``structure``, ``taken``, ``sources`` (means over the samples),
-        ``behind`` and ``behind_error``: mean of the differences from the best, sample by sample (much surer than the
-        scores themselves, as a difficult sample is so for all), ``samples``: the scores. Errors None for one sample.
+        ``times`` and ``times_error``: geometric mean of the ratios to the score of the best, sample by sample (much
+        surer than the scores themselves, as a difficult sample is so for all), ``behind``: whether that is above 1
+        beyond doubt (of one sample: at all), ``samples``: the scores. Errors None for one sample.
 
     Raises
     ------
@@ -105,33 +109,36 @@ def rank(trials: Mapping[str, Sequence[Trial]]) -> list[dict[str, Any]]:
     best = min(tables.values(), key=lambda table: float(table[:, 0].mean()))[:, 0]
     rows = []
     for name, table in sorted(tables.items(), key=lambda item: float(item[1][:, 0].mean())):
-        score, behind = _mean(table[:, 0]), _mean(table[:, 0] - best)
+        score, error = _mean(table[:, 0])
+        log, log_error = _mean(np.log(np.maximum(table[:, 0], _LEAST) / np.maximum(best, _LEAST)))
+        times = math.exp(log)
         means = dict(
             zip(("structure", "taken", "sources"), (number(v, 4) for v in table[:, 1:].mean(axis=0)), strict=True)
         )
         rows.append(
             {
                 "name": name,
-                "score": score[0],
-                "error": score[1],
+                "score": number(score, 4),
+                "error": number(error, 4),
                 **means,
-                "behind": behind[0],
-                "behind_error": behind[1],
+                "times": number(times, 4),
+                "times_error": number(times * log_error, 4),
+                "behind": _is_behind(log, log_error, len(best)),
                 "samples": [number(v, 4) for v in table[:, 0].tolist()],
             }
         )
     return rows
 
 
-def _mean(values: Floats) -> tuple[float | None, float | None]:
+def _mean(values: Floats) -> tuple[float, float]:
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return number(float(values.mean()), 4), number(float(error), 4)
+    return float(values.mean()), float(error)
 
 
-def is_behind(row: Mapping[str, Any]) -> bool:
-    """Whether a row of `rank` is worse than the best beyond doubt (of one sample: at all)."""
-    error = row["behind_error"] or 0.0
-    return bool(row["behind"] > SIGNIFICANCE * error)
+def _is_behind(log: float, error: float, n: int) -> bool:
+    if n < 2 or error == 0:
+        return log > 0
+    return bool(gaussian_deviate(np.array(log), np.array(error), n) > SIGNIFICANCE)
 
 
 def box_range(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -156,7 +163,7 @@ def box_range(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def last(steps: Sequence[Mapping[str, Any]]) -> int:
         size = int(best["name"])
         for row in steps:
-            if is_behind(row) and row["behind"] > _AS_GOOD * best["score"]:
+            if row["behind"] and row["times"] > _AS_GOOD:
                 break
             size = int(row["name"])
         return size
@@ -177,7 +184,7 @@ def advice(rows: Sequence[Mapping[str, Any]]) -> str:
     said = f"advised: {best['name']}, whose background is wrong by {_figure(best['score'], best['error'])} of the noise"
     if not others:
         return f"{said}; there is nothing to compare it with"
-    equal = [row["name"] for row in others if not is_behind(row)]
+    equal = [row["name"] for row in others if not row["behind"]]
     if equal:
         return f"{said}, the least; these samples do not tell it from {', '.join(equal)}"
     second = others[0]

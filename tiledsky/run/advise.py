@@ -29,8 +29,8 @@ RECIPES = ("sextractor", "complex-sky", "deep-sky", "ceers-nircam")
 BOXES = (6, 10, 15, 24, 32, 50)
 #: Pixels around a sample that recipes see and measures do not: at the border of an image a sky is worse.
 MARGIN = 64
-#: Smallest sample that can be measured (8 patches of 64 px), and the share of it that has to be valid.
-SMALLEST, _VALID = 192, 0.5
+#: Smallest sample (16 patches of 64 px: half of them can be measured), and the share of it that has to be valid.
+SMALLEST, _VALID = 256, 0.5
 #: Places looked at for each sample that is wanted.
 _LOOKS = 32
 
@@ -89,7 +89,7 @@ def advise(
     recipes : sequence of str, optional
         Presets or TOML files. Default: `RECIPES`, of which those that cannot work with the input are left out.
     samples, sample_size : int
-        How many cutouts, and their side in pixels, at least 192; smaller images are taken whole. They are
+        How many cutouts, and their side in pixels, at least 256; smaller images are taken whole. They are
         spread evenly, by place alone, over what is valid by at least half; there may be fewer.
     boxes : sequence of int
         Boxes [px] of the last background step that are tried, beside its own; none above a quarter of a sample.
@@ -219,8 +219,8 @@ def _samples(source: Source, count: int, size: int, bits: int | None) -> list[_S
             break
     if not found:
         raise InputError(
-            f"none of the {looked} places of {sizes[0]} x {sizes[1]} px looked at has half of its pixels valid, so there "
-            "is no sample to try recipes on; use a smaller --sample-size, or look at the weight, error and DQ planes"
+            f"none of the {looked} places of {sizes[0]} x {sizes[1]} px looked at has half of its pixels valid, so "
+            "there is no sample to try recipes on; use a smaller --sample-size, or check weight and DQ planes"
         )
     return found
 
