@@ -157,7 +157,6 @@ def trial(*, ratio: float, bias: float = 0.0, deviation: float = 0.0, error: flo
     power = (ratio**2 - 1) * (2 / 4) ** 2
     scale = {
         "excess": [None, np.sign(power) * abs(power) ** 0.5],
-        "excess_error": [None, 0.01],
         "ratio": [None, ratio],
         "ratio_error": [None, 0.01],
         "white": [None, 0.5],

@@ -23,8 +23,8 @@ DEFINITION = (
     "score: estimated error of the background in units of the noise of a pixel, sqrt(structure^2 + taken^2 + "
     "masked fraction x sources^2), mean over the samples, error by their scatter; structure: excess of the rms of "
     "block means over that of noise, at the width where it is most significant; taken: standard error of the "
-    "background by noise, or what is missing in the rms of block means, if that is more; sources: bias under masks "
-    "beyond its error"
+    "background by noise, or what the rms of block means lacks of white noise, if that is more; sources: bias under "
+    "masks beyond its error"
 )
 
 
@@ -52,19 +52,18 @@ def parts(trial: Trial, noise: float) -> tuple[float, float, float, float]:
     the noise is also known from the boxes.
     """
     scale = trial.found["measures"]["scale"]
-    rows = zip(
-        scale["excess"], scale["excess_error"], scale["ratio"], scale["ratio_error"], scale["white"], strict=True
-    )
-    powers = [
-        (math.copysign(excess**2, excess) / noise**2, 2 * ratio * ratio_error * (white / noise) ** 2)
-        for excess, _, ratio, ratio_error, white in rows
-        if None not in (excess, ratio, ratio_error, white)
-    ]
-    if not powers:
+    rows = zip(*(scale[key] for key in ("excess", "ratio", "ratio_error", "white")), strict=True)
+    over, under = [], []
+    for excess, ratio, ratio_error, white in rows:
+        if None not in (excess, ratio, ratio_error, white):
+            error = 2 * ratio * ratio_error * (white / noise) ** 2
+            over.append((math.copysign(excess**2, excess) / noise**2, error))
+            # below white noise: how much more correlated noise has is not known as well as that
+            under.append(((1 - ratio**2) * (white / noise) ** 2, error))
+    if not over:
         return (math.nan,) * 4
-    most = max(powers, key=lambda p: p[0] - p[1])[0]
-    least = min(powers, key=lambda p: p[0] + p[1])[0]
-    structure, taken = max(most, 0.0), max((trial.deviation / noise) ** 2, -least)
+    most, missing = (max(powers, key=lambda p: p[0] - p[1])[0] for powers in (over, under))
+    structure, taken = max(most, 0.0), max((trial.deviation / noise) ** 2, missing)
     group = next((g for g in trial.found["measures"]["masked_bias"]["groups"] if g["name"] == "all"), None)
     sources = 0.0
     if group is not None and group["bias"] is not None and group["error"] is not None:
