@@ -1,4 +1,4 @@
-"""Commands on how good a sky is: check, inject."""
+"""Commands on how good a sky is: check, inject; and on which recipe makes it so: advise."""
 
 from __future__ import annotations
 
@@ -8,12 +8,26 @@ from typing import Annotated, Any
 
 import typer
 
-from tiledsky.cli.options import LOOK, app
+from tiledsky.cli.options import (
+    LOOK,
+    ChecksumOption,
+    CoverageOption,
+    DqOption,
+    ErrorOption,
+    HduOption,
+    MaskOption,
+    UserMaskOption,
+    WeightOption,
+    app,
+)
 from tiledsky.console import reporting
 from tiledsky.diagnostics import judge
 from tiledsky.diagnostics.injection import Injection
 from tiledsky.errors import ParameterError
+from tiledsky.io.source import InputOptions
 from tiledsky.recipe import Recipe
+from tiledsky.run.advise import BOXES, RECIPES, SMALLEST
+from tiledsky.run.advise import advise as try_recipes
 from tiledsky.run.inject import inject
 from tiledsky.run.result import open_run
 
@@ -69,15 +83,78 @@ def inject_sources(
         typer.echo(f"{row['flux']:>8g}{row['size']:>7g}{row['n']:>6}{change}{_number(lost[0]):>9}{_number(lost[1]):>8}")
 
 
-def _numbers(option: str, text: str) -> tuple[float, ...]:
+@app.command(rich_help_panel=LOOK)
+def advise(
+    source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
+    recipes: Annotated[
+        str | None, typer.Option(help=f"Presets or TOML files to try. [default: {','.join(RECIPES)}]")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Cutouts to try them on, spread over the image.")] = 6,
+    sample_size: Annotated[int, typer.Option(min=SMALLEST, help="Side of a cutout in pixels.")] = 512,
+    boxes: Annotated[str, typer.Option(help="Box sizes of the last mesh to try with the best recipe.")] = ",".join(
+        map(str, BOXES)
+    ),
+    hdu: HduOption = None,
+    weight: WeightOption = None,
+    error: ErrorOption = None,
+    dq: DqOption = None,
+    coverage: CoverageOption = None,
+    mask: MaskOption = None,
+    user_mask: UserMaskOption = None,
+    checksum: ChecksumOption = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything found as JSON.")] = False,
+) -> None:
+    """Try recipes and box sizes on samples of an image, rank them with errors, and say which to use."""
+    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
+    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
+    sizes = _numbers("--boxes", boxes, "6,10,15", whole=True)
+    names = None if recipes is None else [name.strip() for name in recipes.split(",")]
+    with reporting() as report:
+
+        def said(what: str, done: int, total: int) -> None:
+            report.show(what, done, total, f"samples {done}/{total}")
+
+        found = try_recipes(
+            source,
+            recipes=names,
+            samples=samples,
+            sample_size=sample_size,
+            boxes=[int(size) for size in sizes],
+            progress=said,
+            **planes,
+        )
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for line in _ranking(found):
+        typer.echo(line)
+
+
+def _ranking(found: dict[str, Any]) -> list[str]:
+    """Lines of the tables of recipes and boxes, and the advice."""
+    lines = []
+    by_size = sorted(found["boxes"]["rows"], key=lambda row: int(row["name"]))
+    for title, rows in (("recipe", found["recipes"]), ("box_size", by_size)):
+        columns = ("score", "error", "structure", "taken", "sources", "times", "times_error")
+        names = [column.replace("times_error", "error") for column in columns]
+        width = max(len(title), *(len(row["name"]) for row in rows)) + 2
+        lines.append(f"{title:{width}}" + "".join(f"{name:>11}" for name in names))
+        lines += [f"{row['name']:{width}}" + "".join(f"{_number(row[c]):>11}" for c in columns) for row in rows]
+        lines.append("")
+    lines += [f"left out: {name}: {reason}" for name, reason in found["left_out"].items()]
+    n, (y0, y1, x0, x1) = len(found["samples"]), found["samples"][0]
+    lines.append(f"{n} samples of {y1 - y0} x {x1 - x0} px, errors of the background in units of the noise of a pixel")
+    return [*lines, *found["advice"]]
+
+
+def _numbers(option: str, text: str, example: str = "100,1000", *, whole: bool = False) -> tuple[float, ...]:
     try:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
-    if not found or not all(0 < value < float("inf") for value in found):
-        raise ParameterError(
-            f"{option} {text!r} is no list of numbers above 0, so nothing can be put in; write 100,1000"
-        )
+    if not found or not all(0 < value < float("inf") and (not whole or value % 1 == 0) for value in found):
+        kind = "whole numbers" if whole else "numbers"
+        raise ParameterError(f"{option} {text!r} is no list of {kind} above 0, so it cannot be used; write {example}")
     return found
 
 

@@ -1,0 +1,204 @@
+"""Measure 10: which recipe and which box size do best on samples of an image, by the measures of their backgrounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tiledsky.diagnostics.patches import Floats, gaussian_deviate, number
+from tiledsky.errors import InputError
+
+#: A recipe is worse than the best where the logarithm of the ratio of their scores is this many errors above 0.
+SIGNIFICANCE = 2.0
+#: Boxes whose scores are up to this many times that of the best do as well.
+_AS_GOOD = 1.1
+#: Scores below this count as this: of an image without noise both may be 0.
+_LEAST = 1e-6
+
+DEFINITION = (
+    "score: estimated error of the background in units of the noise of a pixel, sqrt(structure^2 + taken^2 + "
+    "masked fraction x sources^2), mean over the samples, error by their scatter; structure: excess of the rms of "
+    "block means over that of noise, at the width where it is most significant; taken: standard error of the "
+    "background by noise, or what the rms of block means lacks of white noise, if that is more; sources: bias under "
+    "masks beyond its error"
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one recipe made of one sample.
+
+    Attributes
+    ----------
+    found : dict
+        Of `tiledsky.diagnostics.measure`; of all recipes with one mask, or the pixels that are compared differ.
+    deviation : float
+        Standard error of the background by noise, its root mean square, in units of the image.
+    """
+
+    found: Mapping[str, Any]
+    deviation: float
+
+
+def parts(trial: Trial, noise: float) -> tuple[float, float, float, float]:
+    """Score of a trial and what it is made of: score, structure, taken, sources; in units of ``noise``.
+
+    NaN where the sample is too small to be measured. Structure and noise that the background took up have opposite
+    signs in the rms of block means, and the larger hides the other at a width: so each is looked for at all widths, and
+    the noise is also known from the boxes.
+    """
+    scale = trial.found["measures"]["scale"]
+    rows = zip(*(scale[key] for key in ("excess", "ratio", "ratio_error", "white")), strict=True)
+    over, under = [], []
+    for excess, ratio, ratio_error, white in rows:
+        if None not in (excess, ratio, ratio_error, white):
+            error = 2 * ratio * ratio_error * (white / noise) ** 2
+            over.append((math.copysign(excess**2, excess) / noise**2, error))
+            # below white noise: how much more correlated noise has is not known as well as that
+            under.append(((1 - ratio**2) * (white / noise) ** 2, error))
+    if not over:
+        return (math.nan,) * 4
+    most, missing = (max(powers, key=lambda p: p[0] - p[1])[0] for powers in (over, under))
+    structure, taken = max(most, 0.0), max((trial.deviation / noise) ** 2, missing)
+    group = next((g for g in trial.found["measures"]["masked_bias"]["groups"] if g["name"] == "all"), None)
+    sources = 0.0
+    if group is not None and group["bias"] is not None and group["error"] is not None:
+        sources = max(group["bias"] ** 2 - group["error"] ** 2, 0.0) / noise**2
+    masked = float(trial.found["image"]["masked_fraction"] or 0.0)
+    score = structure + taken + masked * sources
+    return math.sqrt(score), math.sqrt(structure), math.sqrt(taken), math.sqrt(sources)
+
+
+def rank(trials: Mapping[str, Sequence[Trial]]) -> list[dict[str, Any]]:
+    """Put recipes (or boxes) in order, the best first.
+
+    Parameters
+    ----------
+    trials : mapping of str to sequence of Trial
+        By name; of each the same samples, in one order.
+
+    Returns
+    -------
+    list of dict
+        ``name``, ``score``, ``error``, ``structure``, ``taken``, ``sources`` (means over the samples),
+        ``times`` and ``times_error``: geometric mean of the ratios to the score of the best, sample by sample (much
+        surer than the scores themselves, as a difficult sample is so for all), ``behind``: whether that is above 1
+        beyond doubt (of one sample: at all), ``samples``: the scores. Errors None for one sample.
+
+    Raises
+    ------
+    InputError
+        Samples in which nothing can be measured.
+    """
+    noises = [
+        min(t.found["image"]["noise"] or math.nan for t in sample) for sample in zip(*trials.values(), strict=True)
+    ]
+    tables = {name: np.array([parts(t, n) for t, n in zip(of, noises, strict=True)]) for name, of in trials.items()}
+    usable = np.all([np.isfinite(table[:, 0]) for table in tables.values()], axis=0)
+    if not usable.any():
+        raise InputError(
+            "in none of the samples is enough unmasked sky to measure (8 patches of 64 px), so nothing can be ranked; "
+            "use larger samples or a smaller mask"
+        )
+    tables = {name: table[usable] for name, table in tables.items()}
+    best = min(tables.values(), key=lambda table: float(table[:, 0].mean()))[:, 0]
+    rows = []
+    for name, table in sorted(tables.items(), key=lambda item: float(item[1][:, 0].mean())):
+        score, error = _mean(table[:, 0])
+        log, log_error = _mean(np.log(np.maximum(table[:, 0], _LEAST) / np.maximum(best, _LEAST)))
+        times = math.exp(log)
+        means = dict(
+            zip(("structure", "taken", "sources"), (number(v, 4) for v in table[:, 1:].mean(axis=0)), strict=True)
+        )
+        rows.append(
+            {
+                "name": name,
+                "score": number(score, 4),
+                "error": number(error, 4),
+                **means,
+                "times": number(times, 4),
+                "times_error": number(times * log_error, 4),
+                "behind": _is_behind(log, log_error, len(best)),
+                "samples": [number(v, 4) for v in table[:, 0].tolist()],
+            }
+        )
+    return rows
+
+
+def _mean(values: Floats) -> tuple[float, float]:
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return float(values.mean()), float(error)
+
+
+def _is_behind(log: float, error: float, n: int) -> bool:
+    if n < 2 or error == 0:
+        return log > 0
+    return bool(gaussian_deviate(np.array(log), np.array(error), n) > SIGNIFICANCE)
+
+
+def box_range(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return which boxes do well.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of `rank`, their names box sizes in pixels.
+
+    Returns
+    -------
+    dict
+        ``best``; ``largest``: the largest box that still follows the sky; ``smallest``: the smallest that takes neither
+        noise nor sources for sky; ``open_below``, ``open_above``: whether these are the ends of what was tried. From
+        the best box outwards each box counts until one is worse, beyond doubt and by a tenth.
+    """
+    best = rows[0]
+    by_size = sorted(rows, key=lambda row: int(row["name"]))
+    start = by_size.index(best)
+
+    def last(steps: Sequence[Mapping[str, Any]]) -> int:
+        size = int(best["name"])
+        for row in steps:
+            if row["behind"] and row["times"] > _AS_GOOD:
+                break
+            size = int(row["name"])
+        return size
+
+    smallest, largest = last(by_size[:start][::-1]), last(by_size[start + 1 :])
+    return {
+        "best": int(best["name"]),
+        "smallest": smallest,
+        "largest": largest,
+        "open_below": smallest == int(by_size[0]["name"]),
+        "open_above": largest == int(by_size[-1]["name"]),
+    }
+
+
+def advice(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line: which recipe is advised and why."""
+    best, others = rows[0], rows[1:]
+    said = f"advised: {best['name']}, whose background is wrong by {_figure(best['score'], best['error'])} of the noise"
+    if not others:
+        return f"{said}; there is nothing to compare it with"
+    equal = [row["name"] for row in others if not row["behind"]]
+    if equal:
+        return f"{said}, the least; these samples do not tell it from {', '.join(equal)}"
+    second = others[0]
+    return f"{said}, the least; the next, {second['name']}, by {_figure(second['score'], second['error'])}"
+
+
+def box_advice(found: Mapping[str, Any], step: str) -> str:
+    """One line: which box sizes are advised for a step."""
+    low, high = found["smallest"], found["largest"]
+    said = f"box_size of step {step}: best {found['best']}"
+    said += f", {low} to {high} px do as well" if low < high else ""
+    below = "smaller ones were not tried" if found["open_below"] else "smaller ones take noise or sources for sky"
+    above = "larger ones were not tried" if found["open_above"] else "larger ones do not follow the sky"
+    return f"{said}; {below}, {above}"
+
+
+def _figure(value: float, error: float | None) -> str:
+    return f"{value:.3g}" + ("" if error is None else f" +- {error:.1g}")
