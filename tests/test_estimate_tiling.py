@@ -9,7 +9,7 @@ from tiledsky.testing import assert_tile_invariant
 
 
 def _small(case, dtype=None):
-    cut = (slice(100, 240), slice(160, 330))
+    cut = (slice(100, 190), slice(160, 270))
     image = case.image[cut] if dtype is None else case.image[cut].astype(dtype)
     return {"image": image} | {k: v[cut] for k, v in case.planes.items() if v is not None}
 
