@@ -25,7 +25,7 @@ SKY_DISTANCE, SKY_SIGMA, SKY_REACH = 4, 20.0, 56
 #: Variance that what the sky around says may have, in units of a pixel's.
 SKY_VARIANCE = 0.02
 #: Rows of cells that are worked on at a time: bounds memory.
-_ROWS = 8
+_ROWS = 4
 
 _SOURCE_BITS = np.uint8(254)
 
