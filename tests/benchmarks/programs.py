@@ -187,7 +187,7 @@ def _from_fits_to_fits(folder: Path, options: argparse.Namespace) -> list[Measur
 
 
 def _ours_on_fits(image: str, folder: Path) -> _Took:
-    options = ("--recipe", "sextractor", "--out", "run.zarr", "--workers", "2", "--restart")
+    options = ("--recipe", "sextractor", "--out", "run.zarr", "--workers", "2", "--restart", "--no-report")
     run = _tiledsky("run", image, *options, folder=folder)
     planes = ("--planes", "background,background_rms", "--overwrite")
     export = _tiledsky("export", "run.zarr", "ours.fits", *planes, folder=folder)
