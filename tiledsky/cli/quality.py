@@ -162,7 +162,8 @@ def _table(verdict: dict[str, Any], *, reasons: bool) -> list[str]:
     """Lines of the table of checks."""
     lines = [f"{'check':22}{'value':>10}{'error':>10}  {'unit':6}{'warn':>8}{'fail':>8}  result"]
     for row in verdict["checks"]:
-        numbers = [_number(row[key]) for key in ("value", "error", "warn", "fail")]
+        # a count has no error, and says 0
+        numbers = [_number(x) for x in (row["value"], row["error"] or None, row["warn"], row["fail"])]
         name = row["name"].replace("_", " ")
         lines.append(
             f"{name:22}{numbers[0]:>10}{numbers[1]:>10}  {row['unit']:6}{numbers[2]:>8}{numbers[3]:>8}  {row['result']}"
