@@ -22,26 +22,12 @@ from astropy.io import fits
 import tiledsky
 from tests.run.scenes import assert_results, command, make_planes, reference, stored_bytes, write_arrays
 from tiledsky import open_run, run
-from tiledsky.cli import main
 from tiledsky.console import Reporter
 from tiledsky.recipe import preset_names
 from tiledsky.run.export import EXPORTED
 from tiledsky.run.runner import Progress
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the command line in this process; return exit code, standard output and standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -81,15 +81,9 @@ def locked(root: Path) -> Iterator[None]:
     RunError
         Another process holds it, or it cannot be made.
     """
-    lock = root / RUN_FOLDER / _LOCK
-    with writing(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{root} is being run by another process; wait for it or stop it") from None
+    with writing(root / RUN_FOLDER / _LOCK):
+        (root / RUN_FOLDER).mkdir(parents=True, exist_ok=True)
+    with _held(root, fcntl.LOCK_EX):
         if not wait_for_tasks(root, seconds=_PATIENCE):
             raise RunError(
                 f"{root}: tasks of an earlier call still run on workers, and two must not write one tile; wait for "
@@ -107,12 +101,19 @@ def shared(root: Path) -> Iterator[None]:
     RunError
         A driver has the store, or there is none.
     """
+    with _held(root, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _held(root: Path, kind: int) -> Iterator[None]:
+    """Hold the lock of a store, alone or with others (``LOCK_EX``, ``LOCK_SH``); refuse where that cannot be."""
     lock = root / RUN_FOLDER / _LOCK
     with writing(lock):
-        file = lock.open("a+")
+        file = lock.open("a+")  # NFS gives shared locks to those who can read
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{root} is being run by another process; wait for it or stop it") from None
         yield
