@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import threading
 from collections import Counter
@@ -13,19 +14,21 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import zarr
+from astropy.io import fits
 
 from tests.run.scenes import RESULTS, make_planes
 from tiledsky import run
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Region
 from tiledsky.io import remote
+from tiledsky.io.fetch import Fetched
 from tiledsky.io.source import open_source, read_plane
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     """Serves a folder; ``ill`` says for how many requests in a row each chunk is refused with 503."""
 
-    ill = 0
+    ill, short = 0, 0
     asked: ClassVar[Counter[str]] = Counter()
 
     def send_head(self) -> Any:
@@ -33,6 +36,13 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         type(self).asked[name] += 1
         if "/c/" in name and self.asked[name] <= self.ill:
             self.send_error(503)
+            return None
+        if name.endswith(".fits") and self.asked[name] <= self.short:
+            self.send_response(200)
+            self.send_header("Content-Length", "5760")
+            self.end_headers()
+            self.wfile.write(b"SIMPLE  =")
+            self.close_connection = True
             return None
         return super().send_head()
 
@@ -43,12 +53,12 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
     """Address of a web server of ``tmp_path``."""
-    Handler.ill, Handler.asked = 0, Counter()
+    Handler.ill, Handler.short, Handler.asked = 0, 0, Counter()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-    remote._store.cache_clear()
+    remote.bucket.cache_clear()
 
 
 @pytest.fixture
@@ -69,6 +79,61 @@ def group(tmp_path: Path, planes: dict[str, Any]) -> Path:
     for name, plane in planes.items():
         made.create_array(name, data=plane, chunks=(71, 53))
     return tmp_path / "mosaic.zarr"
+
+
+@pytest.fixture
+def fits_file(tmp_path: Path, planes: dict[str, Any]) -> Path:
+    """The same in the extensions SCI and WHT of a file, and of a compressed one."""
+    file = tmp_path / "mosaic.fits"
+    hdus = [fits.PrimaryHDU(), *(fits.ImageHDU(planes[n], name=e) for n, e in (("science", "SCI"), ("weight", "WHT")))]
+    fits.HDUList(hdus).writeto(file)
+    (tmp_path / "mosaic.fits.gz").write_bytes(gzip.compress(file.read_bytes()))
+    return file
+
+
+@pytest.mark.parametrize("name", ["mosaic.fits", "mosaic.fits.gz"])
+def test_run_from_a_fits_file_at_an_address(served: str, fits_file: Path, tmp_path: Path, name: str) -> None:
+    url = f"{served}/{name}"
+    here = run("sextractor", fits_file, tmp_path / "here.zarr", weight=f"{fits_file}:WHT")
+    there = run("sextractor", url, tmp_path / "there.zarr", weight=f"{url}:WHT")
+    for plane in RESULTS:
+        assert np.array_equal(there.plane(plane)[...], here.plane(plane)[...], equal_nan=True), plane
+    assert there.provenance["input"] == {"science": url, "weight": url}
+    assert there.header == here.header
+    # the same file, though it was copied once more
+    again = run("sextractor", url, tmp_path / "there.zarr", weight=f"{url}:WHT")
+    assert again.provenance == there.provenance
+
+
+def test_copies_are_removed(served: str, fits_file: Path, tmp_path: Path) -> None:
+    copy = Fetched(f"{served}/mosaic.fits", tmp_path)
+    assert copy.path.read_bytes() == fits_file.read_bytes()
+    assert copy.path.parent == tmp_path
+    assert copy.path.stat().st_mtime_ns // 10**9 == fits_file.stat().st_mtime_ns // 10**9
+    path = copy.path
+    del copy
+    assert not path.exists()
+
+
+def test_copy_that_breaks_off_is_begun_again(served: str, fits_file: Path, tmp_path: Path) -> None:
+    Handler.short = 1
+    copy = Fetched(f"{served}/mosaic.fits", tmp_path)
+    assert copy.path.read_bytes() == fits_file.read_bytes()
+
+
+@pytest.mark.usefixtures("few")
+def test_copy_that_always_breaks_off_is_an_error(served: str, fits_file: Path, tmp_path: Path) -> None:
+    Handler.short = 10**6
+    with pytest.raises(RunError, match=rf"{served}/mosaic.fits .*the same command"):
+        Fetched(f"{served}/mosaic.fits", tmp_path)
+    assert list(tmp_path.glob("tiledsky-*")) == []
+
+
+def test_no_file_at_an_address(served: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"{served}/nothing\.fits: no such file; check the address"):
+        open_source(f"{served}/nothing.fits", scratch=tmp_path)
+    with pytest.raises(InputError, match="nothing can be copied to the scratch directory"):
+        open_source(f"{served}/nothing.fits", scratch=tmp_path / "missing")
 
 
 def test_run_from_an_address(served: str, group: Path, tmp_path: Path) -> None:
@@ -121,7 +186,7 @@ def test_changed_input_is_noticed(served: str, group: Path) -> None:
     plane = open_source(f"{served}/mosaic.zarr").planes["science"]
     assert plane.again().identity == plane.identity
     zarr.open_group(str(group))["science"].attrs["new"] = 1
-    remote._store.cache_clear()
+    remote.bucket.cache_clear()
     assert plane.again().identity != plane.identity
 
 

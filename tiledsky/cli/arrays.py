@@ -21,6 +21,7 @@ from tiledsky.cli.options import (
 )
 from tiledsky.console import reporting
 from tiledsky.errors import RunError
+from tiledsky.io.address import located
 from tiledsky.io.source import InputOptions
 from tiledsky.run.cluster import parse_memory
 from tiledsky.run.clusterfile import load_cluster
@@ -46,7 +47,10 @@ def do_slice(prepared: PreparedRun, text: str, stage: str | None) -> None:
 def submit(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
     recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
-    out: Annotated[Path, typer.Option(metavar="RUN.zarr", help="Run store; the same command goes on where it ended.")],
+    out: Annotated[
+        Path,
+        typer.Option(parser=located, metavar="RUN.zarr", help="Run store; the same command goes on where it ended."),
+    ],
     array: Annotated[int, typer.Option(metavar="N", help="Jobs of each stage.")],
     cluster: Annotated[
         str, typer.Option(metavar="FILE.toml", help="Cluster file: queue, memory, walltime, ...")

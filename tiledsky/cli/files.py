@@ -21,6 +21,7 @@ from tiledsky.cli.options import (
 )
 from tiledsky.console import reporting
 from tiledsky.errors import ParameterError
+from tiledsky.io.address import located
 from tiledsky.io.fits import image_hdus, open_image, split_hdu
 from tiledsky.io.source import InputOptions
 from tiledsky.recipe import Recipe, preset_names, recipe_text
@@ -75,7 +76,7 @@ def ingest(
 
 @app.command(rich_help_panel=FILES)
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
+    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
     out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
     planes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(streams.EXPORTED),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
@@ -88,7 +89,9 @@ def export(
 
 @app.command("merge-masks", rich_help_panel=FILES)
 def merge(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN.zarr", help="Finished runs on one grid, two or more.")],
+    runs: Annotated[
+        list[Path], typer.Argument(parser=located, metavar="RUN.zarr", help="Finished runs on one grid, two or more.")
+    ],
     out: Annotated[Path, typer.Option(metavar="M.zarr", help="Store for the mask; give it to run with --mask.")],
 ) -> None:
     """Unite the source masks of runs, for a second run of each band."""
@@ -102,7 +105,7 @@ def merge(
 
 @app.command("restore", rich_help_panel=FILES)
 def add_sky(
-    source: Annotated[Path, typer.Argument(metavar="RUN.zarr|SUB.fits")],
+    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr|SUB.fits")],
     out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
@@ -147,7 +150,7 @@ def recipes(
 @app.command()
 def info(source: Annotated[str, typer.Argument(metavar="RUN.zarr|IN.fits[:HDU]")], hdu: HduOption = None) -> None:
     """Say what a run store or a FITS file holds."""
-    if not Path(source).is_dir():
+    if not located(source).is_dir():
         _info_fits(source, hdu)
         return
     found = open_run(source, allow_partial=True)

@@ -9,14 +9,15 @@ import typer
 
 from tiledsky.cli.options import FILES, app
 from tiledsky.console import reporting
-from tiledsky.io.remote import upload
+from tiledsky.io.address import located
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
+from tiledsky.run.publish import upload
 from tiledsky.run.result import open_run
 
 
 @app.command("publish", rich_help_panel=FILES)
 def publish(
-    source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
+    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
     url: Annotated[str, typer.Argument(metavar="URL", help="s3://, gs:// or az://")],
 ) -> None:
     """Copy a finished run to a bucket; the sign that it is finished comes last."""

@@ -24,6 +24,7 @@ from tiledsky.console import reporting
 from tiledsky.diagnostics import judge
 from tiledsky.diagnostics.injection import Injection
 from tiledsky.errors import ParameterError
+from tiledsky.io.address import located
 from tiledsky.io.source import InputOptions
 from tiledsky.recipe import Recipe
 from tiledsky.run.advise import BOXES, RECIPES, SMALLEST
@@ -37,7 +38,7 @@ NOT_GOOD = 1
 
 @app.command(rich_help_panel=LOOK)
 def check(
-    source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
+    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
     recipe: Annotated[
         str | None, typer.Option(help="Judge by the [checks] of this recipe instead of those of the run.")
     ] = None,
@@ -60,7 +61,7 @@ def check(
 
 @app.command("inject", rich_help_panel=LOOK)
 def inject_sources(
-    source: Annotated[Path, typer.Argument(metavar="RUN.zarr", help="A finished run.")],
+    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr", help="A finished run.")],
     out: Annotated[Path, typer.Option(metavar="NEW.zarr", help="Run on the image with the sources.")],
     count: Annotated[int, typer.Option(min=2, help="Sources of each pair of flux and size.")] = 40,
     flux: Annotated[str, typer.Option(help="Total fluxes in units of the noise of a pixel.")] = "100,1000",

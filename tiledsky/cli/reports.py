@@ -9,6 +9,7 @@ import typer
 
 from tiledsky.cli.options import LOOK, app
 from tiledsky.errors import ParameterError
+from tiledsky.io.address import located
 from tiledsky.run.result import Run, open_run
 
 
@@ -31,7 +32,7 @@ def write_after(run: Run) -> None:
 
 @app.command("report", rich_help_panel=LOOK)
 def report_of(
-    source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
+    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="REPORT.html", help="Default: beside the run, RUN.report.html."),
@@ -52,7 +53,9 @@ def report_of(
 
 @app.command("compare", rich_help_panel=LOOK)
 def compare_runs(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN.zarr", help="Finished runs of one image, two or more.")],
+    runs: Annotated[
+        list[Path], typer.Argument(parser=located, metavar="RUN.zarr", help="Finished runs of one image, two or more.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="COMPARE.html")] = Path("compare.html"),
     truth: Annotated[
         str | None, typer.Option(metavar="TRUTH.zarr", help="The true sky, as simulate --truth writes it.")
@@ -66,7 +69,7 @@ def compare_runs(
 
 @app.command("view", rich_help_panel=LOOK)
 def view_run(
-    source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
+    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
     port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0: any free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
 ) -> None:

@@ -24,6 +24,7 @@ from tiledsky.cli.options import (
 from tiledsky.cli.reports import write_after
 from tiledsky.console import reporting
 from tiledsky.errors import ParameterError, RunError
+from tiledsky.io.address import located
 from tiledsky.io.source import InputOptions
 from tiledsky.run.cluster import parse_memory
 from tiledsky.run.clusterfile import ClusterFile, load_cluster
@@ -68,7 +69,10 @@ def plan_of(
 def run(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
     recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
-    out: Annotated[Path, typer.Option(metavar="RUN.zarr", help="Run store; the same command goes on where it ended.")],
+    out: Annotated[
+        Path,
+        typer.Option(parser=located, metavar="RUN.zarr", help="Run store; the same command goes on where it ended."),
+    ],
     hdu: HduOption = None,
     weight: WeightOption = None,
     error: ErrorOption = None,
@@ -154,7 +158,7 @@ def _cluster(cluster: str, scheduler: str | None, **sizes: Any) -> ClusterFile:
 
 @app.command("verify")
 def verify_run(
-    source: Annotated[Path, typer.Argument(metavar="RUN.zarr")],
+    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
     level: Annotated[str, typer.Option(help="How closely: markers, sizes, crc or decode.")] = "crc",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look only; change nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON.")] = False,

@@ -31,7 +31,7 @@ from tiledsky.io.fitswrite import Plane, write_fits
 
 __all__ = ["FitsImage", "FitsRef", "Plane", "Role", "open_image", "split_hdu", "write_fits"]
 
-_FITS_ENDINGS = (".fits", ".fit", ".fts", ".fz", ".gz", ".bz2")
+FITS_ENDINGS = (".fits", ".fit", ".fts", ".fz", ".gz", ".bz2")
 _PLAIN_BLOCK = 4 << 20  # bytes converted at once: what a read needs beside its result
 _TILED_BLOCK = 16 << 20
 
@@ -56,7 +56,7 @@ def split_hdu(name: str | os.PathLike[str]) -> tuple[str, int | str | None]:
     path, colon, hdu = text.rpartition(":")
     if not colon or not path or "/" in hdu or "\\" in hdu or os.path.exists(text):
         return text, None
-    if not os.path.exists(path) and not path.lower().endswith(_FITS_ENDINGS):
+    if not os.path.exists(path) and not path.lower().endswith(FITS_ENDINGS):
         return text, None
     if not hdu.strip():
         raise InputError(f"{text}: no HDU follows the colon; write file.fits:NAME, file.fits:NUMBER or no colon")

@@ -1,4 +1,4 @@
-"""Zarr in object stores and at web addresses: read, and copied to: s3://, gs://, az://, https://.
+"""Object stores and the web: s3://, gs://, az://, https://.
 
 Credentials come from the environment that the stores' own tools use (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL,
 GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, ...). What is not answered (503, a server that restarts) is
@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import zarr
 
 from tiledsky.errors import InputError, RunError
-from tiledsky.io.store import is_temporary
 
 #: How addresses begin.
 SCHEMES = ("s3", "gs", "az", "https", "http")
@@ -40,42 +37,6 @@ def is_url(where: str | os.PathLike[str]) -> bool:
     """Whether this is an address, not a path."""
     scheme, separator, _ = os.fspath(where).partition("://")
     return bool(separator) and scheme.lower() in SCHEMES
-
-
-class Remote:
-    """Address of a Zarr node, with as much of a path's ways as reading needs."""
-
-    def __init__(self, url: str) -> None:
-        self.url = checked(url)
-
-    def __str__(self) -> str:
-        return self.url
-
-    def __fspath__(self) -> str:
-        return self.url
-
-    def __truediv__(self, name: str) -> Remote:
-        return Remote(f"{self.url}/{name}")
-
-    @property
-    def parent(self) -> Remote:
-        """Address above."""
-        head, _, _ = self.url.rpartition("/")
-        return Remote(head if urlsplit(head).netloc else self.url)
-
-    def resolve(self) -> Remote:
-        """Return this: addresses have no links."""
-        return self
-
-    def is_file(self) -> bool:
-        """Whether there is an object here."""
-        if not urlsplit(self.url).path.strip("/"):
-            return False
-        folder, _, name = self.url.rpartition("/")
-        try:
-            return is_there(_store(folder), name)
-        except Exception as error:
-            raise unreachable(self.url, error) from as_system(error)
 
 
 def checked(url: str) -> str:
@@ -103,7 +64,7 @@ def checked(url: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _store(url: str) -> Any:
+def bucket(url: str) -> Any:
     """Store of obstore at an address."""
     try:
         from obstore.store import from_url
@@ -133,7 +94,7 @@ def open_node(url: str) -> zarr.Array[Any] | zarr.Group:
     from zarr.storage import ObjectStore
 
     try:
-        return zarr.open(ObjectStore(_store(checked(url)), read_only=True), mode="r", use_consolidated=False)
+        return zarr.open(ObjectStore(bucket(checked(url)), read_only=True), mode="r", use_consolidated=False)
     except InputError:
         raise
     except Exception as error:
@@ -152,7 +113,7 @@ def listed_digest(url: str) -> str:
     """
     import obstore
 
-    store, digest = _store(checked(url)), hashlib.blake2b(digest_size=16)
+    store, digest = bucket(checked(url)), hashlib.blake2b(digest_size=16)
     try:
         if urlsplit(url).scheme in ("http", "https"):
             for name in ("zarr.json", ".zarray"):
@@ -167,68 +128,6 @@ def listed_digest(url: str) -> str:
     for entry in sorted(found, key=lambda entry: entry["path"]):
         digest.update(f"{entry['path']} {entry['size']} {entry['e_tag'] or entry['last_modified']}\n".encode())
     return digest.hexdigest()
-
-
-def upload(root: Path, url: str, *, last: str, told: Callable[[int, int], None] | None = None) -> int:
-    """Copy all files of a folder to an address, one of them last, so that nobody takes a part for the whole.
-
-    What stands at the address under the name of ``last`` is removed first.
-
-    Parameters
-    ----------
-    root : Path
-    url : str
-    last : str
-        Path within the folder of the file whose presence means that all is there.
-    told : callable, optional
-        Called with files done and in all.
-
-    Returns
-    -------
-    int
-        Bytes.
-
-    Raises
-    ------
-    InputError, RunError
-        No address that can be written; the store does not answer, or holds something else than was sent.
-    """
-    import obstore
-
-    if urlsplit(url).scheme in ("http", "https"):
-        raise InputError(f"{url}: the web takes no files; give an address of a bucket, like s3://bucket/sky.zarr")
-    store, sent = _store(checked(url)), 0
-    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    names = [name for name in names if name != last and not is_temporary(Path(name).name)]
-    try:
-        if is_there(store, last):
-            obstore.delete(store, last)
-        for count, name in enumerate([*names, last]):
-            data = (root / name).read_bytes()
-            obstore.put(store, name, data)
-            if bytes(obstore.get(store, name).bytes()) != data:
-                raise RunError(f"{url}/{name} is not what was sent; check the store, then give the command again")
-            sent += len(data)
-            if told is not None:
-                told(count + 1, len(names) + 1)
-    except RunError:
-        raise
-    except OSError:
-        raise
-    except Exception as error:
-        raise unreachable(url, error) from as_system(error)
-    return sent
-
-
-def is_there(store: Any, name: str) -> bool:
-    """Whether an object is in a store."""
-    import obstore
-
-    try:
-        obstore.head(store, name)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def is_outage(error: BaseException) -> bool:

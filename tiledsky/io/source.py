@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import InputError, RunError, TiledSkyError
 from tiledsky.geometry import Pair, Region
-from tiledsky.io.fits import FitsImage, FitsRef, open_image, split_hdu
+from tiledsky.io.address import is_address, located
+from tiledsky.io.fetch import Fetched
+from tiledsky.io.fits import FITS_ENDINGS, FitsImage, FitsRef, open_image, split_hdu
 from tiledsky.io.fitsscan import quiet
 from tiledsky.io.regions import SUFFIXES, RegionMask, RegionRef, open_regions
-from tiledsky.io.remote import Remote, as_system, is_outage, is_url, listed_digest, unreachable
+from tiledsky.io.remote import as_system, is_outage, is_url, listed_digest, unreachable
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
 from tiledsky.io.zarrcheck import check_zarr_array, check_zarr_name, open_zarr, open_zarr_array
 
@@ -60,6 +62,8 @@ class SourcePlane:
         Changes when the file does: size, time and the first and last megabyte, or the sizes and times of all
         files of the array, or the region file and the WCS that places it.
     regions : RegionRef or None
+    url : str
+        Where ``fits`` was copied from, if it was.
     """
 
     fits: FitsRef | None
@@ -68,11 +72,12 @@ class SourcePlane:
     dtype: str
     identity: str
     regions: RegionRef | None = None
+    url: str = ""
 
     @property
     def path(self) -> str:
-        """File or folder that holds the plane."""
-        return next(
+        """File, folder or address that holds the plane."""
+        return self.url or next(
             str(path) for path in (self.fits and self.fits.path, self.regions and self.regions.path, self.array) if path
         )
 
@@ -105,7 +110,7 @@ class SourcePlane:
                 now = open_regions(self.regions.path, shape=self.shape, header=self.regions.header)
                 return replace(self, regions=now, identity=now.identity)
             assert self.array is not None
-            return _zarr_plane(_place(self.array))
+            return _zarr_plane(located(self.array))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
@@ -247,15 +252,24 @@ def _check(source: Source) -> None:
 def _open_plane(
     where: str | os.PathLike[str], name: str, hdu: str | int | None, scratch: Path | None, checksum: bool
 ) -> _Opened:
-    if is_url(where):
-        return _open_zarr(Remote(os.fspath(where)), name, hdu)
-    if Path(where).is_dir():
-        return _open_zarr(Path(where), name, hdu)
     path, named = split_hdu(where)
+    if is_url(where) and path.lower().endswith(FITS_ENDINGS):
+        fetched = Fetched(path, scratch)
+        opened = _open_fits(fetched.path, named, name, hdu, scratch, checksum)
+        _keep_open.append(fetched)
+        return opened._replace(plane=replace(opened.plane, url=path))
+    if is_url(where) or Path(where).is_dir():
+        return _open_zarr(located(where), name, hdu)
     if Path(path).is_dir():
         return _open_zarr(Path(path), name, named)
+    return _open_fits(Path(path), named, name, hdu, scratch, checksum)
+
+
+def _open_fits(
+    path: Path, named: str | int | None, name: str, hdu: str | int | None, scratch: Path | None, checksum: bool
+) -> _Opened:
     if named is not None and hdu is not None:
-        raise InputError(f"{where} names an HDU, and --hdu {hdu} another; give one of them")
+        raise InputError(f"{path}:{named} names an HDU, and --hdu {hdu} another; give one of them")
     if isinstance(hdu, str) and hdu.isdecimal():
         hdu = int(hdu)
     role: Any = ROLES.get(name, "mask")
@@ -272,8 +286,8 @@ def _open_plane(
     return _Opened(plane, text)
 
 
-#: Unpacked images of this process: the run that reads them is driven from here.
-_keep_open: list[FitsImage] = []
+#: Unpacked images and copies of this process: the run that reads them is driven from here.
+_keep_open: list[FitsImage | Fetched] = []
 
 
 def _fits_identity(ref: FitsRef) -> str:
@@ -288,11 +302,7 @@ def _ends_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _place(where: str) -> Path | Remote:
-    return Remote(where) if is_url(where) else Path(where)
-
-
-def _open_zarr(path: Path | Remote, name: str, inner: str | int | None) -> _Opened:
+def _open_zarr(path: Path, name: str, inner: str | int | None) -> _Opened:
     try:
         return _open_zarr_node(path, name, inner)
     except (InputError, RunError):
@@ -301,7 +311,7 @@ def _open_zarr(path: Path | Remote, name: str, inner: str | int | None) -> _Open
         raise InputError(f"{path}: not a Zarr store that can be read ({type(error).__name__}: {error})") from None
 
 
-def _open_zarr_node(path: Path | Remote, name: str, inner: str | int | None) -> _Opened:
+def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> _Opened:
     node = open_zarr(path)
     if isinstance(node, zarr.Array):
         _check_finished(path.resolve().parent)
@@ -311,7 +321,7 @@ def _open_zarr_node(path: Path | Remote, name: str, inner: str | int | None) -> 
     wanted = (check_zarr_name(path, str(inner)),) if inner is not None else _ARRAYS.get(name, (name,))
     found = [k for k in wanted if k in group and isinstance(group[k], zarr.Array)]
     if not found:
-        web = isinstance(path, Remote) and path.url.startswith("http")  # the web has no lists
+        web = str(path).startswith("http")  # the web has no lists
         arrays = [] if web else sorted(k for k, a in group.arrays())
         has = ", ".join(arrays) or ("others, if any" if web else "none")
         raise InputError(f"{path}: no array {wanted[0]!r} in this group; it has {has}; name one")
@@ -327,13 +337,13 @@ def _has_mask_bits(array: Any) -> bool:
     return array.attrs.get(MASK_BITS) == 1
 
 
-def _check_finished(folder: Path | Remote) -> None:
+def _check_finished(folder: Path) -> None:
     """Refuse planes of a run that is not finished: what was not written yet would read as no source, or NaN."""
     if (folder / RUN_FOLDER / "identity.json").is_file() and not (folder / RUN_FOLDER / SUCCESS).is_file():
         raise InputError(f"{folder} is a run that is not finished; go on with the command that began it")
 
 
-def _zarr_plane(path: Path | Remote) -> SourcePlane:
+def _zarr_plane(path: Path) -> SourcePlane:
     array: Any = open_zarr(path)
     if isinstance(array, zarr.Group):
         raise InputError(f"{path}: is a Zarr group, not an array; name one of its arrays")
@@ -344,7 +354,7 @@ def _zarr_plane(path: Path | Remote) -> SourcePlane:
     if min(array.shape) < 1:
         raise InputError(f"{path}: {array.shape[0]} x {array.shape[1]} px has no pixel; name another array")
     check_zarr_array(path, array)
-    digest = listed_digest(path.url) if isinstance(path, Remote) else _files_digest(path)
+    digest = listed_digest(str(path)) if is_address(path) else _files_digest(path)
     identity = f"{path.resolve()} {array.shape} {array.dtype} {digest}"
     return SourcePlane(None, str(path.resolve()), tuple(array.shape), array.dtype.newbyteorder("=").name, identity)
 

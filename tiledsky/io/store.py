@@ -21,9 +21,13 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import MemoryStore
 
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Pair, Region, inner_chunk
+from tiledsky.io.address import is_address, located
+from tiledsky.io.remote import bucket
 
 #: Subfolder with markers, summaries and plan; everything else is Zarr.
 RUN_FOLDER = "run"
@@ -60,12 +64,27 @@ def create_plane(
 
 def open_store(path: str | os.PathLike[str], *, mode: str = "r") -> zarr.Group:
     """Open a Zarr group; one line of error if there is none."""
-    if not Path(path).is_dir():
+    where = located(path)
+    if not where.is_dir():
         raise InputError(f"{path}: no such Zarr store; give the folder that a run or ingest wrote")
     try:
-        return zarr.open_group(str(path), mode=mode)  # type: ignore[arg-type]
+        return zarr.open_group(_as_zarr(where, mode), mode=mode)  # type: ignore[arg-type]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a Zarr group ({error}); give the folder that a run or ingest wrote") from None
+
+
+def open_plane(root: Path, name: str) -> zarr.Array[Any]:
+    """Open an array of a store for reading, whatever became of the rest of the store."""
+    return zarr.open_array(_as_zarr(root / name, "r"), mode="r")
+
+
+def _as_zarr(path: Path, mode: str) -> Any:
+    """Store of Zarr at a path or an address."""
+    if not is_address(path):
+        return str(path)
+    from zarr.storage import ObjectStore
+
+    return ObjectStore(bucket(str(path)), read_only=mode == "r")
 
 
 def writable(array: zarr.Array[Any]) -> zarr.Array[Any]:
@@ -76,6 +95,17 @@ def writable(array: zarr.Array[Any]) -> zarr.Array[Any]:
 def object_path(array: zarr.Array[Any], index: Sequence[int]) -> str:
     """Path within the store of the object (shard or chunk) ``index`` of an array."""
     return f"{array.path}/c/" + "/".join(str(i) for i in index)
+
+
+def encoded(array: zarr.Array[Any], region: Region, data: Any) -> dict[str, bytes]:
+    """Return the objects that writing ``data`` to a region of an array makes, by their paths within the store.
+
+    Whole objects: what is stored of them is not read.
+    """
+    files: dict[str, Buffer] = dict(array.metadata.to_buffer_dict(default_buffer_prototype()))
+    copy = writable(zarr.open_array(MemoryStore(files), mode="r+"))
+    copy[region.slices] = data
+    return {f"{array.path}/{name}": files[name].to_bytes() for name in sorted(files) if name.startswith("c/")}
 
 
 def stored_objects(array: zarr.Array[Any]) -> list[str]:
@@ -140,6 +170,9 @@ def write_bytes(path: Path, data: bytes) -> None:
     RunError
         The system refuses it.
     """
+    if is_address(path):
+        path.write_bytes(data)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +197,28 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def stands(path: Path) -> bool:
+    """Whether anything stands at a path, be it a link to nowhere."""
+    return path.exists() if is_address(path) else os.path.lexists(path)
+
+
+def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
+    """Remove a folder and all that is in it."""
+    if is_address(path):
+        path.remove_all()  # type: ignore[attr-defined]
+    else:
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """Files of a folder and of all that are in it."""
+    if is_address(root):
+        yield from root.rglob("*")
+        return
+    for folder, _, files in os.walk(root):
+        yield from (Path(folder) / file for file in files)
+
+
 def is_temporary(name: str) -> bool:
     """Whether a file is what a killed writer left: of `write_bytes`, or of Zarr."""
     return name.startswith(".") or name.endswith(".partial")
@@ -173,10 +228,12 @@ def describe_object(root: Path, path: str) -> dict[str, Any]:
     """Sync an object, read it again, and return its path, size and CRC-32."""
     file = root / path
     with writing(file):
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+        if not is_address(file):
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
         size, crc = size_and_crc(file)
-        _sync_folder(file.parent)
+        if not is_address(file):
+            _sync_folder(file.parent)
     return {"path": path, "size": size, "crc32": crc}
 
 
@@ -236,9 +293,9 @@ class Markers:
     def remove(self, stage: str, index: Pair) -> None:
         """Remove a marker, before what it vouches for is touched; a system that fails later does not bring it back."""
         file = self.path(stage, index)
-        there = os.path.lexists(file)
+        there = stands(file)
         remove_objects(self.root, [file.relative_to(self.root).as_posix()])
-        if there:
+        if there and not is_address(file):
             with writing(file):
                 _sync_folder(file.parent)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region
+from tiledsky.io.address import located
 from tiledsky.io.source import read_plane
 from tiledsky.io.store import write_bytes
 from tiledsky.io.zarrcheck import open_zarr
@@ -82,7 +83,7 @@ def write_comparison(
 
 
 def _true_sky(path: str | os.PathLike[str], shape: Pair) -> Any:
-    found = open_zarr(Path(path))
+    found = open_zarr(located(path))
     sky = found if hasattr(found, "shape") else found.get("sky")
     if sky is None or tuple(sky.shape) != shape:
         size = f"{shape[0]} x {shape[1]}"

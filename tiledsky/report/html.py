@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tiledsky.errors import InputError, ParameterError
+from tiledsky.io.address import is_address, located
 from tiledsky.io.store import write_bytes
 from tiledsky.report import facts, figures, panels
 from tiledsky.run.result import Run, open_run
@@ -42,7 +43,7 @@ def report_path(run_path: str | os.PathLike[str]) -> Path:
 
     Not in it: what a store holds follows from recipe and input alone, byte for byte, and Zarr takes no other files.
     """
-    path = Path(run_path)
+    path = located(run_path)
     return path.with_name(f"{path.stem if path.suffix == '.zarr' else path.name}.report.html")
 
 
@@ -69,7 +70,7 @@ def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] 
     Planes are read as means of blocks (`tiledsky.run.windows`), so that no plane is ever whole in memory.
     """
     opened = run if isinstance(run, Run) else open_run(run)
-    path = report_path(opened.path) if out is None else Path(out)
+    path = report_path(opened.path) if out is None else located(out)
     check_folder(path)
     write_bytes(path, report_html(opened).encode())
     return path
@@ -77,6 +78,8 @@ def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] 
 
 def check_folder(path: Path) -> None:
     """Refuse a file in a folder that is not there, or that is a folder itself."""
+    if is_address(path):
+        return
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; make it or change --out")
     if path.is_dir():

@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import traceback
@@ -22,7 +21,9 @@ from typing import Any
 
 from tiledsky import errors
 from tiledsky.geometry import Pair
+from tiledsky.io.address import located
 from tiledsky.io.store import RUN_FOLDER, write_bytes
+from tiledsky.run.leases import place
 from tiledsky.run.locks import working
 from tiledsky.run.stages import execute
 
@@ -91,11 +92,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def place() -> str:
-    """Host and process, as failures name them."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 @dataclass(frozen=True)
 class Order:
     """What the tasks of a stage have in common.
@@ -116,7 +112,7 @@ def attempt(order: Order, index: Pair) -> dict[str, Any] | Failure:
     if hung is not None and hung["attempts"] >= TIMEOUTS:
         return timeout_failure(hung)
     try:
-        with working(Path(order.root)), _in_time(order, index):
+        with working(located(order.root), order.driver), _in_time(order, index):
             marker = execute(order.root, order.run_id, order.stage, index)
     except Exception as error:
         return Failure.of(error)
@@ -146,14 +142,14 @@ def _give_up(order: Order, index: Pair, thread: int) -> None:
         "worker": place(),
         "traceback": "".join(traceback.format_stack(sys._current_frames().get(thread))),
     }
-    with suppress(OSError):
+    with suppress(OSError, errors.RunError):
         write_bytes(_timeout_path(order, index), json.dumps(report).encode())
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _timeout_path(order: Order, index: Pair) -> Path:
     # named as a temporary file: a run that ends well removes it
-    return Path(order.root) / RUN_FOLDER / FAILED / order.stage / f".{index[0]}.{index[1]}.timeout"
+    return located(order.root) / RUN_FOLDER / FAILED / order.stage / f".{index[0]}.{index[1]}.timeout"
 
 
 def read_timeout(order: Order, index: Pair) -> dict[str, Any] | None:

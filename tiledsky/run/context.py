@@ -13,10 +13,12 @@ from tiledsky.dq import dq_bits
 from tiledsky.filters import as_float
 from tiledsky.fitted import FITTED
 from tiledsky.geometry import Pair, Region
+from tiledsky.io.address import is_address, located
 from tiledsky.io.source import HEADER, FitsReader, SourcePlane, parse_header, read_plane
 from tiledsky.io.store import (
     RUN_FOLDER,
     Markers,
+    encoded,
     object_path,
     open_store,
     read_json,
@@ -24,6 +26,7 @@ from tiledsky.io.store import (
     summary_path,
     tile_index,
     writable,
+    write_bytes,
     writing,
 )
 from tiledsky.kernels.boxes import BoxStatistics
@@ -129,16 +132,22 @@ class Context:
         """Write one whole object of an array and return its path."""
         array = self.array(path)
         written = object_path(array, tile_index(array, region))
-        with writing(self.root / written):
-            array[region.slices] = data
+        self._store(array, region, data, written)
         return written
 
     def write_whole(self, path: str, data: NDArray[Any]) -> list[str]:
         """Write a whole array and return the paths of its objects."""
         array = self.array(path)
-        with writing(self.root / path):
-            array[...] = data
+        self._store(array, Region.whole(array.shape), data, path)
         return stored_objects(array)
+
+    def _store(self, array: Any, region: Region, data: NDArray[Any], named: str) -> None:
+        if is_address(self.root):  # each object is put whole, or not at all
+            for name, content in encoded(array, region, data).items():
+                write_bytes(self.root / name, content)
+            return
+        with writing(self.root / named):
+            array[region.slices] = data
 
     def owned(self, stage: Stage, index: Index) -> list[str]:
         """Objects that a task of a stage may write: deleted before it begins."""
@@ -156,7 +165,7 @@ class Context:
 @lru_cache(maxsize=4)
 def context(root: str, run_id: str) -> Context:
     """Return the context of a run, one a process."""
-    return Context(Path(root), run_id)
+    return Context(located(root), run_id)
 
 
 def forget(root: str, run_id: str) -> None:

@@ -20,8 +20,9 @@ from typing import Any
 
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.geometry import Pair
-from tiledsky.run.attempt import TIMED_OUT, TIMEOUTS, Failure, Order, attempt, place, read_timeout, timeout_failure
+from tiledsky.run.attempt import TIMED_OUT, TIMEOUTS, Failure, Order, attempt, read_timeout, timeout_failure
 from tiledsky.run.context import forget
+from tiledsky.run.leases import place
 from tiledsky.run.locks import wait_for_tasks
 
 Outcome = dict[str, Any] | Failure

@@ -16,6 +16,7 @@ import tiledsky
 from tiledsky.errors import InputError
 from tiledsky.filters import as_float
 from tiledsky.geometry import Pair
+from tiledsky.io.address import located
 from tiledsky.io.fits import FitsImage, Plane, image_hdus, open_image, write_fits
 from tiledsky.io.source import FitsReader, SourcePlane, open_source
 from tiledsky.io.store import read_json
@@ -141,7 +142,7 @@ def restore(
 
     Memory: a row of the store's inner chunks, four times.
     """
-    with _open(Path(source)) as parts:
+    with _open(located(source)) as parts:
         count = RowCount(parts.shape[0], progress)
         blocks = _Blocks(parts, count)
         plane = Plane("SCI", parts.shape, parts.dtype, blocks.rows, block_rows=parts.block_rows)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.fitted import FITTED
+from tiledsky.io.address import located
 from tiledsky.io.source import HEADER, parse_header
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, open_store, read_json
 from tiledsky.recipe import Recipe
@@ -125,7 +126,7 @@ def open_run(path: str | os.PathLike[str], *, allow_partial: bool = False) -> Ru
         Not a run store, or an unfinished run (a chunk that was never written would read as sky); ``allow_partial=True``
         opens that too, and `Run.status` says what is there.
     """
-    root = Path(path)
+    root = located(path)
     group = open_store(root)
     if (root / RUN_FOLDER / "preparing").is_file():
         raise RunError(f"{root} was stopped before its first task; give the command that began it")

@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Unpack
 
 import tiledsky
 from tiledsky.dq import dq_bits
 from tiledsky.errors import InputError
 from tiledsky.filters import float_dtype
+from tiledsky.io.address import located
 from tiledsky.io.source import InputOptions, Source, open_source, parse_header
 from tiledsky.io.store import write_json
 from tiledsky.planes import check_noise
@@ -141,11 +141,11 @@ def prepare(
     """
     made = planned(recipe, source, tile_size=tile_size, memory_limit=memory_limit, threads=threads, **inputs)
     parts = identity(made.recipe, made.plan, made.inputs)
-    if tile_size is None and (known := stored_plan(Path(out), parts)) is not None:
+    if tile_size is None and (known := stored_plan(located(out), parts)) is not None:
         # goes on with the tiles that the run began with
         made, parts = replace(made, plan=known), identity(made.recipe, known, made.inputs)
     made.check_fits(memory_limit=memory_limit, threads=threads)
-    return PreparedRun(Path(out), made.recipe, made.source, made.plan, parts, made.inputs)
+    return PreparedRun(located(out), made.recipe, made.source, made.plan, parts, made.inputs)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,25 +14,29 @@ from typing import Any
 
 import tiledsky
 from tiledsky.errors import InputError, ParameterError, RunError, TiledSkyError
+from tiledsky.io.address import is_address, is_inside
 from tiledsky.io.source import Source, SourcePlane
 from tiledsky.io.store import (
     RUN_FOLDER,
     SUCCESS,
+    files_below,
     is_sealed,
     is_temporary,
     json_bytes,
     remove_objects,
+    remove_tree,
     sealed,
+    stands,
     write_bytes,
     writing,
 )
 from tiledsky.recipe import Recipe
 from tiledsky.run.changes import input_change, plan_change, plane_change, recipe_change
 from tiledsky.run.layout import Layout
-from tiledsky.run.locks import wait_for_tasks
+from tiledsky.run.leases import leased
+from tiledsky.run.locks import DRIVER, wait_for_tasks
 from tiledsky.run.plan import Plan, run_id
 
-_LOCK = "lock"
 #: Seconds that tasks which outlived their driver get to end.
 _PATIENCE = 60.0
 #: A file of the run folder from the first thing written until the store is a run.
@@ -81,7 +83,11 @@ def locked(root: Path) -> Iterator[None]:
     RunError
         Another process holds it, or it cannot be made.
     """
-    with writing(root / RUN_FOLDER / _LOCK):
+    if is_address(root):
+        with leased(root / RUN_FOLDER / DRIVER):
+            yield
+        return
+    with writing(root / RUN_FOLDER / DRIVER):
         (root / RUN_FOLDER).mkdir(parents=True, exist_ok=True)
     with _held(root, fcntl.LOCK_EX):
         if not wait_for_tasks(root, seconds=_PATIENCE):
@@ -108,7 +114,9 @@ def shared(root: Path) -> Iterator[None]:
 @contextmanager
 def _held(root: Path, kind: int) -> Iterator[None]:
     """Hold the lock of a store, alone or with others (``LOCK_EX``, ``LOCK_SH``); refuse where that cannot be."""
-    lock = root / RUN_FOLDER / _LOCK
+    lock = root / RUN_FOLDER / DRIVER
+    if is_address(root):
+        raise RunError(f"{root}: slices of a job array need a folder that all jobs see; change --out, or use a cluster")
     with writing(lock):
         file = lock.open("a+")  # NFS gives shared locks to those who can read
     with file:
@@ -188,14 +196,14 @@ class RunStore:
         """
         root = self.root
         if not root.exists():
-            if not root.absolute().parent.is_dir():
+            if not is_address(root) and not root.absolute().parent.is_dir():
                 raise InputError(f"{root}: the folder {root.absolute().parent} does not exist; make it or change --out")
             return
-        known = os.path.lexists(self._file("identity.json"))
+        known = stands(self._file("identity.json"))
         if not known and not (root.is_dir() and (self._is_begun() or self._is_ours())):
             raise RunError(f"{root} exists and is no run store, so it is not touched; change --out")
         for plane in self.source.planes.values():
-            if root.resolve() in Path(plane.path).resolve().parents:
+            if is_inside(plane.path, root):
                 raise ParameterError(f"the input lies in {root}, which would be overwritten; change --out")
         if not restart and known:
             self._check_identity()
@@ -252,7 +260,7 @@ class RunStore:
         inside = [path.name for path in self.root.iterdir()]
         if not inside or self._file(_PREPARING).is_file():
             return True
-        return inside == [RUN_FOLDER] and {path.name for path in (self.root / RUN_FOLDER).iterdir()} <= {_LOCK}
+        return inside == [RUN_FOLDER] and {path.name for path in (self.root / RUN_FOLDER).iterdir()} <= {DRIVER}
 
     @contextmanager
     def locked(self, *, restart: bool) -> Iterator[None]:
@@ -270,10 +278,10 @@ class RunStore:
         remove_objects(self.root, [f"{RUN_FOLDER}/{name}" for name in (SUCCESS, "identity.json")])
         for folder in (self.root, self.root / RUN_FOLDER):
             for path in folder.iterdir():
-                if path.name in (RUN_FOLDER, _LOCK, _PREPARING):
+                if path.name in (RUN_FOLDER, DRIVER, _PREPARING):
                     continue
                 if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
+                    remove_tree(path)
                 else:
                     path.unlink()
 
@@ -327,10 +335,10 @@ class RunStore:
         if provenance is not None:
             _replace(self.root, f"{RUN_FOLDER}/provenance.json", json_bytes(sealed(provenance)))
         for name in (*self.layout.scratch, f"{RUN_FOLDER}/summaries"):
-            shutil.rmtree(self.root / name, ignore_errors=True)
-        for folder, _, files in os.walk(self.root):
-            for file in filter(is_temporary, files):
-                (Path(folder) / file).unlink(missing_ok=True)
+            remove_tree(self.root / name, ignore_errors=True)
+        for file in files_below(self.root):
+            if is_temporary(file.name):
+                file.unlink(missing_ok=True)
         write_bytes(self._file(SUCCESS), b"")
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tiledsky.errors import ParameterError, RunError
+from tiledsky.io.address import is_address
 from tiledsky.run.cluster import worker_environment
 from tiledsky.run.clusterfile import ClusterFile
 from tiledsky.run.storage import RunStore
@@ -72,6 +73,8 @@ def array_jobs(store: RunStore, words: list[str], count: int, config: ClusterFil
         raise ParameterError(f"job arrays are of SLURM; a cluster file of kind {config.kind} has none: kind = 'slurm'")
     if not 1 <= count <= 10_000:
         raise ParameterError(f"an array of {count} jobs is none, or too large; use --array from 1 to 10000")
+    if is_address(store.root):
+        raise ParameterError(f"{store.root}: jobs of an array share a folder; change --out, or run on a cluster")
     if not _PLAIN.fullmatch(str(folder)):
         raise ParameterError(f"{str(folder)!r} cannot stand in a job script; use letters, digits and _./@+=- in --out")
     jobs = []

@@ -11,13 +11,23 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from tiledsky.errors import ParameterError, RunError, TiledSkyError
 from tiledsky.geometry import Pair, Region, TileGrid
+from tiledsky.io.address import located
 from tiledsky.io.source import SourcePlane
-from tiledsky.io.store import RUN_FOLDER, SUCCESS, Markers, open_store, read_json, remove_objects, size_and_crc
+from tiledsky.io.store import (
+    RUN_FOLDER,
+    SUCCESS,
+    Markers,
+    open_plane,
+    open_store,
+    read_json,
+    remove_objects,
+    size_and_crc,
+    stands,
+)
 from tiledsky.recipe import Recipe
 from tiledsky.run.layout import Layout
 from tiledsky.run.needs import Done, keeps, needed
@@ -148,7 +158,7 @@ class Checker:
     def _unmarked(self, stage: Stage, index: Pair) -> list[tuple[str, str]]:
         """Say what is wrong with a marker that is not there or not valid; nothing if the task was never done."""
         file = self.markers.path(stage.name, index)
-        if os.path.lexists(file):
+        if stands(file):
             what = "torn or of another run" if file.is_file() else "no file"
         elif self.settled:
             what = "missing"
@@ -190,7 +200,7 @@ class Checker:
         spec = self.layout.arrays[name]
         region = TileGrid(spec.shape, spec.tile).region(tuple(int(i) for i in index.split("/")))  # type: ignore[arg-type]
         try:
-            zarr.open_array(str(self.root / name), mode="r")[region.slices]
+            open_plane(self.root, name)[region.slices]
         except Exception as error:  # codecs raise several types
             return f"cannot be decoded ({' '.join(str(error).split())[:200]})"
         return None
@@ -238,9 +248,9 @@ def verify(path: str | os.PathLike[str], *, level: str = "crc", discard: bool = 
     InputError, RunError
         No run store; it is being run.
     """
-    root = Path(path)
+    root = located(path)
     run = root / RUN_FOLDER
-    if not os.path.lexists(run / "identity.json") and not (run / "markers").is_dir():
+    if not stands(run / "identity.json") and not (run / "markers").is_dir():
         open_store(root)
         raise RunError(f"{root} is not of a run; give the folder named with --out")
     checker, faults = _described(root, level)

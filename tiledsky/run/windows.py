@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from tiledsky.errors import ParameterError
 from tiledsky.filters import as_float
 from tiledsky.geometry import Region, boxes_of
+from tiledsky.io.address import located
 from tiledsky.io.source import read_plane
 from tiledsky.kernels.blocks import block_means
 from tiledsky.run.context import LEVEL_PLANES, level_path
@@ -134,7 +134,7 @@ def _science(run: Run) -> Any:
 
 @lru_cache(maxsize=8)
 def _in_place(path: str) -> Any:
-    return array_of_input(Path(path))
+    return array_of_input(located(path))
 
 
 def _sampled(run: Run, part: str, cells: Region, size: int) -> NDArray[np.float32]:

@@ -1,0 +1,168 @@
+"""Who drives a run whose store is in a bucket: a lease, for there are no locks that end with their holder.
+
+The holder's name lies in an object, which is only ever put on condition: nobody's, or still the one that was read. The
+holder renews it every few seconds. Another driver takes it over if it is not renewed for `STALE` seconds, or at once if
+its holder was a process of this machine that is gone. A task asks before each object that it puts or deletes whether
+its driver still has the lease. One that has asked and is then held up can still put that object; of the same run it
+has the same bytes, so that nothing is lost.
+"""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+from tiledsky.errors import RunError
+from tiledsky.io.address import Address
+
+#: Seconds between renewals, and without one after which a lease is nobody's.
+RENEW, STALE = 5.0, 30.0
+#: Seconds that a task relies on what it was told.
+_TRUST = 2.0
+
+
+def place() -> str:
+    """Host and process, as leases and failures name them."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class _Lease:
+    """The lease of this process on an object."""
+
+    def __init__(self, lock: Address) -> None:
+        self.lock, self.id, self.count = lock, uuid.uuid4().hex, 0
+        self.tag = self._take()
+        self.lost, self._end = False, threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread.start()
+
+    def _content(self) -> bytes:
+        self.count += 1
+        return json.dumps({"holder": place(), "lease": self.id, "renewed": self.count}).encode()
+
+    def _take(self) -> str:
+        """Take the lease, waiting as long as it may be nobody's."""
+        seen, since = None, time.monotonic()
+        while True:
+            found = self.lock.tagged()
+            if found is None:
+                tag = self.lock.put_if(self._content(), None)
+            else:
+                content, there = found
+                if _read(content).get("lease") == self.id:  # put, but the answer was lost
+                    return there
+                if seen is not None and there != seen:
+                    raise self._held()
+                tag = None
+                if _is_gone(content) or time.monotonic() - since > STALE:
+                    tag = self.lock.put_if(self._content(), there)
+                seen = there
+            if tag is not None:
+                return tag
+            time.sleep(0.5)
+
+    def _renew(self) -> None:
+        while not self._end.wait(RENEW):
+            try:
+                tag = self.lock.put_if(content := self._content(), self.tag)
+                if tag is None:
+                    found = self.lock.tagged()  # it may have been put, but the answer was lost
+                    tag = found[1] if found is not None and found[0] == content else None
+            except RunError:
+                continue  # the store does not answer: asked again
+            if tag is None:
+                self.lost = True
+                _thread.interrupt_main()
+                return
+            self.tag = tag
+
+    def release(self) -> None:
+        """Give the lease back."""
+        self._end.set()
+        self._thread.join()
+        if not self.lost:
+            with suppress(RunError, OSError):
+                self.lock.unlink(missing_ok=True)
+
+    def _held(self) -> RunError:
+        root = self.lock.parent.parent
+        return RunError(f"{root} is being run by another process; wait for it or stop it")
+
+
+@contextmanager
+def leased(lock: Path) -> Iterator[None]:
+    """Hold the lease on a run store while the block runs.
+
+    Raises
+    ------
+    RunError
+        Another process has it, or took it while this one was held up.
+    """
+    lease = _Lease(cast(Address, lock))
+    try:
+        yield
+    except KeyboardInterrupt:
+        if lease.lost:
+            raise RunError(
+                f"{lease.lock.parent.parent}: this process did not renew its lease in {STALE:.0f} s, and another one "
+                "drives the run now; what was done is kept"
+            ) from None
+        raise
+    finally:
+        lease.release()
+
+
+class Warrant:
+    """Asked by a task before it puts anything: whether its driver still has the lease.
+
+    Parameters
+    ----------
+    lock : Path
+    driver : str
+        As `place` named it.
+    """
+
+    def __init__(self, lock: Path, driver: str) -> None:
+        self.lock, self.driver, self.asked = cast(Address, lock), driver, -_TRUST
+
+    def __call__(self) -> None:
+        """Raise RunError if the lease is not the driver's."""
+        if time.monotonic() - self.asked < _TRUST:
+            return
+        found = self.lock.tagged()
+        holder = _read(found[0]).get("holder") if found is not None else None
+        if holder != self.driver:
+            who = f"is driven by {holder} now" if holder else "has no driver"
+            raise RunError(f"{self.lock.parent.parent} {who}, not by {self.driver}; this task ends")
+        self.asked = time.monotonic()
+
+
+def _read(content: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(content)
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _is_gone(content: bytes) -> bool:
+    """Whether a lease is of a process of this machine that is there no more."""
+    host, _, process = str(_read(content).get("holder", "")).rpartition(":")
+    if host != socket.gethostname() or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
