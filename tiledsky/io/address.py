@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from tiledsky.errors import InputError, RunError
-from tiledsky.io.remote import as_system, bucket, checked, is_outage, is_url, unreachable
+from tiledsky.io.remote import as_system, bucket, checked, is_outage, is_url, library, unreachable
 
 #: What is asked before something is put, by a task: whether it still may.
 _MAY_PUT: ContextVar[Any] = ContextVar("may_put", default=None)
@@ -116,10 +116,8 @@ class Address:
     @contextmanager
     def _asking(self) -> Iterator[Any]:
         """obstore, its errors as those of the system: FileNotFoundError, or RunError of one that does not answer."""
-        import obstore
-
         try:
-            yield obstore
+            yield library(self.url)
         except (FileNotFoundError, RunError, InputError):
             raise
         except Exception as error:

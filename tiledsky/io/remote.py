@@ -63,13 +63,19 @@ def checked(url: str) -> str:
     return url.rstrip("/")
 
 
+def library(url: str) -> Any:
+    """Return the module obstore, which is there if it was asked for."""
+    try:
+        import obstore.store
+    except ImportError:
+        raise InputError(f"{url} needs obstore, which is not installed; pip install 'tiledsky[remote]'") from None
+    return obstore
+
+
 @lru_cache(maxsize=64)
 def bucket(url: str) -> Any:
     """Store of obstore at an address."""
-    try:
-        from obstore.store import from_url
-    except ImportError:
-        raise InputError(f"{url} needs obstore, which is not installed; pip install 'tiledsky[remote]'") from None
+    from_url = library(url).store.from_url
     plain = urlsplit(os.environ.get("AWS_ENDPOINT_URL", url))
     client: dict[str, Any] = {"timeout": _TIMEOUT}
     if plain.scheme == "http" and plain.hostname in _HERE:
