@@ -14,6 +14,7 @@ from tiledsky.filters import as_float
 from tiledsky.fitted import FITTED
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.address import is_address, located
+from tiledsky.io.shards import write_object
 from tiledsky.io.source import HEADER, FitsReader, SourcePlane, parse_header, read_plane
 from tiledsky.io.store import (
     RUN_FOLDER,
@@ -132,22 +133,26 @@ class Context:
         """Write one whole object of an array and return its path."""
         array = self.array(path)
         written = object_path(array, tile_index(array, region))
-        self._store(array, region, data, written)
+        if is_address(self.root):
+            self._put(array, region, data)
+        else:
+            with writing(self.root / written):
+                write_object(array, region, data)
         return written
 
     def write_whole(self, path: str, data: NDArray[Any]) -> list[str]:
         """Write a whole array and return the paths of its objects."""
         array = self.array(path)
-        self._store(array, Region.whole(array.shape), data, path)
+        if is_address(self.root):
+            self._put(array, Region.whole(array.shape), data)
+        else:
+            with writing(self.root / path):
+                array[...] = data
         return stored_objects(array)
 
-    def _store(self, array: Any, region: Region, data: NDArray[Any], named: str) -> None:
-        if is_address(self.root):  # each object is put whole, or not at all
-            for name, content in encoded(array, region, data).items():
-                write_bytes(self.root / name, content)
-            return
-        with writing(self.root / named):
-            array[region.slices] = data
+    def _put(self, array: Any, region: Region, data: NDArray[Any]) -> None:
+        for name, content in encoded(array, region, data).items():
+            write_bytes(self.root / name, content)
 
     def owned(self, stage: Stage, index: Index) -> list[str]:
         """Objects that a task of a stage may write: deleted before it begins."""
