@@ -198,7 +198,7 @@ def test_driver_whose_lease_was_taken_stops(lock: Path, monkeypatch: pytest.Monk
     def drive() -> None:
         with leased(lock):
             lock.write_bytes(json.dumps({"holder": "another.machine:1", "lease": "?", "renewed": 1}).encode())
-            time.sleep(30)
+            wait_for(lambda: False, seconds=30)
 
     with pytest.raises(RunError, match="another one drives the run now"):
         drive()
@@ -228,7 +228,8 @@ def test_command_line_of_a_bucket(fetched: Run, out: str, tmp_path: Path) -> Non
         assert done.returncode in (0, 1), done.stderr
         return done.stdout
 
-    tiledsky(*words(out)[:-1])
+    tiledsky(*words(out))
+    tiledsky("report", out)
     assert Address(out.replace(".zarr", ".report.html")).read_bytes().startswith(b"<!doctype html>")
     assert "nothing is damaged" in tiledsky("verify", out)
     assert f"{out}: finished" in tiledsky("info", out)

@@ -9,7 +9,7 @@ has the same bytes, so that nothing is lost.
 
 from __future__ import annotations
 
-import _thread
+import ctypes
 import json
 import os
 import socket
@@ -35,11 +35,15 @@ def place() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+class _Lost(KeyboardInterrupt):
+    """Raised in the thread of a driver whose lease was taken."""
+
+
 class _Lease:
     """The lease of this process on an object."""
 
     def __init__(self, lock: Address) -> None:
-        self.lock, self.id, self.count = lock, uuid.uuid4().hex, 0
+        self.lock, self.id, self.count, self.driver = lock, uuid.uuid4().hex, 0, threading.get_ident()
         self.tag = self._take()
         self.lost, self._end = False, threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
@@ -81,7 +85,8 @@ class _Lease:
                 continue  # the store does not answer: asked again
             if tag is None:
                 self.lost = True
-                _thread.interrupt_main()
+                # not by a signal, which a driver in the background may ignore
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.driver), ctypes.py_object(_Lost))
                 return
             self.tag = tag
 
@@ -110,13 +115,11 @@ def leased(lock: Path) -> Iterator[None]:
     lease = _Lease(cast(Address, lock))
     try:
         yield
-    except KeyboardInterrupt:
-        if lease.lost:
-            raise RunError(
-                f"{lease.lock.parent.parent}: this process did not renew its lease in {STALE:.0f} s, and another one "
-                "drives the run now; what was done is kept"
-            ) from None
-        raise
+    except _Lost:
+        raise RunError(
+            f"{lease.lock.parent.parent}: this process did not renew its lease in {STALE:.0f} s, and another one "
+            "drives the run now; what was done is kept"
+        ) from None
     finally:
         lease.release()
 
