@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,8 +121,17 @@ def stored_bytes(root: Path) -> dict[str, str]:
     }
 
 
+_HEEDING = (
+    "import os, signal, sys; [signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGHUP)]; "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 def command(*words: str, **options: Any) -> subprocess.Popen[str]:
     """Start the command line in a process and session of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **options.pop("env", {})}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    return subprocess.Popen([sys.executable, "-m", "tiledsky", *words], env=environment, **(pipes | options))
+    start = [sys.executable, "-m", "tiledsky"]
+    if signal.SIG_IGN in (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGHUP)):
+        start = [sys.executable, "-c", _HEEDING, *start]  # tests in the background ignore them, and so would this
+    return subprocess.Popen([*start, *words], env=environment, **(pipes | options))
