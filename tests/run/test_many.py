@@ -42,14 +42,14 @@ if __name__ == "__main__":
             done += 1
         assert done == count
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-        print(known[0], seconds[0], time.monotonic() - began, first, peak)
+        print(sum(known), sum(seconds), time.monotonic() - began, first, peak)
 """
 
 
 def measured(count: int, folder: Any) -> tuple[float, float, float]:
     """Submit tasks; print and return what that took.
 
-    Seconds until the scheduler knows all tasks; MB of driver and scheduler before, and at most.
+    Seconds that it took to make all tasks known to the scheduler; MB of driver and scheduler before, and at most.
     """
     (folder / "run").mkdir()
     done = subprocess.run(
@@ -59,7 +59,7 @@ def measured(count: int, folder: Any) -> tuple[float, float, float]:
     assert done.returncode == 0, done.stderr
     known, submitted, all_done, first, peak = map(float, done.stdout.split())
     print(
-        f"{count} tasks: submitted in {submitted:.1f} s, known to the scheduler after {known:.1f} s, done after "
+        f"{count} tasks: submitted in {submitted:.1f} s, known to the scheduler {known:.1f} s, done after "
         f"{all_done:.1f} s; driver and scheduler {first:.0f} MB before, {peak:.0f} MB at most"
     )
     return known, first, peak

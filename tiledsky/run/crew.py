@@ -32,8 +32,8 @@ Outcomes = Generator[tuple[Pair, Outcome], None, None]
 TASK_TIMEOUT = 3600.0
 #: Seconds to wait before an attempt that follows a failed one.
 _WAITS = (0.0, 0.5, 4.0)
-#: Tasks that the scheduler knows at once: at 4 kB each, submitted in a few seconds.
-_WINDOW = 1 << 16
+#: Tasks that the scheduler knows at once, at 4 to 8 kB each: as many as keep any cluster busy while more are sent.
+_WINDOW = 1 << 15
 #: Tasks that are sent at once: the message takes memory as well.
 _BATCH = 2000
 #: Seconds between looks at the tasks; longer where a look takes longer than a tenth of it.
@@ -144,7 +144,8 @@ class Crew:
             while todo or pending or later:
                 while later and later[0][0] <= time.monotonic():
                     todo.append(heappop(later)[2])
-                batch = [todo.popleft() for _ in range(min(len(todo), _WINDOW - len(pending)))]
+                room = min(len(todo), _WINDOW - len(pending))
+                batch = [todo.popleft() for _ in range(room if room >= min(_BATCH, len(todo)) else 0)]
                 pending |= zip(self._submit(order, batch), batch, strict=True)
                 for future, outcome in self._ended(pending, until=later[0][0] if later else None):
                     job = pending.pop(future)
