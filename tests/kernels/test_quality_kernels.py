@@ -91,7 +91,7 @@ def test_peaks_are_those_of_photutils() -> None:
     rng = np.random.default_rng(5)
     image = ndimage.gaussian_filter(rng.normal(size=(200, 190)), 2).astype(np.float32) * 20
     everywhere = slice(0, 200), slice(0, 190)
-    found = find_peaks(image, np.ones(image.shape, bool), threshold=5.0, rows=everywhere[0], columns=everywhere[1])
+    found = find_peaks(image, threshold=5.0, rows=everywhere[0], columns=everywhere[1])
     smooth = 3 * ndimage.uniform_filter(image.astype(float), 3)
     table = photutils_peaks(smooth, 5.0, box_size=2 * RADIUS + 1)
     expected = [(int(y), int(x)) for y, x in zip(table["y_peak"], table["x_peak"], strict=True)]
@@ -106,7 +106,7 @@ def test_peaks_are_those_of_photutils() -> None:
 def test_flux_and_size_of_a_peak() -> None:
     y, x = np.mgrid[:60, :60]
     image = (200 * np.exp(-((y - 31) ** 2 + (x - 28) ** 2) / (2 * 1.5**2))).astype(np.float32)
-    (found,) = find_peaks(image, np.ones(image.shape, bool), threshold=5.0, rows=slice(0, 60), columns=slice(0, 60))
+    (found,) = find_peaks(image, threshold=5.0, rows=slice(0, 60), columns=slice(0, 60))
     assert found[:2].tolist() == [31, 28]
     assert found[2] == pytest.approx(200 * 2 * np.pi * 1.5**2, rel=1e-3)
     assert found[3] == pytest.approx(1.5, rel=0.05)

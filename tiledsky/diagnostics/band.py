@@ -14,7 +14,7 @@ from tiledsky.geometry import Pair, Region
 from tiledsky.kernels.cell_sums import CELL
 from tiledsky.kernels.edges import squared_distance
 from tiledsky.kernels.local_sky import local_quadratic
-from tiledsky.kernels.sky_sums import GOOD, LOST, MASKED, QUAD, quad_sums
+from tiledsky.kernels.sky_sums import GOOD, QUAD, pixel_planes, quad_sums
 
 #: Distances from the edge of a mask are known up to this, px; also the halo of a cell.
 LIMIT = 64
@@ -26,8 +26,6 @@ SKY_DISTANCE, SKY_SIGMA, SKY_REACH = 4, 20.0, 56
 SKY_VARIANCE = 0.02
 #: Rows of cells that are worked on at a time: bounds memory.
 _ROWS = 4
-
-_SOURCE_BITS = np.uint8(254)
 
 
 @dataclass(frozen=True)
@@ -127,43 +125,49 @@ class Band:
         return self.plane("bits")
 
     @cached_property
-    def residual(self) -> NDArray[Any]:
-        """Image minus background."""
-        return self.science - self.background
-
-    @cached_property
     def rms(self) -> NDArray[Any]:
         """Noise of a pixel."""
         return self.plane("rms")
 
     @cached_property
+    def _planes(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
+        return pixel_planes(self.science, self.background, self.rms, self.bits)
+
+    @property
     def state(self) -> NDArray[np.uint8]:
         """What each pixel is (`tiledsky.kernels.sky_sums`)."""
-        state = np.where(self.bits & _SOURCE_BITS, MASKED, GOOD)
-        state[(self.bits & 1 != 0) | ~np.isfinite(self.residual) | ~(self.rms > 0)] = LOST
-        return state
+        return self._planes[0]
+
+    @property
+    def residual(self) -> NDArray[Any]:
+        """Image minus background."""
+        return self._planes[1]
+
+    @property
+    def scaled(self) -> NDArray[np.float32]:
+        """Residual in units of the noise of a pixel, 0 where lost; of masked pixels too."""
+        return self._planes[2]
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """Residual in units of the noise of a pixel, 0 where it is not sky."""
+        return self._planes[3]
 
     @cached_property
     def good(self) -> NDArray[np.uint8]:
         """1 where a pixel is sky."""
-        return (self.state == GOOD).astype(np.uint8)
+        return (self.state == GOOD).view(np.uint8)
 
     @cached_property
-    def scaled(self) -> NDArray[np.float32]:
-        """Residual in units of the noise of a pixel, 0 where lost; of masked pixels too."""
-        out = np.zeros(self.state.shape, np.float32)
-        np.divide(self.residual, self.rms, out=out, where=self.state != LOST, casting="same_kind")
-        return out
+    def masked(self) -> NDArray[np.bool_]:
+        """Whether a source or the user's mask hides a pixel."""
+        return self.bits > 1
 
     @cached_property
-    def values(self) -> NDArray[np.float32]:
-        """Residual in units of the noise of a pixel, 0 where it is not sky."""
-        return np.where(self.state == GOOD, self.scaled, np.float32(0))
-
-    @cached_property
-    def outside(self) -> NDArray[np.int32]:
-        """Squared distance from the nearest masked pixel."""
-        return squared_distance(self.bits & _SOURCE_BITS != 0, LIMIT)
+    def outside(self) -> NDArray[np.uint16]:
+        """Squared distance from the nearest masked pixel; beside the cells just what counts for the sky around."""
+        rows = slice(self.origin[0], self.origin[0] + CELL * self.cells[0])
+        return squared_distance(self.masked, LIMIT, rows=rows, elsewhere=SKY_DISTANCE)
 
     @cached_property
     def around(self) -> NDArray[np.float64]:

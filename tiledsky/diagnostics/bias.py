@@ -8,8 +8,9 @@ import numpy as np
 
 from tiledsky.diagnostics.band import LIMIT, SKY_DISTANCE, Band
 from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
+from tiledsky.kernels.cell_sums import CELL
 from tiledsky.kernels.edges import squared_distance
-from tiledsky.kernels.sky_sums import DISTANCE, GROUP, N_GROUPS, OUTSIDE, distance_bins, sky_columns
+from tiledsky.kernels.sky_sums import DISTANCE, GROUP, N_GROUPS, OUTSIDE, sky_columns
 
 NAME, EDGES = "masked_bias", "edges"
 #: Distances at which bins begin, px: below 0 inside masks.
@@ -55,17 +56,18 @@ _OUTSIDE_BINS, _INSIDE_BINS = _tables()
 
 def update(band: Band) -> Floats:
     """Sums of the cells of a band."""
-    unmasked = band.bits & 254 == 0
-    bins = distance_bins(band.state, band.outside, squared_distance(unmasked, _INSIDE), _OUTSIDE_BINS, _INSIDE_BINS)
+    rows = slice(band.origin[0], band.origin[0] + CELL * band.cells[0])
     return sky_columns(
         band.background,
         band.residual,
         band.scaled,
         band.state,
         band.bits,
-        bins,
-        band.outside >= SKY_DISTANCE**2,
+        band.outside,
+        squared_distance(~band.masked, _INSIDE, rows=rows),
         band.around,
+        tables=(_OUTSIDE_BINS, _INSIDE_BINS),
+        nearest=SKY_DISTANCE**2,
         n_bins=N_BINS,
         origin=band.origin,
         cells=band.cells,

@@ -14,7 +14,7 @@ from tiledsky.diagnostics.patches import Floats, number
 from tiledsky.diagnostics.positions import random_positions
 from tiledsky.geometry import Pair
 from tiledsky.kernels.cell_sums import KEPT
-from tiledsky.kernels.sky_sums import GOOD
+from tiledsky.kernels.places import aperture_sums
 
 NAME = "negative"
 #: Radius of the apertures, px; random places a cell.
@@ -34,16 +34,7 @@ DEFINITION = (
 def update_apertures(band: Band) -> NDArray[np.void]:
     """Sums of the apertures of a band that hold no masked pixel."""
     y, x = random_positions(band, APERTURES, 2)
-    height, width = band.state.shape
-    inside = (y >= RADIUS) & (x >= RADIUS) & (y < height - RADIUS) & (x < width - RADIUS)
-    total, variance = np.zeros(y.shape), np.zeros(y.shape)
-    for dy in range(-RADIUS, RADIUS + 1):
-        for dx in range(-RADIUS, RADIUS + 1):
-            if dy * dy + dx * dx <= RADIUS**2:
-                at = np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)
-                inside &= band.state[at] == GOOD
-                total += np.where(inside, band.residual[at], 0.0)
-                variance += np.where(inside, np.square(band.rms[at], dtype=np.float64), 0.0)
+    inside, total, variance = aperture_sums(band.residual, band.rms, band.state, y, x, radius=RADIUS)
     rows, columns = np.mgrid[band.where.y0 : band.where.y1, band.where.x0 : band.where.x1].reshape(2, -1)
     cell, k = np.nonzero(inside)
     found = np.empty(cell.size, APERTURE)

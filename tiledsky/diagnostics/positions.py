@@ -11,7 +11,8 @@ from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
 from tiledsky.kernels.cell_sums import CELL
 from tiledsky.kernels.peaks import find_peaks
-from tiledsky.kernels.sky_sums import GOOD, LOST, MASKED, QUAD
+from tiledsky.kernels.places import box_excess, box_is_good
+from tiledsky.kernels.sky_sums import GOOD, MASKED
 
 NAME = "positions"
 #: Mean of 3 x 3 pixels above which a peak is a source, in units of the noise of such a mean.
@@ -58,29 +59,13 @@ def random_positions(band: Band, count: int, stream: int) -> tuple[NDArray[np.in
     return y, x + band.origin[1]
 
 
-def excess_at(band: Band, y: NDArray[np.int64], x: NDArray[np.int64], box: int) -> Floats:
-    """Mean background of a box minus the sky around; NaN where the box leaves the image or the sky is not known."""
-    height, width = band.background.shape
-    half = box // 2
-    inside = (y >= half) & (x >= half) & (y < height - half) & (x < width - half)
-    y, x = np.where(inside, y, half), np.where(inside, x, half)
-    total = np.zeros(y.shape)
-    for dy in range(-half, half + 1):
-        for dx in range(-half, half + 1):
-            total += band.background[np.minimum(y + dy, height - 1), np.minimum(x + dx, width - 1)]
-    sky = band.around[y // QUAD, x // QUAD]
-    sky = sky[..., 0] + (y % QUAD - 3.5) / QUAD * sky[..., 1] + (x % QUAD - 3.5) / QUAD * sky[..., 2]
-    return np.where(inside, total / box**2 - sky, np.nan)
-
-
 def sources_of(band: Band) -> Floats:
     """Sources of the cells of a band by their peaks: row and column in its arrays, flux, size."""
-    valid = band.state != LOST
     rows, columns = (
         slice(start, min(start + n * CELL, size))
-        for start, n, size in zip(band.origin, band.cells, valid.shape, strict=True)
+        for start, n, size in zip(band.origin, band.cells, band.state.shape, strict=True)
     )
-    return find_peaks(band.scaled, valid, threshold=THRESHOLD, rows=rows, columns=columns)
+    return find_peaks(band.scaled, threshold=THRESHOLD, rows=rows, columns=columns)
 
 
 def catalogue_of(band: Band, catalogue: Floats) -> Floats:
@@ -97,7 +82,7 @@ def update(band: Band, *, catalogue: Floats | None = None, box: int = 3) -> Floa
     out = np.zeros((*band.cells, COLUMNS))
     found = sources_of(band) if catalogue is None else catalogue_of(band, catalogue)
     y, x = found[:, 0].astype(np.int64), found[:, 1].astype(np.int64)
-    bias = excess_at(band, y, x, box)
+    bias = box_excess(band.background, band.around, y, x, box=box)
     state = band.state[y, x]
     for k, kind in enumerate((MASKED, GOOD)):
         chosen = np.isfinite(bias) & (state == kind)
@@ -126,15 +111,8 @@ def _source_columns(bias: Floats, flux: Floats, size: Floats) -> Floats:
 
 def _controls(band: Band, y: NDArray[np.int64], x: NDArray[np.int64], box: int) -> Floats:
     """Count and sum of the random positions of each cell that lie in unmasked sky."""
-    height, width = band.state.shape
-    inside = (y < height - box // 2) & (x < width - box // 2)
-    bias = excess_at(band, np.where(inside, y, 0), np.where(inside, x, 0), box)
-    half = box // 2
-    for dy in range(-half, half + 1):
-        for dx in range(-half, half + 1):
-            near = band.state[np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)]
-            inside &= near == GOOD
-    inside &= np.isfinite(bias)
+    bias = box_excess(band.background, band.around, y, x, box=box)
+    inside = box_is_good(band.state, y, x, box=box) & np.isfinite(bias)
     return np.stack([inside.sum(axis=1), np.where(inside, bias, 0.0).sum(axis=1)], axis=-1)
 
 

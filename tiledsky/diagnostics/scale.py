@@ -31,8 +31,8 @@ def update(band: Band) -> tuple[Floats, Floats]:
     """Sums of the cells of a band; and count and sum of each block of 16 pixels, in units of the noise."""
     where: Any = {"origin": band.origin, "cells": band.cells}
     blocks, kept = block_columns(band.values, band.good, **where)
-    near = np.abs(band.values) <= MOMENT_LIMIT  # as of the mean square: light that is not masked is no noise
-    pairs = pair_columns(np.where(near, band.values, np.float32(0)), band.good * near, **where)
+    # within the limit of the mean square too: light that is not masked is no noise
+    pairs = pair_columns(band.values, band.good, limit=MOMENT_LIMIT, **where)
     parts = [blocks, pairs, *_others(band, where)]
     return np.concatenate([part.reshape(*band.cells, -1) for part in parts], axis=2), kept
 

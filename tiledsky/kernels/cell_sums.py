@@ -63,13 +63,18 @@ def _pyramid(values, good, y0, x0, columns, kept):  # type: ignore[no-untyped-de
             top, left = y0 + cy * 64, x0 + cx * 64
             bottom, right = min(top + 64, height), min(left + 64, width)
             sums[:] = 0.0
-            for y in range(top, bottom):
-                for x in range(left, right):
-                    v = np.float64(values[y, x])
-                    i, j = (y - top) >> 1, (x - left) >> 1
-                    sums[i, j, 0] += good[y, x]
-                    sums[i, j, 1] += v
-                    sums[i, j, 2] += v * v
+            for i in range((bottom - top + 1) >> 1):
+                y = top + 2 * i
+                for j in range((right - left + 1) >> 1):
+                    count, first, second = 0, 0.0, 0.0
+                    for k in range(4):
+                        u, x = y + (k >> 1), left + 2 * j + (k & 1)
+                        if u < bottom and x < right:
+                            v = np.float64(values[u, x])
+                            count += good[u, x]
+                            first += v
+                            second += v * v
+                    sums[i, j, 0], sums[i, j, 1], sums[i, j, 2] = count, first, second
             side, n = 2, 32
             for level in range(6):
                 if level:
@@ -91,37 +96,52 @@ def _pyramid(values, good, y0, x0, columns, kept):  # type: ignore[no-untyped-de
                             columns[cy, cx, level, 2] += sums[i, j, 2] / count
 
 
-def pair_columns(values: _F32, good: NDArray[np.uint8], *, origin: tuple[int, int], cells: tuple[int, int]) -> _F64:
+def pair_columns(
+    values: _F32, good: NDArray[np.uint8], *, origin: tuple[int, int], cells: tuple[int, int], limit: float = np.inf
+) -> _F64:
     """Number of pairs and sum of products of pixels of each lag, shape (rows, columns, lags, 2).
 
-    Arguments as of `block_columns`. A pair belongs to the cell of its first pixel; the second may lie up to `REACH`
-    pixels outside. Products are added in float32 along columns of a cell, then in float64.
+    Arguments as of `block_columns`; pixels farther than ``limit`` from zero are left out. A pair belongs to the cell of
+    its first pixel; the second may lie up to `REACH` pixels outside. Products are added in float32 along columns of a
+    cell, then in float64.
     """
     columns = np.zeros((*cells, len(LAGS), 2))
-    _pairs(values, good.astype(np.float32), origin[0], origin[1], np.array(LAGS), columns)
+    _pairs(values, good, limit, origin[0], origin[1], np.array(LAGS), columns)
     return columns
 
 
 @njit(nogil=True, cache=True)
-def _pairs(values, good, y0, x0, lags, columns):  # type: ignore[no-untyped-def]
+def _pairs(values, good, limit, y0, x0, lags, columns):  # type: ignore[no-untyped-def]
     height, width = values.shape
-    products, counts = np.empty(64, np.float32), np.empty(64, np.float32)
+    products, counts = np.empty(64, np.float32), np.empty(64, np.uint8)
+    # a cell with what is around it, 0 beyond the array
+    near, used = np.zeros((67, 70), np.float32), np.zeros((67, 70), np.uint8)
     for cy in range(columns.shape[0]):
         for cx in range(columns.shape[1]):
             top, left = y0 + cy * 64, x0 + cx * 64
+            near[:] = 0.0
+            used[:] = 0
+            begin, end = max(left - 3, 0), min(left + 67, width)
+            for y in range(top, min(top + 67, height)):
+                v, g = values[y, begin:end], good[y, begin:end]
+                row, flags = near[y - top, begin - left + 3 :], used[y - top, begin - left + 3 :]
+                for x in range(v.size):
+                    counted = abs(v[x]) <= limit
+                    row[x] = v[x] if counted else np.float32(0)
+                    flags[x] = g[x] if counted else 0
+            rows = min(64, height - top)
             for k in range(lags.shape[0]):
                 dy, dx = lags[k]
-                bottom = min(top + 64, height - dy)
-                begin, end = max(left, -dx), min(min(left + 64, width), width - dx)
                 products[:] = 0.0
-                counts[:] = 0.0
-                for y in range(top, bottom):
-                    a, b = values[y, begin:end], values[y + dy, begin + dx : end + dx]
-                    g, h = good[y, begin:end], good[y + dy, begin + dx : end + dx]
-                    for x in range(a.size):
+                counts[:] = 0
+                for y in range(min(rows, height - top - dy)):
+                    a, b = near[y, 3:67], near[y + dy, 3 + dx : 67 + dx]
+                    g, h = used[y, 3:67], used[y + dy, 3 + dx : 67 + dx]
+                    for x in range(64):
                         products[x] += a[x] * b[x]
-                        counts[x] += g[x] * h[x]
-                total, number = 0.0, 0.0
+                    for x in range(64):
+                        counts[x] = np.uint8(counts[x] + (g[x] & h[x]))
+                total, number = 0.0, 0
                 for x in range(64):
                     total += products[x]
                     number += counts[x]

@@ -71,36 +71,44 @@ def _along_columns(counts, sums, powers, radius, y, moments, values):  # type: i
 
 
 @njit(nogil=True, cache=True)
+def _along_row(line, taps, first, out):  # type: ignore[no-untyped-def]
+    """Weighted sums over the blocks beside each one from `first` on; `line` has the taps' reach more on both sides."""
+    out[:] = 0.0
+    for k in range(taps.size):
+        source, t = line[first + k : first + k + out.size], taps[k]
+        for x in range(out.size):
+            out[x] += t * source[x]
+
+
+@njit(nogil=True, cache=True)
 def _fit(counts, sums, powers, radius, worst, limits, out):  # type: ignore[no-untyped-def]
-    width = counts.shape[1]
+    width, wanted = counts.shape[1], limits[3] - limits[2]
     # exponents of the terms: value, slopes, curvatures
     ys = np.array([0, 1, 0, 2, 1, 0])
     xs = np.array([0, 0, 1, 0, 1, 2])
-    moments, values = np.empty((5, width)), np.empty((3, width))
-    at = np.empty((5, 5))
+    # nothing is beyond the array
+    moments, values = np.zeros((5, width + 2 * radius)), np.zeros((3, width + 2 * radius))
+    at, rights = np.empty((5, 5, wanted)), np.empty((6, wanted))
     matrix, right, inverse = np.empty((6, 6)), np.empty(6), np.empty(6)
     for y in range(limits[0], limits[1]):
-        _along_columns(counts, sums, powers, radius, y, moments, values)
-        for x in range(limits[2], limits[3]):
-            low, high = max(x - radius, 0), min(x + radius + 1, width)
-            for p in range(5):
-                for q in range(5 - p):
-                    total = 0.0
-                    for c in range(low, high):
-                        total += powers[q, c - x + radius] * moments[p, c]
-                    at[p, q] = total
+        _along_columns(
+            counts, sums, powers, radius, y, moments[:, radius : radius + width], values[:, radius : radius + width]
+        )
+        for p in range(5):
+            for q in range(5 - p):
+                _along_row(moments[p], powers[q], limits[2], at[p, q])
+        for i in range(6):
+            _along_row(values[ys[i]], powers[xs[i]], limits[2], rights[i])
+        for x in range(wanted):
             for i in range(6):
-                total = 0.0
-                for c in range(low, high):
-                    total += powers[xs[i], c - x + radius] * values[ys[i], c]
-                right[i] = total
+                right[i] = rights[i, x]
                 for j in range(6):
-                    matrix[i, j] = at[ys[i] + ys[j], xs[i] + xs[j]]
+                    matrix[i, j] = at[ys[i] + ys[j], xs[i] + xs[j], x]
                 inverse[i] = 1.0 if i == 0 else 0.0
-            if at[0, 0] * worst < 1.0 or not _solve(matrix, right, inverse) or not inverse[0] < worst:
-                out[y, x] = np.nan
+            if at[0, 0, x] * worst < 1.0 or not _solve(matrix, right, inverse) or not inverse[0] < worst:
+                out[y, limits[2] + x] = np.nan
             else:
-                out[y, x] = right[:3]
+                out[y, limits[2] + x] = right[:3]
 
 
 @njit(nogil=True, cache=True)
