@@ -10,7 +10,8 @@ from tiledsky.diagnostics import scale
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
 from tiledsky.kernels.cell_sums import LAGS, REACH, WIDTHS, moment_columns
-from tiledsky.kernels.order import KeyHistogram
+from tiledsky.kernels.order import KeyHistogram, KeyTable
+from tiledsky.kernels.sky_sums import GOOD
 
 NAME = "residual"
 COLUMNS = 8
@@ -30,12 +31,12 @@ def update(band: Band) -> Floats:
     return moment_columns(band.values, band.residual, band.good, origin=band.origin, cells=band.cells)
 
 
-def histogram_of(band: Band) -> KeyHistogram:
-    """Values of the residual in the cells of a band."""
+def add_values(band: Band, table: KeyTable) -> None:
+    """Add the values of the residual in the cells of a band."""
     (y0, x0), (rows, columns) = band.origin, band.cells
     inner = slice(y0, y0 + 64 * rows), slice(x0, x0 + 64 * columns)
     residual = np.ascontiguousarray(band.residual[inner], np.float32)
-    return KeyHistogram.from_values(residual, mask=np.ascontiguousarray(band.good[inner] == 0))
+    table.add(residual, mask=band.state[inner] != GOOD)
 
 
 def mean_square(sums: PatchSums) -> Floats:

@@ -19,7 +19,7 @@ from tiledsky.diagnostics.patches import Floats, PatchSums, number, patch_size
 from tiledsky.diagnostics.seams import Seams, Strips
 from tiledsky.geometry import Pair, Region
 from tiledsky.kernels.cell_sums import CELL, WIDTHS
-from tiledsky.kernels.order import KeyHistogram
+from tiledsky.kernels.order import KeyHistogram, KeyTable
 from tiledsky.kernels.sky_sums import OUTSIDE
 
 VERSION = 1
@@ -88,20 +88,20 @@ def summarise(
         Side of the box at a source, odd.
     """
     cells = owned_cells(tile)
-    rows, histograms, found, apertures = [np.zeros((0, cells.shape[1], N_COLUMNS))], [], [], []
+    rows, table, found, apertures = [np.zeros((0, cells.shape[1], N_COLUMNS))], KeyTable(), [], []
     for band in bands(pixels, tile):
         scales, kept = scale.update(band)
         chosen, counts = blocks.select(band, kept)
         parts = [scales, bias.update(band), positions.update(band, catalogue=catalogue, box=box), residual.update(band)]
         rows.append(np.concatenate([*parts, counts[..., None]], axis=2))
-        histograms.append(residual.histogram_of(band))
+        residual.add_values(band, table)
         found.append(chosen)
         apertures.append(negative.update_apertures(band))
     columns = np.concatenate(rows) if 0 not in cells.shape else np.zeros((*cells.shape, N_COLUMNS))
     return TileSummary(
         cells,
         columns,
-        KeyHistogram.merged(histograms),
+        table.histogram(),
         blocks.ordered(found),
         negative.ordered(apertures),
         Strips.of(written),

@@ -55,7 +55,8 @@ def block_means(pixels: _Array, size: int, *, mask: NDArray[np.bool_] | None = N
             f"pass a bool mask of shape {pixels.shape}"
         )
     out = np.empty((-(-pixels.shape[0] // size), -(-pixels.shape[1] // size)), pixels.dtype)
-    _means(_frozen(pixels), _frozen(np.zeros((0, 0), np.bool_) if mask is None else mask), size, out)
+    left_out = np.zeros((0, 0), np.bool_) if mask is None else mask
+    _means(_frozen(pixels), _frozen(left_out).view(np.uint8), size, out)
     return out
 
 
@@ -133,20 +134,25 @@ def _means(pixels, mask, size, out):  # type: ignore[no-untyped-def]
     height, width = pixels.shape
     total = np.empty(out.shape[1])
     count = np.empty(out.shape[1], np.int64)
+    values, counts = np.empty(width), np.empty(width, np.uint8)
     for i in range(out.shape[0]):
         total[:] = 0.0
         count[:] = 0
         for y in range(i * size, min((i + 1) * size, height)):
-            for j in range(out.shape[1]):
-                t, c = total[j], count[j]
-                for x in range(j * size, min((j + 1) * size, width)):
-                    value = np.float64(pixels[y, x])
-                    counts = np.isfinite(value)
-                    if mask.size:
-                        counts = counts and not mask[y, x]
-                    t += value if counts else 0.0
-                    c += counts
-                total[j], count[j] = t, c
+            row = pixels[y]
+            for x in range(width):
+                value = np.float64(row[x])
+                finite = value - value == 0
+                values[x], counts[x] = value if finite else 0.0, finite
+            if mask.size:
+                left_out = mask[y]
+                for x in range(width):
+                    counts[x] &= left_out[x] ^ 1
+                    values[x] = values[x] if counts[x] else 0.0
+            for k in range(size):  # one pixel of every block after the other: none waits for the last one's sum
+                for j in range((width - k + size - 1) // size):
+                    total[j] += values[j * size + k]
+                    count[j] += counts[j * size + k]
         for j in range(out.shape[1]):
             out[i, j] = total[j] / count[j] if count[j] else np.nan
 

@@ -1,8 +1,8 @@
 """Distance of each pixel from the edge of a mask, exact up to a limit.
 
 Squared distances are parted as in A. Meijster, J. Roerdink, W. Hesselink, "A general algorithm for computing distance
-transforms in linear time" (2000): along columns first, then over the columns beside each pixel. Limits are small, so the
-second step tries the columns one after the other, many pixels of a row at a time, until none can be nearer.
+transforms in linear time" (2000): along columns first, then over the columns beside each pixel. Limits are small, so
+the second step tries the columns one after the other, many pixels of a row at a time, until none can be nearer.
 """
 
 from __future__ import annotations

@@ -123,6 +123,43 @@ def check_length(data: bytes, expected: int, what: str) -> None:
         )
 
 
+class KeyTable:
+    """Counts and sums of all bins, to which arrays are added one after the other. Memory: 3 MB."""
+
+    def __init__(self) -> None:
+        self._columns = np.zeros((N_BINS, 4), dtype=np.uint64)
+        self._table = np.zeros((N_BINS, 2), dtype=np.uint64)
+        self._held = self._n_nan = self._n_infinite = 0
+
+    def add(self, values: npt.NDArray[np.float32], *, mask: npt.NDArray[np.bool_] | None = None) -> None:
+        """Add an array; arguments and errors as of `KeyHistogram.from_values`."""
+        bits, flat_mask = flat_bits_and_mask(values, mask)
+        start = 0
+        while start < bits.size:
+            end = min(start + _BLOCK - self._held, bits.size)
+            n_nan, n_infinite = _scan(bits[start:end], flat_mask[start:end], self._table)
+            self._n_nan += n_nan
+            self._n_infinite += n_infinite
+            self._held += end - start
+            start = end
+            if self._held == _BLOCK:
+                self._carry()
+
+    def _carry(self) -> None:
+        columns, table = self._columns, self._table
+        columns[:, 0] += table[:, 0] >> np.uint64(_COUNT_SHIFT)
+        columns[:, 1] += table[:, 0] & np.uint64((1 << _COUNT_SHIFT) - 1)
+        columns[:, 2] += table[:, 1] >> np.uint64(32)
+        columns[:, 3] += table[:, 1] & np.uint64(0xFFFFFFFF)
+        table[:] = 0
+        self._held = 0
+
+    def histogram(self) -> KeyHistogram:
+        """Histogram of all that was added."""
+        self._carry()
+        return KeyHistogram._from_columns(self._columns, self._n_nan, self._n_infinite)
+
+
 @dataclass(frozen=True, eq=False)
 class KeyHistogram:
     """Level 1: exact counts and sums of an image's float32 values by bin of 1/128 octave; sparse, mergeable.
@@ -180,19 +217,9 @@ class KeyHistogram:
         ParameterError
             Another dtype or byte order, or a mask of another shape or dtype.
         """
-        bits, flat_mask = flat_bits_and_mask(values, mask)
-        columns = np.zeros((N_BINS, 4), dtype=np.uint64)
-        n_nan = n_infinite = 0
-        for start in range(0, bits.size, _BLOCK):
-            table = np.zeros((N_BINS, 2), dtype=np.uint64)
-            block_nan, block_infinite = _scan(bits[start : start + _BLOCK], flat_mask[start : start + _BLOCK], table)
-            n_nan += block_nan
-            n_infinite += block_infinite
-            columns[:, 0] += table[:, 0] >> np.uint64(_COUNT_SHIFT)
-            columns[:, 1] += table[:, 0] & np.uint64((1 << _COUNT_SHIFT) - 1)
-            columns[:, 2] += table[:, 1] >> np.uint64(32)
-            columns[:, 3] += table[:, 1] & np.uint64(0xFFFFFFFF)
-        return cls._from_columns(columns, n_nan, n_infinite)
+        table = KeyTable()
+        table.add(values, mask=mask)
+        return table.histogram()
 
     @classmethod
     def merged(cls, histograms: Iterable[KeyHistogram]) -> KeyHistogram:

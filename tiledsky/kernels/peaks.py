@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 RADIUS = 8
 
 
-def find_peaks(
-    values: NDArray[np.float32], *, threshold: float, rows: slice, columns: slice
-) -> NDArray[np.float64]:
+def find_peaks(values: NDArray[np.float32], *, threshold: float, rows: slice, columns: slice) -> NDArray[np.float64]:
     """Peaks of the means of 3 x 3 pixels.
 
     Parameters

@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.geometry import boxes_of
-from tiledsky.io.source import read_plane
 from tiledsky.kernels.blocks import block_means
 from tiledsky.overlap import Patch
 from tiledsky.run.context import LEVEL_PLANES, Context, level_path
@@ -38,15 +37,14 @@ class LevelWriter:
     ctx : Context
     stage : Stage
         The output; it says of which blocks, if any.
-    base : Patch
-        Bits of the mask that are known before any step, for the tile's pixels.
+    bits : Patch
+        Mask plane of the result, for the tile's pixels.
     """
 
-    def __init__(self, ctx: Context, stage: Stage, base: Patch) -> None:
-        self.ctx, self.sizes, self.tile = ctx, stage.levels, base.region
+    def __init__(self, ctx: Context, stage: Stage, bits: Patch) -> None:
+        self.ctx, self.sizes, self.tile = ctx, stage.levels, bits.region
         if self.sizes:
-            result = ctx.recipe.result_mask is not None
-            self.masked = (read_plane(ctx.array("mask"), self.tile) if result else base.data) != 0
+            self.masked = bits.data != 0
 
     def write(self, name: str, pixels: NDArray[Any]) -> list[str]:
         """Write the means of a plane, and with those of the subtracted plane what follows from it and the mask.

@@ -14,7 +14,7 @@ from tiledsky.diagnostics.summary import Collector, TileSummary, summarise
 from tiledsky.diagnostics.verdict import judge
 from tiledsky.diagnostics.worst import ToSky
 from tiledsky.geometry import Region
-from tiledsky.io.source import HEADER, parse_header, read_plane
+from tiledsky.io.source import HEADER, parse_header
 from tiledsky.io.store import write_json
 from tiledsky.overlap import Patch
 from tiledsky.run.context import Context, Index
@@ -31,26 +31,23 @@ def region_of(ctx: Context, tile: Region) -> Region:
 
 
 def summary_task(
-    ctx: Context, index: Index, tile: Region, base: Patch, planes: dict[str, NDArray[Any]], outside: Any
+    ctx: Context, index: Index, tile: Region, bits: Patch, planes: dict[str, NDArray[Any]], outside: Any
 ) -> list[str]:
     """Measure a tile from what its output task has in memory.
 
-    ``planes``: science, background and background_rms of the region of ``base``; ``outside``: pixels of the tile
-    without sky, or None.
+    ``bits``: mask plane of the result; ``planes``: science, background and background_rms of the same region;
+    ``outside``: pixels of the tile without sky, or None.
     """
-    bits = base.data
-    if ctx.recipe.result_mask is not None:
-        bits = read_plane(ctx.array("mask"), base.region)
     pixels = Pixels(
         science=planes["science"],
         background=planes["background"],
         rms=planes["background_rms"],
-        bits=bits,
-        region=base.region,
+        bits=bits.data,
+        region=bits.region,
         shape=ctx.plan.shape,
-        expected=expected_noise(**ctx.noise_planes(base.region)),
+        expected=expected_noise(**ctx.noise_planes(bits.region)),
     )
-    written = planes["background"][tile.within(base.region)]
+    written = planes["background"][tile.within(bits.region)]
     if outside is not None:
         written = np.where(outside, np.nan, written)
     return write_parts(ctx, "output", index, summarise(pixels, tile, written).to_parts())

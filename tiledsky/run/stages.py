@@ -40,13 +40,15 @@ def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int 
     remove_objects(ctx.root, ctx.owned(stage, index))
     with zarr_threads(threads):
         region = ctx.plan.grid(stage).region(index)
-        objects = _TASKS[stage.kind](ctx, stage, index, region)
-        status = "all-masked" if stage.kind == "output" and _all_masked(ctx, region) else "done"
+        if stage.kind == "output":
+            objects, masked = _output(ctx, stage, index, region)
+        else:
+            objects, masked = _TASKS[stage.kind](ctx, stage, index, region), False
     return ctx.markers.write(
         stage.name,
         index,
         objects=objects,
-        status=status,
+        status="all-masked" if masked else "done",
         seconds=round(time.perf_counter() - started, 3),
         cpu_seconds=round(time.process_time() - cpu, 3),
         task_peak=highwater.task_peak() if alone else None,
@@ -54,21 +56,26 @@ def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int 
     )
 
 
-def _all_masked(ctx: Context, tile: Region) -> bool:
-    """Whether no pixel of a tile was left for the sky: all of it is interpolated, or has no data."""
-    return bool(np.all(read_plane(ctx.array("mask"), tile)))
-
-
 def _ingest(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
     return [ctx.write(name, tile, read_plane(plane, tile)) for name, plane in ctx.source.items()]
 
 
-def _output(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
+def _output(ctx: Context, stage: Stage, index: Index, tile: Region) -> tuple[list[str], bool]:
+    """Write the planes of a tile and measure it.
+
+    Returns
+    -------
+    list of str
+        Paths of what was written.
+    bool
+        Whether no pixel of the tile was left for the sky: all of it is interpolated, or has no data.
+    """
     region = quality_tasks.region_of(ctx, tile)
     science = ctx.science(region)
     base = ctx.base(science)
     outside, fill_value = ctx.uncovered(base.cropped(tile)), float(ctx.recipe.fill_value)
-    levels = LevelWriter(ctx, stage, base.cropped(tile))
+    bits = base if ctx.recipe.result_mask is None else base.replaced(read_plane(ctx.array("mask"), region))
+    levels = LevelWriter(ctx, stage, bits.cropped(tile))
     written, measured = levels.write("science", science.crop(tile)), {"science": science.data}
 
     def write(name: str, pixels: NDArray[Any]) -> None:
@@ -89,7 +96,8 @@ def _output(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]
             write(name, pixels.copy() if name in _MEASURED and outside is not None else pixels)
         elif name == "mask":
             written.append(ctx.write(name, tile, base.crop(tile)))
-    return written + quality_tasks.summary_task(ctx, index, tile, base, measured, outside)
+    written += quality_tasks.summary_task(ctx, index, tile, bits, measured, outside)
+    return written, bool(np.all(bits.crop(tile)))
 
 
 #: Planes that the tests of the background need, with their halo.
@@ -107,6 +115,5 @@ _TASKS: dict[str, Callable[[Context, Stage, Index, Region], list[str]]] = {
     "mask": sky_tasks.mask_task,
     "boxes": mesh_tasks.boxes_task,
     "mesh": mesh_tasks.mesh_task,
-    "output": _output,
     "diagnostics": quality_tasks.diagnostics_task,
 }
