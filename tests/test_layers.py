@@ -118,6 +118,17 @@ def test_importing_the_package_loads_nothing_heavy():
     assert result.stdout.strip() == "set()"
 
 
+def test_an_array_is_estimated_without_what_others_need():
+    """What loads at the first sky of a process, on numpy arrays: neither Dask nor the files, nor trees for no holes."""
+    code = (
+        "import sys, numpy as np, tiledsky; image = np.arange(90000.0, dtype='f4').reshape(300, 300) % 97; "
+        "tiledsky.estimate_background(image, 'sextractor'); "
+        "print({'dask', 'distributed', 'zarr', 'astropy', 'photutils', 'scipy.spatial'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
 def test_a_run_is_a_function_whatever_was_imported_before():
     code = "import tiledsky.run.cluster, tiledsky; tiledsky.run('none', 'nowhere.fits', 'nowhere.zarr')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

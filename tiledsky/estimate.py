@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import dask.array as da
 import numpy as np
 
 from tiledsky.dq import dq_bits
@@ -15,7 +14,7 @@ from tiledsky.errors import InputError
 from tiledsky.filters import as_float, check_image, float_dtype, ring_halo, ring_step_patch
 from tiledsky.masking import detection_image, tier_mask
 from tiledsky.mesh import array_box_statistics, finish, same_boxes, surfaces
-from tiledsky.overlap import Patch, call, map_patches
+from tiledsky.overlap import Patch, call, is_dask_array, map_patches
 from tiledsky.planes import base_mask, check_noise, noise_scale, uncovered
 from tiledsky.recipe import Recipe
 from tiledsky.statistics import image_statistics
@@ -112,7 +111,7 @@ def estimate_background(
             raise InputError(f"{shown} {plane.shape} and image {image.shape} differ in shape; give planes of one grid")
     check_noise(recipe, planes)
     bits = None if dq is None else dq_bits(recipe.dq_flags, header=header)
-    image = image.astype(float_dtype(image.dtype)) if isinstance(image, da.Array) else as_float(image)
+    image = image.astype(float_dtype(image.dtype)) if is_dask_array(image) else as_float(image)
     options: dict[str, Any] = {"halo": (0, 0), "dtype": np.uint8, "name": "base_mask"}
     base = map_patches(_base_patch, image, *planes.values(), **options, names=tuple(planes), dq_bits=bits)
     if isinstance(base, np.ndarray) and base.all():

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +21,7 @@ from tiledsky.kernels import boxes, mesh_error
 from tiledsky.kernels import mesh as kernel
 from tiledsky.kernels.fill import fill
 from tiledsky.kernels.mesh_guards import from_levels, grown_boxes, outlying_boxes
-from tiledsky.overlap import align, call
+from tiledsky.overlap import align, call, is_dask_array
 from tiledsky.steps import AnyInterpolator, BackgroundStep, IDWInterpolator, LocalPolynomialInterpolator, SigmaClip
 from tiledsky.surface import Surface, error_interpolator, surface, surface_reach
 
@@ -129,8 +128,10 @@ def same_boxes(one: BackgroundStep, other: BackgroundStep) -> bool:
 def array_box_statistics(image: Any, ignore: Any, step: BackgroundStep | MeshParameters) -> list[Any]:
     """Box statistics of each level, of a numpy array, or of a dask array (lazily, from chunks cut at box corners)."""
     cells_of(image.shape, step)
-    if not isinstance(image, da.Array):
+    if not is_dask_array(image):
         return [box_statistics(image, ignore, step, level=k) for k in range(step.grow_boxes + 1)]
+    import dask.array as da
+
     aligned = align(image, largest_box(step))
     blocks = [aligned] if ignore is None else [aligned, da.asarray(ignore).rechunk(aligned.chunks)]
     levels = []

@@ -10,15 +10,12 @@ which reads tile and halo from its store and calls the same functions. A test ho
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array as da
 import numpy as np
-from dask.base import is_dask_collection, unpack_collections
-from dask.delayed import delayed
-from dask.tokenize import tokenize
 from numpy.typing import DTypeLike, NDArray
 
 from tiledsky.errors import PlanError
@@ -77,6 +74,19 @@ class Patch:
 PatchFunction = Callable[..., "Patch | NDArray[Any]"]
 
 
+def is_dask_array(value: Any) -> bool:
+    """Whether a value is a dask array; where there is one dask is loaded, which takes half a second otherwise."""
+    return isinstance(value, getattr(sys.modules.get("dask.array"), "Array", ()))
+
+
+def _is_collection(value: Any) -> bool:
+    if "dask.base" not in sys.modules:
+        return False
+    from dask.base import is_dask_collection
+
+    return bool(is_dask_collection(value))
+
+
 def map_patches(
     func: PatchFunction, *arrays: Any, halo: Pair, dtype: DTypeLike, name: str | None = None, **kwargs: Any
 ) -> Any:
@@ -107,11 +117,14 @@ def map_patches(
     """
     given = [a for a in arrays if a is not None]
     shape = given[0].shape
-    if not any(isinstance(a, da.Array) for a in given) and not any(is_dask_collection(v) for v in kwargs.values()):
+    if not any(map(is_dask_array, given)) and not any(map(_is_collection, kwargs.values())):
         whole = Region.whole(shape)
         patches = [None if a is None else Patch(np.asarray(a), whole, shape) for a in arrays]
         return _pixels(func(*patches, **kwargs), whole, dtype)
-    first = next((a for a in given if isinstance(a, da.Array)), None)
+    import dask.array as da
+    from dask.tokenize import tokenize
+
+    first = next(filter(is_dask_array, given), None)
     chunks = first.chunks if first is not None else ((shape[0],), (shape[1],))
     work = tuple(_at_least(c, h) for c, h in zip(chunks, halo, strict=True))
     token = tokenize(func, halo, np.dtype(dtype), work, kwargs, *arrays)
@@ -177,7 +190,7 @@ def align(array: Any, box: Pair) -> Any:
 
     So no box straddles two chunks. Chunk sizes stay near those that came; only the statistics of boxes see them.
     """
-    if not isinstance(array, da.Array):
+    if not is_dask_array(array):
         return array
     return array.rechunk(tuple(_aligned(c, b) for c, b in zip(array.chunks, box, strict=True)))
 
@@ -189,7 +202,13 @@ def _aligned(chunks: tuple[int, ...], box: int) -> tuple[int, ...]:
 
 def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call ``func`` now, or lazily (`dask.delayed`) where an argument is or holds a dask collection."""
+    if "dask.base" not in sys.modules:
+        return func(*args, **kwargs)
+    from dask.base import unpack_collections
+
     collections, _ = unpack_collections(args, kwargs)
     if collections:
+        from dask.delayed import delayed
+
         return delayed(func, pure=True)(*args, **kwargs)
     return func(*args, **kwargs)

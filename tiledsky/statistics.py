@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import dask.array as da
 import numpy as np
-from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from tiledsky.errors import RunError
@@ -21,7 +19,7 @@ from tiledsky.kernels import needed_bins, selection
 from tiledsky.kernels.biweight import BiweightSums
 from tiledsky.kernels.order import KeyHistogram
 from tiledsky.kernels.refinement import Refinement
-from tiledsky.overlap import call
+from tiledsky.overlap import call, is_dask_array
 from tiledsky.steps import SigmaClip
 
 #: Summaries merged at a time are the square of this: bounds what a merge holds.
@@ -174,8 +172,11 @@ def _biweight_sums(
 
 def _reduce(summarise: Any, merge: Any, image: Any, mask: Any, *args: Any) -> Any:
     """Summaries of all chunks, merged in a tree whose levels are one layer each: dask's own work grows with layers."""
-    if not isinstance(image, da.Array):
+    if not is_dask_array(image):
         return summarise(image, *args, mask=mask)
+    import dask.array as da
+    from dask.delayed import delayed
+
     blocks = [image] if mask is None else [image, da.asarray(mask).rechunk(image.chunks)]
     cells = _one_cell_a_block(_summary, *blocks, summarise=summarise, args=args)
     while cells.size > 1:
@@ -184,6 +185,8 @@ def _reduce(summarise: Any, merge: Any, image: Any, mask: Any, *args: Any) -> An
 
 
 def _one_cell_a_block(func: Any, *blocks: Any, **kwargs: Any) -> Any:
+    import dask.array as da
+
     chunks = tuple((1,) * n for n in blocks[0].numblocks)
     return da.map_blocks(func, *blocks, dtype=object, meta=np.empty((0, 0), object), chunks=chunks, **kwargs)
 

@@ -23,6 +23,7 @@ from tiledsky.io.fits import FitsImage, FitsRef, open_image, split_hdu
 from tiledsky.io.fitsscan import quiet
 from tiledsky.io.regions import SUFFIXES, RegionMask, RegionRef, open_regions
 from tiledsky.io.remote import Remote, as_system, is_outage, is_url, listed_digest, unreachable
+from tiledsky.io.shards import is_plain, read_region
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
 from tiledsky.io.zarrcheck import check_zarr_array, check_zarr_name, open_zarr, open_zarr_array
 
@@ -376,7 +377,7 @@ def parse_header(text: str) -> Header:
 def read_plane(plane: Any, region: Region) -> NDArray[Any]:
     """Pixels of a region of a plane."""
     try:
-        return np.asarray(plane[region.slices])
+        return read_region(plane, region) if is_plain(plane) else np.asarray(plane[region.slices])
     except TiledSkyError:
         raise
     except Exception as error:  # a damaged chunk: codecs raise whatever they meet first

@@ -20,19 +20,14 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Pair, Region, inner_chunk
+from tiledsky.io.shards import compressors
 
 #: Subfolder with markers, summaries and plan; everything else is Zarr.
 RUN_FOLDER = "run"
 SUCCESS = "_SUCCESS"
-
-
-def compressors(dtype: DTypeLike) -> list[Any]:
-    """Codecs of a plane: fast compression, then a checksum (zstd or lz4 alone let most flipped bits through)."""
-    return [BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize), Crc32cCodec()]
 
 
 def create_plane(

@@ -17,7 +17,6 @@ from typing import Any
 import numba
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.spatial import cKDTree
 
 from tiledsky.errors import ParameterError
 from tiledsky.kernels.mesh import Region, check_pixels_wanted, region_cells
@@ -219,6 +218,8 @@ def _evaluate_deep(mesh: Array, cells: Array, box_size: Pair, region: Region, n:
     good = np.argwhere(~np.isnan(mesh))
     centres = 2 * good * size + size - 1
     values = mesh[good[:, 0], good[:, 1]]
+    from scipy.spatial import cKDTree  # a fifth of a second, and few meshes need it
+
     tree = cKDTree(centres)
     half = float(np.hypot(*(size - 1)))
     for first in range(0, len(cells), _TREE_CELLS):

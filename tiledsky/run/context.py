@@ -13,6 +13,7 @@ from tiledsky.dq import dq_bits
 from tiledsky.filters import as_float
 from tiledsky.fitted import FITTED
 from tiledsky.geometry import Pair, Region
+from tiledsky.io.shards import write_object
 from tiledsky.io.source import HEADER, FitsReader, SourcePlane, parse_header, read_plane
 from tiledsky.io.store import (
     RUN_FOLDER,
@@ -130,7 +131,7 @@ class Context:
         array = self.array(path)
         written = object_path(array, tile_index(array, region))
         with writing(self.root / written):
-            array[region.slices] = data
+            write_object(array, region, data)
         return written
 
     def write_whole(self, path: str, data: NDArray[Any]) -> list[str]:

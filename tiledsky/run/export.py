@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.io.fits import Plane, write_fits
-from tiledsky.io.source import HEADER, MASK_BITS, InputOptions, open_source
+from tiledsky.io.shards import write_object
+from tiledsky.io.source import HEADER, MASK_BITS, InputOptions, open_source, read_plane
 from tiledsky.io.store import create_plane
 from tiledsky.run.result import Run, open_run
 from tiledsky.simulate import Catalogue, scene_block, simulate_scene
@@ -62,7 +63,9 @@ def export(
             name.upper(),
             tuple(array.shape),
             array.dtype,
-            lambda y0, y1, array=array: count.after(np.asarray(array[y0:y1]), y1 - y0),  # type: ignore[misc]
+            lambda y0, y1, array=array: count.after(  # type: ignore[misc]
+                read_plane(array, Region(y0, y1, 0, array.shape[1])), y1 - y0
+            ),
             block_rows=array.chunks[0],
         )
         for name, array in zip(planes, arrays, strict=True)
@@ -129,7 +132,7 @@ def copy_plane(
     for index in grid:
         region = grid.region(index)
         pixels = read(region)
-        array[region.slices] = count.after(pixels, region.shape[0] if region.x1 == shape[1] else 0)
+        write_object(array, region, count.after(pixels, region.shape[0] if region.x1 == shape[1] else 0))
     return array
 
 

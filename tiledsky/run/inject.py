@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tiledsky.diagnostics.injection import Injection, changes, draw, finalize, light
 from tiledsky.errors import RunError
 from tiledsky.geometry import TileGrid
+from tiledsky.io.shards import write_object
 from tiledsky.io.source import HEADER, SourcePlane, read_plane
 from tiledsky.io.store import create_plane, read_json, write_bytes, write_json
 from tiledsky.run.result import Run
@@ -84,13 +85,13 @@ def _copy(before: Run, path: Path, sources: NDArray[np.void]) -> None:
         science = name == "science"
         dtype = before.plan.dtype if science else planes[name].dtype
         array = create_plane(group, name, shape=before.plan.shape, dtype=dtype, tile=output.tile)
-        array = array.with_config({"write_empty_chunks": True})
         for key, value in dict(getattr(plane, "attrs", {})).items():
             array.attrs[key] = value
         for index in (grid := TileGrid(before.plan.shape, output.tile)):
             region = grid.region(index)
             pixels = read_plane(plane, region)
-            array[region.slices] = pixels + light(sources, region).astype(dtype) if science else pixels
+            pixels = pixels + light(sources, region).astype(dtype) if science else pixels
+            write_object(array, region, pixels)
     write_bytes(path / "sources.csv", _table(sources).encode())
 
 

@@ -1,0 +1,224 @@
+"""Objects of planes on this machine's disk, encoded and decoded at once: the bytes are those that Zarr writes.
+
+Zarr 3.1 hands every inner chunk to a thread and back, which takes twice as long as compressing it
+(https://github.com/zarr-developers/zarr-python/issues/4293); here a whole object is made in the thread that asks. Only
+arrays as `tiledsky.io.store.create_plane` makes them, in folders; all others are Zarr's business. To be dropped once
+Zarr's synchronous pipeline is its default (https://github.com/zarr-developers/zarr-python/pull/3885).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+import zarr
+from numcodecs import blosc
+from numpy.typing import DTypeLike, NDArray
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.core.indexing import morton_order_iter
+from zarr.core.metadata import ArrayV3Metadata
+from zarr.storage import LocalStore
+
+from tiledsky.geometry import Pair, Region
+
+#: Offset and length of a chunk that was not written.
+_MISSING = 2**64 - 1
+_CRC = struct.Struct("<I")
+#: The most that compression may add to a chunk.
+_OVERHEAD = 64
+
+
+def compressors(dtype: DTypeLike) -> list[Any]:
+    """Codecs of a plane: fast compression, then a checksum (zstd or lz4 alone let most flipped bits through)."""
+    return [BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize), Crc32cCodec()]
+
+
+def is_plain(array: Any) -> bool:
+    """Whether an array is stored as `tiledsky.io.store.create_plane` does it, in a folder of this machine."""
+    if not isinstance(array, zarr.Array) or type(array.store) is not LocalStore or array.ndim != 2:
+        return False
+    metadata = array.metadata
+    if not isinstance(metadata, ArrayV3Metadata) or metadata.storage_transformers:
+        return False
+    if metadata.chunk_key_encoding.to_dict() != {"name": "default", "configuration": {"separator": "/"}}:
+        return False
+    dtype = array.dtype
+    if dtype.kind not in "biuf" or not dtype.isnative or sys.byteorder != "little":
+        return False
+    inner = (BytesCodec(endian="little" if dtype.itemsize > 1 else None), *compressors(dtype))
+    if array.shards is None:
+        return tuple(metadata.codecs) == inner
+    return tuple(metadata.codecs) == (ShardingCodec(chunk_shape=array.chunks, codecs=inner),)
+
+
+def write_object(array: zarr.Array[Any], region: Region, pixels: NDArray[Any]) -> None:
+    """Write the one object of a plain array that holds exactly ``region``: whole, then under its own name."""
+    size = array.shards or array.chunks
+    if region.y0 % size[0] or region.x0 % size[1] or pixels.shape != region.shape:
+        raise ValueError(f"pixels of shape {pixels.shape} are not those of one object of {array.path}: {region}")
+    with _one_thread():
+        parts = _encoded(array, np.asarray(pixels, array.dtype))
+    path = _file(array, (region.y0 // size[0], region.x0 // size[1]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{uuid.uuid4().hex}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(parts)
+        temporary.replace(path)
+    except Exception:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_region(array: zarr.Array[Any], region: Region) -> NDArray[Any]:
+    """Pixels of a region of a plain array; the fill value where nothing was written, as Zarr has it.
+
+    Raises
+    ------
+    ValueError, OSError
+        A chunk or an index is damaged, or cannot be read.
+    """
+    out = np.empty(region.shape, array.dtype)
+    size: Any = array.shards or array.chunks
+    with _one_thread():
+        for index, part in _parts(region, size):
+            target = out[part.y0 - region.y0 : part.y1 - region.y0, part.x0 - region.x0 : part.x1 - region.x0]
+            try:
+                file = _file(array, index).open("rb")
+            except FileNotFoundError:
+                target[...] = array.fill_value
+                continue
+            with file:
+                _decode(array, file, index, part, target)
+    return out
+
+
+def _file(array: zarr.Array[Any], index: Pair) -> Path:
+    assert isinstance(array.store, LocalStore)
+    return array.store.root / array.path / "c" / str(index[0]) / str(index[1])
+
+
+def _parts(region: Region, size: Pair) -> Iterator[tuple[Pair, Region]]:
+    """Cells of a grid that a region touches, and what of the region each holds."""
+    for iy in range(region.y0 // size[0], -(-region.y1 // size[0])):
+        for ix in range(region.x0 // size[1], -(-region.x1 // size[1])):
+            top, left = iy * size[0], ix * size[1]
+            yield (
+                (iy, ix),
+                Region(
+                    max(region.y0, top),
+                    min(region.y1, top + size[0]),
+                    max(region.x0, left),
+                    min(region.x1, left + size[1]),
+                ),
+            )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep Blosc to the calling thread, where its results do not depend on threads; elsewhere than here it is so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, blosc.use_threads = blosc.use_threads, False
+    try:
+        yield
+    finally:
+        blosc.use_threads = before
+
+
+def _codec(dtype: np.dtype[Any]) -> blosc.Blosc:
+    return blosc.Blosc("lz4", clevel=1, shuffle=blosc.BITSHUFFLE, blocksize=0, typesize=dtype.itemsize)
+
+
+def _encoded(array: zarr.Array[Any], pixels: NDArray[Any]) -> list[bytes]:
+    """Parts of the object that holds these pixels; those of an object beyond the image have the fill value."""
+    codec, (height, width) = _codec(array.dtype), array.chunks
+    parts: list[bytes] = []
+    if array.shards is None:
+        return _chunk(codec, _filled(array, pixels), parts)
+    counts = array.shards[0] // height, array.shards[1] // width
+    index = np.full((*counts, 2), _MISSING, "<u8")
+    offset = 0
+    for iy, ix in morton_order_iter(counts):
+        pixels_of = pixels[iy * height : (iy + 1) * height, ix * width : (ix + 1) * width]
+        if not pixels_of.size:
+            continue
+        _chunk(codec, _filled(array, pixels_of), parts)
+        length = len(parts[-2]) + len(parts[-1])
+        index[iy, ix] = offset, length
+        offset += length
+    return _sealed(index.tobytes(), parts)
+
+
+def _filled(array: zarr.Array[Any], pixels: NDArray[Any]) -> NDArray[Any]:
+    """Pixels of a whole chunk, contiguous."""
+    if pixels.shape == array.chunks:
+        return np.ascontiguousarray(pixels)
+    chunk = np.full(array.chunks, array.fill_value, array.dtype)
+    chunk[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return chunk
+
+
+def _chunk(codec: blosc.Blosc, pixels: NDArray[Any], parts: list[bytes]) -> list[bytes]:
+    return _sealed(codec.encode(pixels), parts)
+
+
+def _sealed(data: bytes, parts: list[bytes]) -> list[bytes]:
+    parts += [data, _CRC.pack(google_crc32c.value(data))]
+    return parts
+
+
+def _decode(array: zarr.Array[Any], file: BinaryIO, index: Pair, wanted: Region, target: NDArray[Any]) -> None:
+    """Read the pixels ``wanted`` of an object into ``target``."""
+    size = os.fstat(file.fileno()).st_size
+    height, width = array.chunks
+    codec, chunk = _codec(array.dtype), np.empty((height, width), array.dtype)
+    if array.shards is None:
+        where = np.array([[[0, size]]], np.uint64)
+    else:
+        where = _index(file, size, (array.shards[0] // height, array.shards[1] // width))
+    top, left = (i * n for i, n in zip(index, array.shards or array.chunks, strict=True))
+    inside = Region(wanted.y0 - top, wanted.y1 - top, wanted.x0 - left, wanted.x1 - left)
+    for (iy, ix), part in _parts(inside, (height, width)):
+        goal = target[part.y0 - inside.y0 : part.y1 - inside.y0, part.x0 - inside.x0 : part.x1 - inside.x0]
+        offset, length = (int(n) for n in where[iy, ix])
+        if (offset, length) == (_MISSING, _MISSING):
+            goal[...] = array.fill_value
+            continue
+        data = _read(file, offset, length, size, chunk.nbytes + _OVERHEAD)
+        nbytes = int(data[4:8].view("<u4")[0])
+        if nbytes != chunk.nbytes:
+            raise ValueError(f"a chunk of {nbytes} bytes where {chunk.nbytes} are expected")
+        codec.decode(data, out=chunk)
+        y, x = iy * height, ix * width
+        goal[...] = chunk[part.y0 - y : part.y1 - y, part.x0 - x : part.x1 - x]
+
+
+def _index(file: BinaryIO, size: int, counts: Pair) -> NDArray[np.uint64]:
+    """Offset and length of each chunk of a shard, from its end."""
+    length = 16 * counts[0] * counts[1] + _CRC.size
+    if size < length:
+        raise ValueError(f"{size} bytes are less than the {length} of the index of a shard")
+    data = _read(file, size - length, length, size, length)
+    return np.frombuffer(data, "<u8").reshape(*counts, 2)
+
+
+def _read(file: BinaryIO, offset: int, length: int, size: int, most: int) -> NDArray[np.uint8]:
+    """Bytes of a chunk or an index without their checksum, which is compared."""
+    if length < _CRC.size + 16 or length > most or offset + length > size:
+        raise ValueError(f"{length} bytes from byte {offset} on are no chunk of a file of {size} bytes")
+    data = np.frombuffer(os.pread(file.fileno(), length, offset), np.uint8)
+    body = data[: -_CRC.size]
+    if data.size != length or _CRC.unpack(data[-_CRC.size :])[0] != google_crc32c.value(body):  # type: ignore[arg-type]
+        raise ValueError(f"stored and computed checksum of {length} bytes from byte {offset} on do not match")
+    return body
