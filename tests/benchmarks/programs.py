@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ NAMES = (
 _ROOT = Path(__file__).resolve().parents[2]
 _SEXTRACTOR = ("source-extractor", "sex")  # the program's name in Debian, and elsewhere
 _CHILDREN = "tests.benchmarks.children"
+_LAUNCH = Path(__file__).with_name("launch.py")
 _GROWTH = 1.10  # CPU seconds a pixel may grow by this much from the smallest to the largest image
 
 
@@ -130,23 +130,19 @@ class _Took:
 def _command(*words: str | Path, folder: Path, **environment: str) -> _Took:
     """Run a command to its end; what it says is shown only if it fails."""
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            [str(word) for word in words],
+    with tempfile.NamedTemporaryFile("r") as facts:
+        done = subprocess.run(
+            [sys.executable, "-ISs", _LAUNCH, facts.name, *map(str, words)],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": path, **environment},
-            stdout=said,
-            stderr=errors,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        _, status, used = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        errors.seek(0)
-        if process.returncode:
-            raise RuntimeError(f"{' '.join(map(str, words))} ended with {process.returncode}:\n{errors.read()[-2000:]}")
-        return _Took(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024.0, said.read())
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(map(str, words))} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        wall, cpu, peak = map(float, facts.read().split())
+        return _Took(wall, cpu, peak, done.stdout)
 
 
 def _tiledsky(*words: str | Path, folder: Path) -> _Took:

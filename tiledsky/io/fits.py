@@ -210,18 +210,21 @@ class FitsImage:
     def _fetch_plain(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[Any]:
         stored, nx = self._scaling.stored, self.shape[1]
         raw = np.empty((y1 - y0, x1 - x0), stored)
-        rows = [raw] if x1 - x0 == nx else list(raw)
+        pixels = raw.reshape(-1).view(np.uint8).data  # no copy: a fresh array is contiguous
+        at, step = self._info.data_offset + (y0 * nx + x0) * stored.itemsize, nx * stored.itemsize
+        size = len(pixels) if x1 - x0 == nx else (x1 - x0) * stored.itemsize  # whole rows lie one after the other
         with self._lock:
-            for i, row in enumerate(rows):
-                self._file.seek(self._info.data_offset + ((y0 + i) * nx + x0) * stored.itemsize)
-                view = row.reshape(-1).view(np.uint8).data  # no copy: rows of a fresh array are contiguous
+            descriptor = self._file.fileno()
+            for start in range(0, len(pixels), size):
+                view, offset = pixels[start : start + size], at
                 while len(view):
-                    got = self._file.readinto(view)
+                    got = os.preadv(descriptor, [view], offset)
                     if not got:
                         raise InputError(
                             f"{self._label}: the file ended while it was read; it has changed, start again"
                         )
-                    view = view[got:]
+                    view, offset = view[got:], offset + got
+                at += step
         return raw
 
     def _fetch_compressed(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[Any]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from astropy.io.fits import Header
-from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
@@ -213,6 +212,8 @@ def _on_pixels(region: Any, keywords: Header, label: str) -> Any:
     """Region in pixel coordinates, by the WCS of the image."""
     if not hasattr(region, "to_pixel"):
         return region
+    from astropy.wcs import WCS  # a quarter of a second, for the few inputs with regions in sky coordinates
+
     try:
         with quiet():
             wcs = WCS(keywords)

@@ -76,6 +76,8 @@ def _rows(ctx: Context, output: Stage) -> Iterator[list[tuple[Region, TileSummar
 
 def _to_sky(header: Any) -> ToSky | None:
     """Sky coordinates of pixels by the WCS of the image; None without one that can be read."""
+    if "CTYPE1" not in header:
+        return None  # and the library, which takes a third of a second, is not loaded
     import warnings
 
     from astropy.wcs import WCS
