@@ -136,41 +136,38 @@ def _one_thread() -> Iterator[None]:
         blosc.use_threads = before
 
 
-def _codec(dtype: np.dtype[Any]) -> blosc.Blosc:
-    return blosc.Blosc("lz4", clevel=1, shuffle=blosc.BITSHUFFLE, blocksize=0, typesize=dtype.itemsize)
-
-
 def _encoded(array: zarr.Array[Any], pixels: NDArray[Any]) -> list[bytes]:
     """Parts of the object that holds these pixels; those of an object beyond the image have the fill value."""
-    codec, (height, width) = _codec(array.dtype), array.chunks
+    (height, width), shards = array.chunks, array.shards
+    empty = np.full((height, width), array.fill_value, array.dtype)
     parts: list[bytes] = []
-    if array.shards is None:
-        return _chunk(codec, _filled(array, pixels), parts)
-    counts = array.shards[0] // height, array.shards[1] // width
+    if shards is None:
+        return _chunk(_filled(pixels, empty), parts)
+    counts = shards[0] // height, shards[1] // width
     index = np.full((*counts, 2), _MISSING, "<u8")
     offset = 0
     for iy, ix in morton_order_iter(counts):
-        pixels_of = pixels[iy * height : (iy + 1) * height, ix * width : (ix + 1) * width]
-        if not pixels_of.size:
+        part = pixels[iy * height : (iy + 1) * height, ix * width : (ix + 1) * width]
+        if not part.size:
             continue
-        _chunk(codec, _filled(array, pixels_of), parts)
+        _chunk(_filled(part, empty), parts)
         length = len(parts[-2]) + len(parts[-1])
         index[iy, ix] = offset, length
         offset += length
     return _sealed(index.tobytes(), parts)
 
 
-def _filled(array: zarr.Array[Any], pixels: NDArray[Any]) -> NDArray[Any]:
-    """Pixels of a whole chunk, contiguous."""
-    if pixels.shape == array.chunks:
+def _filled(pixels: NDArray[Any], empty: NDArray[Any]) -> NDArray[Any]:
+    """Pixels of a whole chunk, contiguous; of ``empty`` where there are none."""
+    if pixels.shape == empty.shape:
         return np.ascontiguousarray(pixels)
-    chunk = np.full(array.chunks, array.fill_value, array.dtype)
+    chunk = empty.copy()
     chunk[: pixels.shape[0], : pixels.shape[1]] = pixels
     return chunk
 
 
-def _chunk(codec: blosc.Blosc, pixels: NDArray[Any], parts: list[bytes]) -> list[bytes]:
-    return _sealed(codec.encode(pixels), parts)
+def _chunk(pixels: NDArray[Any], parts: list[bytes]) -> list[bytes]:
+    return _sealed(blosc.compress(pixels, b"lz4", 1, blosc.BITSHUFFLE, 0, pixels.itemsize), parts)
 
 
 def _sealed(data: bytes, parts: list[bytes]) -> list[bytes]:
@@ -182,24 +179,25 @@ def _decode(array: zarr.Array[Any], file: BinaryIO, index: Pair, wanted: Region,
     """Read the pixels ``wanted`` of an object into ``target``."""
     size = os.fstat(file.fileno()).st_size
     height, width = array.chunks
-    codec, chunk = _codec(array.dtype), np.empty((height, width), array.dtype)
-    if array.shards is None:
+    chunk, fill = np.empty((height, width), array.dtype), array.fill_value
+    shards = array.shards
+    if shards is None:
         where = np.array([[[0, size]]], np.uint64)
     else:
-        where = _index(file, size, (array.shards[0] // height, array.shards[1] // width))
-    top, left = (i * n for i, n in zip(index, array.shards or array.chunks, strict=True))
+        where = _index(file, size, (shards[0] // height, shards[1] // width))
+    top, left = (i * n for i, n in zip(index, shards or (height, width), strict=True))
     inside = Region(wanted.y0 - top, wanted.y1 - top, wanted.x0 - left, wanted.x1 - left)
     for (iy, ix), part in _parts(inside, (height, width)):
         goal = target[part.y0 - inside.y0 : part.y1 - inside.y0, part.x0 - inside.x0 : part.x1 - inside.x0]
         offset, length = (int(n) for n in where[iy, ix])
         if (offset, length) == (_MISSING, _MISSING):
-            goal[...] = array.fill_value
+            goal[...] = fill
             continue
         data = _read(file, offset, length, size, chunk.nbytes + _OVERHEAD)
         nbytes = int(data[4:8].view("<u4")[0])
         if nbytes != chunk.nbytes:
             raise ValueError(f"a chunk of {nbytes} bytes where {chunk.nbytes} are expected")
-        codec.decode(data, out=chunk)
+        blosc.decompress(data, chunk)
         y, x = iy * height, ix * width
         goal[...] = chunk[part.y0 - y : part.y1 - y, part.x0 - x : part.x1 - x]
 
