@@ -164,7 +164,7 @@ def test_a_tile_that_fits_is_named() -> None:
     tile = fitting_tile(recipe, plan, PLANES, memory_limit=limit)
     assert tile is not None
     message = (
-        rf"stage output needs 55\d MB a worker \(400 MB process .*use --tile-size {tile}, or --memory-limit 5[78]\dMB"
+        rf"stage output needs 54\d MB a worker \(400 MB process .*use --tile-size {tile}, or --memory-limit 5[78]\dMB"
     )
     with pytest.raises(PlanError, match=message):
         check_fits(recipe, plan, PLANES, memory_limit=limit)

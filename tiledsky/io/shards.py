@@ -61,10 +61,13 @@ def is_plain(array: Any) -> bool:
 
 
 def write_object(array: zarr.Array[Any], region: Region, pixels: NDArray[Any]) -> None:
-    """Write the one object of a plain array that holds exactly ``region``: whole, then under its own name."""
+    """Write the one object of an array that holds exactly ``region``: whole, then under its own name."""
     size = array.shards or array.chunks
     if region.y0 % size[0] or region.x0 % size[1] or pixels.shape != region.shape:
         raise ValueError(f"pixels of shape {pixels.shape} are not those of one object of {array.path}: {region}")
+    if not is_plain(array):  # a machine that has its bytes the other way round
+        array[region.slices] = pixels
+        return
     with _one_thread():
         parts = _encoded(array, np.asarray(pixels, array.dtype))
     path = _file(array, (region.y0 // size[0], region.x0 // size[1]))

@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike
 
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Pair, Region, inner_chunk
-from tiledsky.io.shards import compressors
+from tiledsky.io.shards import compressors as compressors
 
 #: Subfolder with markers, summaries and plan; everything else is Zarr.
 RUN_FOLDER = "run"

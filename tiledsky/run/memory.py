@@ -32,7 +32,7 @@ MEGABYTE = 1_000_000
 BASE = 400 * MEGABYTE
 #: Beside what Zarr reads: the compressed bytes of the chunks (noise hardly shrinks), and each shard's part unpacked.
 _READ = 2
-#: Beside what Zarr writes: compressed chunks, and the shard that they are joined in.
+#: Beside what is written: compressed chunks; what Zarr writes itself is joined in a shard, too.
 _WRITE = 2
 #: FITS pixels are converted a block at a time; those of a tile-compressed image are unpacked, too.
 _FITS, _FITS_TILES = 12 * MEGABYTE, 50 * MEGABYTE

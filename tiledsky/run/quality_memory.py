@@ -13,7 +13,7 @@ from tiledsky.kernels.cell_sums import CELL
 from tiledsky.run.plan import Plan
 
 #: Rows of pixels that are measured at a time with their halo, and bytes of each pixel beside the planes.
-_BAND, _BAND_PIXEL = 4 * CELL + 128, 40
+_BAND, _BAND_PIXEL = 4 * CELL + 128, 24
 #: Bytes of the lists of blocks and apertures, for each block of 256 pixels: one in three hundred stands out.
 _LISTS = 8
 
