@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tiledsky.errors import InputError, ParameterError, RunError
-from tiledsky.kernels.order import KeyHistogram, flat_bits_and_mask, values_of_keys
+from tiledsky.kernels.order import KeyHistogram, KeyTable, flat_bits_and_mask, values_of_keys
 from tiledsky.kernels.refinement import Refinement
 
 ANY_FLOAT32 = hnp.arrays(np.float32, st.integers(0, 60), elements=st.floats(width=32))
@@ -263,3 +263,17 @@ def test_refusals():
         Refinement.from_values(image, [0x8000]).merge(Refinement.from_values(image, [0x8001]))
     with pytest.raises(ParameterError, match="at least one"):
         Refinement.merged([])
+
+
+def test_a_table_is_the_histogram_of_all_that_was_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(12)
+    parts = [rng.normal(size=n).astype(np.float32) for n in (70, 1, 900, 64, 0, 3)]
+    parts[2][5:9] = np.nan, np.inf, -np.inf, -0.0
+    masks = [rng.random(part.size) < 0.2 for part in parts]
+    whole = KeyHistogram.from_values(np.concatenate(parts), mask=np.concatenate(masks)).to_bytes()
+    for block in (1 << 23, 64, 7):
+        monkeypatch.setattr("tiledsky.kernels.order._BLOCK", block)
+        table = KeyTable()
+        for part, mask in zip(parts, masks, strict=True):
+            table.add(part, mask=mask)
+        assert table.histogram().to_bytes() == whole

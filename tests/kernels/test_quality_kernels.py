@@ -7,10 +7,13 @@ import pytest
 from photutils.detection import find_peaks as photutils_peaks
 from scipy import ndimage
 
+from tiledsky.errors import ParameterError
 from tiledsky.kernels.cell_sums import CELL, LAGS, WIDTHS, block_columns, moment_columns, pair_columns
 from tiledsky.kernels.edges import squared_distance
 from tiledsky.kernels.local_sky import local_quadratic
 from tiledsky.kernels.peaks import RADIUS, find_peaks
+from tiledsky.kernels.places import aperture_sums, box_excess, box_is_good
+from tiledsky.kernels.sky_sums import GOOD, LOST, MASKED, pixel_planes
 
 
 @pytest.mark.parametrize(("share", "limit"), [(0.3, 5), (0.01, 20), (0.0005, 64), (0.0, 7), (1.0, 7)])
@@ -110,3 +113,73 @@ def test_flux_and_size_of_a_peak() -> None:
     assert found[:2].tolist() == [31, 28]
     assert found[2] == pytest.approx(200 * 2 * np.pi * 1.5**2, rel=1e-3)
     assert found[3] == pytest.approx(1.5, rel=0.05)
+
+
+def test_distances_of_some_rows_go_farther() -> None:
+    mask = np.random.default_rng(6).random((80, 130)) < 0.003
+    found = squared_distance(mask, 30, rows=slice(20, 50), elsewhere=4)
+    whole, near = squared_distance(mask, 30), squared_distance(mask, 4)
+    np.testing.assert_array_equal(found[20:50], whole[20:50])
+    others = np.r_[:20, 50:80]
+    np.testing.assert_array_equal(found[others], np.where(near[others] <= 16, near[others], 31**2))
+    assert (found[others] != whole[others]).any()
+    with pytest.raises(ParameterError, match="limit 181 px: squares are kept in 16 bits; give 1 to 180"):
+        squared_distance(mask, 181)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_a_pixel_is(dtype: type) -> None:
+    rng = np.random.default_rng(7)
+    science, background = (rng.normal(size=(40, 50)).astype(dtype) for _ in range(2))
+    rms, bits = rng.random((40, 50)).astype(dtype), rng.integers(0, 8, (40, 50)).astype(np.uint8)
+    for k, value in enumerate((np.nan, np.inf, -np.inf)):
+        science[k], background[10 + k], rms[20 + k] = value, value, value
+    rms[30], rms[31], science[0, 0], background[0, 0] = 0, -1, np.inf, np.inf
+    state, residual, scaled, values = pixel_planes(science, background, rms, bits)
+    with np.errstate(all="ignore"):
+        expected = science - background
+        lost = (bits & 1 != 0) | ~np.isfinite(expected) | ~(rms > 0)
+        over = np.where(lost, 0, expected / rms).astype(np.float32)
+    np.testing.assert_array_equal(state, np.where(lost, LOST, np.where(bits > 1, MASKED, GOOD)))
+    np.testing.assert_array_equal(residual, expected)
+    assert residual.dtype == dtype
+    np.testing.assert_array_equal(scaled, over)
+    np.testing.assert_array_equal(values, np.where(state == GOOD, over, 0))
+
+
+def test_places_against_loops() -> None:
+    rng = np.random.default_rng(8)
+    image, rms = (rng.normal(1, 0.1, (64, 72)).astype(np.float32) for _ in range(2))
+    around = rng.normal(size=(8, 9, 3))
+    around[3, 3] = np.nan
+    state = (rng.random(image.shape) < 0.01).astype(np.uint8)
+    y, x = rng.integers(0, 64, (40, 5)), rng.integers(0, 72, (40, 5))
+    excess, good = box_excess(image, around, y, x, box=5), box_is_good(state, y, x, box=5)
+    whole, light, noise = aperture_sums(image, rms, state, y, x, radius=4)
+    v, u = np.mgrid[-4:5, -4:5]
+    disc = v**2 + u**2 <= 16
+    for k in np.ndindex(y.shape):
+        j, i = int(y[k]), int(x[k])
+        inside = min(j, i, 63 - j, 71 - i)
+        sky = around[j // 8, i // 8] @ (1, (j % 8 - 3.5) / 8, (i % 8 - 3.5) / 8)
+        mean = image[j - 2 : j + 3, i - 2 : i + 3].mean(dtype=float) if inside >= 2 else np.nan
+        assert excess[k] == pytest.approx(mean - sky, rel=1e-12, nan_ok=True)
+        below = max(j - 2, 0), max(i - 2, 0)
+        assert good[k] == (j < 62 and i < 70 and not state[below[0] : j + 3, below[1] : i + 3].any())
+        square = slice(j - 4, j + 5), slice(i - 4, i + 5)
+        assert whole[k] == (inside >= 4 and not state[square][disc].any())
+        if whole[k]:
+            assert light[k] == pytest.approx(image[square][disc].sum(dtype=float), rel=1e-12)
+            assert noise[k] == pytest.approx((rms[square][disc].astype(float) ** 2).sum(), rel=1e-12)
+    assert whole.any()
+    assert good.any()
+
+
+def test_pairs_leave_out_what_is_far_from_zero() -> None:
+    rng = np.random.default_rng(9)
+    values, good = rng.normal(size=(70, 75)).astype(np.float32), np.ones((70, 75), np.uint8)
+    near = np.abs(values) <= 1.5
+    options = {"origin": (0, 0), "cells": (2, 2)}
+    found = pair_columns(values, good, limit=1.5, **options)
+    np.testing.assert_array_equal(found, pair_columns(np.where(near, values, np.float32(0)), good * near, **options))
+    assert (found[0, 0, :, 0] < pair_columns(values, good, **options)[0, 0, :, 0]).all()
