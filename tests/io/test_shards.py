@@ -63,8 +63,10 @@ def test_regions_are_those_of_zarr(tmp_path: Path, tile: tuple[int, int]) -> Non
         np.testing.assert_array_equal(found, array[region.slices])
 
 
-@pytest.mark.parametrize("tile", [(600, 540), (300, 512)])
-@pytest.mark.parametrize("damage", ["chunk", "end", "cut", "empty", "length"])
+@pytest.mark.parametrize(
+    ("tile", "damage"),
+    [*itertools.product([(600, 540), (300, 512)], ["chunk", "end", "cut", "empty"]), ((300, 512), "length")],
+)
 def test_damage_is_an_error(tmp_path: Path, tile: tuple[int, int], damage: str) -> None:
     array = plane(tmp_path, "p", "float32", tile)
     region = TileGrid(SHAPE, tile).region((0, 0))
@@ -76,8 +78,7 @@ def test_damage_is_an_error(tmp_path: Path, tile: tuple[int, int], damage: str) 
     elif damage == "end":
         data[-9] ^= 1
     elif damage == "length":  # what a chunk says of its size, its checksum put right
-        if array.shards is not None:
-            pytest.skip("the same for the chunks of a shard")
+        assert array.shards is None
         data[4] ^= 1
         data[-4:] = shards._sealed(bytes(data[:-4]), [])[1]
     else:
