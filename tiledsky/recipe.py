@@ -85,9 +85,11 @@ class Recipe(Model):
                 f"mask step {step.name!r} needs bit {last} for its last tier, and sources have bits 1 to 6; "
                 "use fewer tiers here or in the masks that it goes on from"
             )
-        if any(t.noise == "local" for t in step.tiers) and self.noise_map(step) is None:
+        local = any(t.noise == "local" for t in step.tiers)
+        if (local or step.equalize == "rms") and self.noise_map(step) is None:
+            what = "has a tier with local noise" if local else 'has equalize = "rms"'
             raise ValueError(
-                f"mask step {step.name!r} has a tier with local noise but subtracts a ring, which has no rms map; "
+                f"mask step {step.name!r} {what} but subtracts a ring, which has no rms map; "
                 "name an earlier background step with noise_map"
             )
 
@@ -114,6 +116,12 @@ class Recipe(Model):
         """Return the background step whose rms map is the local noise of a mask step; None for a ring's."""
         step = self.detection_sky(mask) if mask.noise_map is None else self.step(mask.noise_map)
         return step if isinstance(step, BackgroundStep) else None
+
+    def noise_source(self, mask: MaskStep) -> BackgroundStep:
+        """Return `noise_map` of a mask step that needs one, which was checked with the recipe."""
+        source = self.noise_map(mask)
+        assert source is not None
+        return source
 
     def mask_for(self, step: AnyStep) -> MaskStep | None:
         """Return the mask step whose sources a step leaves out, if any.

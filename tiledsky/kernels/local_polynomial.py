@@ -18,7 +18,8 @@ most; where it is smooth, wide ones, in the limit one value for the whole image.
 With boxes of variance ``s**2 / weight``, s**2 being R, a fit has the variance ``s**2 q' V q``, where q is the solution
 of its normal equations for the value at the cell, V the moments of the squared Gaussian. (The boxes of large weights
 make the fits, and R counts them most: where the weights are not right, R is right for these.) What the fits differ by
-is added: the error is that of the average of models ::
+is added: the error is that of the average of models, its variances `shared` times as large where neighbouring boxes
+share noise (`tiledsky.kernels.mesh_error.shared_noise`)::
 
     error**2 = sum of w_k (variance_k + fit_k**2) - (sum of w_k fit_k)**2
 """
@@ -151,14 +152,17 @@ def _refine(nodes: Floats, first: int, step: int, y0: int, cells: Floats) -> Non
 
 
 @numba.njit(nogil=True, cache=True)
-def _score(values: Floats, weight: Floats, fit: Floats, lever: Floats, sums: Floats) -> None:
-    """Squares of weight times residual from fits without each box, summed in blocks (row 0 is a corner of one)."""
+def _score(values: Floats, weight: Floats, fitted: Floats, fit: Floats, lever: Floats, sums: Floats) -> None:
+    """Squares of weight times residual from fits without each box, summed in blocks (row 0 is a corner of one).
+
+    `fitted`: weights that the fits are made with.
+    """
     sums[:] = 0.0
     for y in range(values.shape[0]):
         for x in range(values.shape[1]):
             w = weight[y, x]
             if w > 0.0:
-                r = (values[y, x] - fit[y, x]) / max(1.0 - w * lever[y, x], 0.1)
+                r = (values[y, x] - fit[y, x]) / max(1.0 - fitted[y, x] * lever[y, x], 0.1)
                 sums[y // _BLOCK, x // _BLOCK] += (w * r) ** 2
 
 
@@ -212,17 +216,17 @@ def _windowed(sums: Floats) -> Floats:
 class _Band:
     """Some rows of a mesh, with those about them that they depend on, and the averages there."""
 
-    def __init__(self, values: Floats, weight: Floats, shape: Pair, rows: slice, offset: int) -> None:
+    def __init__(self, values: Floats, weight: Floats, fitted: Floats, rows: slice, offset: int) -> None:
         """Arrays begin at row `offset` of the mesh, at the corner of a block, as far as residuals count."""
-        self.nx, self.offset, self.values, self.weight = shape[1], offset, values, weight
+        self.nx, self.values, self.weight, self.fitted = values.shape[1], values, weight, fitted
         self.inner = slice(rows.start - offset, rows.stop - offset)
         ones, nothing = np.ones(values.shape), np.zeros(values.shape)
         self.blocks = tuple(-(-n // _BLOCK) for n in values.shape)
         counted = np.zeros(self.blocks)
-        _score(ones, (weight > 0.0).astype(np.float64), nothing, nothing, counted)
+        _score(ones, (weight > 0.0).astype(np.float64), nothing, nothing, nothing, counted)
         # a Gaussian window averages over twice the sum of its values
         self.power = 2.0 * _windowed(counted) / (2.0 * _TEMPERATURE)
-        _score(ones, np.sqrt(weight), nothing, nothing, counted)
+        _score(ones, np.sqrt(weight), nothing, nothing, nothing, counted)
         self.weights = _windowed(counted)
         self.sums = np.zeros((6, rows.stop - rows.start, self.nx))
         self.sums[0] = -np.inf
@@ -230,7 +234,7 @@ class _Band:
     def add(self, fit: Floats, lever: Floats, unit: Floats, used: Floats, *, log_h: float, floor: float) -> None:
         """Add a fit."""
         found = np.zeros(self.blocks)
-        _score(self.values, self.weight, fit, lever, found)
+        _score(self.values, self.weight, self.fitted, fit, lever, found)
         with np.errstate(divide="ignore", invalid="ignore"):
             r = _windowed(found) / self.weights
         log_r = np.log(np.where(r > floor, r, floor))
@@ -254,10 +258,25 @@ class MeshFit:
     box_size : (int, int)
         Pixels of a box.
     rungs : Ladder
+    judged : ndarray (nby, nbx), optional
+        Weights that fits are judged with, where they are others: not 0 where `weight` is not.
+    shared : float
+        Variance of means of many boxes, over what it would be if boxes did not share noise.
     """
 
-    def __init__(self, values: NDArray[Any], weight: NDArray[Any], *, box_size: Pair, rungs: Ladder) -> None:
+    def __init__(
+        self,
+        values: NDArray[Any],
+        weight: NDArray[Any],
+        *,
+        box_size: Pair,
+        rungs: Ladder,
+        judged: NDArray[Any] | None = None,
+        shared: float = 1.0,
+    ) -> None:
+        self.shared = shared
         self.values, self.weight, self.box_size, self.rungs = values, weight, box_size, rungs
+        self.judged = weight if judged is None else judged
         self.shape: Pair = (values.shape[0], values.shape[1])
         known = [(values[r][weight[r] > 0], weight[r][weight[r] > 0]) for r in row_bands(self.shape)]
         self.total = math.fsum(float(np.sum(w, dtype=np.float64)) for _, w in known)
@@ -282,16 +301,20 @@ class MeshFit:
         rows = slice(*rows.indices(self.shape[0])[:2])
         aligned = slice(rows.start // _BLOCK * _BLOCK, -(-rows.stop // _BLOCK) * _BLOCK)
         first, last = _interval(aligned, self.shape[0], HALO)
-        values, weight = self._cells(first, last)
-        band = _Band(values, weight, self.shape, rows, first)
+        values, fitted = self._cells(first, last)
+        judged = fitted
+        if self.judged is not self.weight:
+            judged = self.judged[first:last].astype(np.float64)
+            values = np.where(judged > 0.0, self.values[first:last].astype(np.float64) - self.center, 0.0)
+        band = _Band(values, judged, fitted, rows, first)
         for fit, lever, unit, used, bandwidth in self._candidates(first, last):
-            band.add(fit, lever, unit, used, log_h=math.log(bandwidth), floor=self.floor)
+            band.add(fit, lever, self.shared * unit, used, log_h=math.log(bandwidth), floor=self.floor)
         found = band.sums[1] > 0.0
         if self.rungs.constant or not found.all():
             before = band.sums.copy()
             flat, nothing = np.full(values.shape, 1.0 / self.total), np.zeros(values.shape)
             log_h = math.log(self.rungs.bandwidths[-1] * _RATIO)
-            band.add(nothing, flat, flat, nothing, log_h=log_h, floor=self.floor)
+            band.add(nothing, flat, self.shared * flat, nothing, log_h=log_h, floor=self.floor)
             if not self.rungs.constant:
                 band.sums = np.where(found, before, band.sums)
         _, share, fit, square, log_h_sum, degree = band.sums
@@ -300,6 +323,11 @@ class MeshFit:
         if self.alone:
             variance[:] = np.nan
         return LocalFit(mean + self.center, np.sqrt(variance), np.exp(log_h_sum / share), degree / share)
+
+    def plain(self, rows: slice) -> Floats:
+        """Fit of the first bandwidth and degree alone in some rows; NaN where no box is in its reach."""
+        fit, _, unit, _, _ = next(self._candidates(rows.start, rows.stop))
+        return np.where(np.isfinite(unit), fit + self.center, np.nan)
 
     def _cells(self, first: int, last: int) -> tuple[Floats, Floats]:
         """Values less their mean, and weights, of some rows."""
