@@ -83,7 +83,8 @@ class LocalPolynomialInterpolator(Model):
     narrower than ``bandwidth_min`` pixels. See `tiledsky.kernels.local_polynomial`.
 
     ``robust_bandwidth`` (pixels, 0: off): boxes that stand out from a fit of this bandwidth count less, by rounds of
-    `tiledsky.kernels.robust`. Wider than light that is no sky, as the wings of sources; narrower than what the sky does.
+    `tiledsky.kernels.robust`. It is wider than light that is no sky, as wings of sources, and narrower than the sky's
+    structure.
     """
 
     kind: Literal["local-polynomial"] = "local-polynomial"

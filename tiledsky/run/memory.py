@@ -386,14 +386,10 @@ class _Forecast:
         ]
         if step.interpolator.kind == "local-polynomial":
             held = {"left_out": 3, "values_rms": 2 * size, "n_good": 4, "weight": 4}
-            robust = 4 * bool(step.interpolator.robust_bandwidth)
-            made = phase("robust", **held, rounds=4 * robust), phase("fitting", **held, robust=robust, maps=4 * size)
-            band = fit_bytes(mesh_shape(self.plan.shape, step.box_size), step.interpolator)
-            phases = [
-                *phases[:5],
-                phase("weights", **held, noise=3 * size),
-                *(p.add("band", 1, "B", band) for p in made),
-            ]
+            band = "band", 1, "B", fit_bytes(mesh_shape(self.plan.shape, step.box_size), step.interpolator)
+            robust = phase("robust weights", **held, rounds=16).add(*band)
+            fitted = phase("fitting", **held, robust=4, maps=4 * size).add(*band)
+            phases = [*phases[:5], phase("weights", **held, noise=3 * size), robust, fitted]
         if step.reject_sigma is not None:
             phases.append(phase("outlying boxes", excluded=3, distances=6 * size))
         if step.ceiling is not None:
