@@ -42,6 +42,8 @@ class Recipe(Model):
         What the background planes and the subtracted image have outside the coverage.
     uncovered : "coverage" or "invalid"
         Where that is: where the coverage plane, if there is one, is 0 or NaN; or at every invalid pixel.
+    bandwidth_plane : bool
+        Write the plane ``bandwidth`` too: that of the result's fit at each pixel, in pixels.
     checks : Checks
         Limits of the verdict on the background that the recipe gives.
     """
@@ -51,6 +53,7 @@ class Recipe(Model):
     dq_flags: Annotated[tuple[int | str, ...] | Literal["all"], Field(union_mode="left_to_right")] = "all"
     fill_value: float | Literal["nan"] = 0.0
     uncovered: Literal["coverage", "invalid"] = "coverage"
+    bandwidth_plane: bool = False
     checks: Checks = Checks()
     steps: tuple[Step, ...] = Field(min_length=1)
 
@@ -72,6 +75,11 @@ class Recipe(Model):
             seen[step.name] = step.kind
         if "background" not in seen.values():
             raise ValueError("there is no background step, so there would be no result; add one at the end")
+        if self.bandwidth_plane and self.result.interpolator.kind != "local-polynomial":
+            raise ValueError(
+                f"bandwidth_plane needs a fit, and background {self.result.name!r} interpolates its mesh by "
+                f"{self.result.interpolator.kind!r}; leave it out, or use local-polynomial"
+            )
         for step in self.steps:
             if isinstance(step, MaskStep):
                 self._check_mask(step)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 #: Names of planes that a run writes itself; no step may be called so.
 PLANES = (
     *("science", "weight", "error", "dq", "coverage", "user_mask", "source_mask"),
-    *("mask", "background", "background_rms", "background_error", "subtracted"),
+    *("mask", "background", "background_rms", "background_error", "subtracted", "bandwidth"),
 )
 
 

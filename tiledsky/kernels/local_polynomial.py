@@ -44,8 +44,8 @@ _REACH = 3.0
 #: Bandwidths of the ladder, in boxes: from this, by this factor, to this.
 _NARROWEST, _RATIO, _WIDEST = 1.5, 2.0**0.5, 36.0
 #: Standard deviation of the window in which fits are compared, in cells, and cells of a block that it is made of.
-_WINDOW, _BLOCK = 20.0, 4
-#: Wide fits are made at every 2nd, 4th, 8th cell, where bandwidths are 8, 16, 32 of them.
+_WINDOW, _BLOCK = 32.0, 4
+#: Wide fits are made at every 2nd, 4th, 8th cell, where bandwidths are 4, 8, 16 of them.
 _STEP = 8
 #: T of the weights: above 1, for residuals of neighbouring boxes are a little alike.
 _TEMPERATURE = 3.0
@@ -343,18 +343,20 @@ class MeshFit:
                 chosen, used = np.empty(out.shape[1:]), np.empty(out.shape[2:])
                 _choose(out, degree, _LEVERAGE / self.typical, _LONELY / self.typical, chosen, used)
                 made = []
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    chosen[2] = np.log(chosen[2])  # between nodes a variance must not fall below 0
                 for nodes in (*chosen, used):
                     cells = nodes[first - start : last - start]
                     if step > 1:
                         cells = np.empty((last - first, self.shape[1]))
                         _refine(nodes, start, step, first, cells)
                     made.append(cells)
-                yield made[0], made[1], made[2], made[3], bandwidth
+                yield made[0], made[1], np.exp(made[2]), made[3], bandwidth
 
     def _fits(self, h: tuple[float, float], first: int, last: int) -> tuple[Floats, int, int]:
         """Fits of all degrees at every `step`-th cell, dense for this bandwidth, and the row of the first."""
         step = 1
-        while step < _STEP and 8 * step <= min(h):
+        while step < _STEP and 4 * step <= min(h):
             step *= 2
         start = max(first // step - 1, 0) * step
         end = min(-(-(last - 1) // step) + 1, -(-(self.shape[0] - 1) // step))

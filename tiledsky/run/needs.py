@@ -101,6 +101,7 @@ def _results_read(recipe: Recipe, plan: Plan, stage: Stage) -> Iterator[Read]:
             yield Read(f"{stage.step}-{kind}", None)
     if stage.kind == "diagnostics":
         yield Read("output", None)
+        yield Read(f"{recipe.result.name}-mesh", None)  # its bandwidths
     if stage.kind == "output":
         for step in recipe.steps:
             if isinstance(step, BackgroundStep) and (step is recipe.result or step.keep):
