@@ -222,7 +222,7 @@ def mask_plane(recipe: Recipe, step: str) -> str:
 
 
 def output_planes(recipe: Recipe) -> dict[str, tuple[str, int] | None]:
-    """Planes of the last pass: name to (background step, which of `SURFACES`, or `BANDWIDTH`), or None for those made of them."""
+    """Planes of the last pass: name to (background step, which of `SURFACES` or `BANDWIDTH`); None: made of others."""
     planes: dict[str, tuple[str, int] | None] = {
         "background": (recipe.result.name, 0),
         "background_rms": (recipe.result.name, 1),
