@@ -130,12 +130,16 @@ def _choose(out: Floats, degree: int, limit: float, lonely: float, chosen: Float
 
 @numba.njit(nogil=True, cache=True)
 def _mix(nodes: Floats, i: int, f: float) -> float:
-    """Catmull-Rom between nodes i and i + 1; beyond the ends nodes go on in a straight line."""
+    """Cubic through four nodes about i + f, at the ends the first or last four: cubics are reproduced."""
     n = nodes.size
-    b, c = nodes[i], nodes[min(i + 1, n - 1)]
-    a = nodes[i - 1] if i > 0 else 2.0 * b - c
-    d = nodes[i + 2] if i + 2 < n else 2.0 * c - b
-    return b + 0.5 * f * (c - a + f * (2.0 * a - 5.0 * b + 4.0 * c - d + f * (3.0 * (b - c) + d - a)))
+    if f == 0.0:
+        return nodes[i]
+    if n < 4:
+        return nodes[i] + f * (nodes[min(i + 1, n - 1)] - nodes[i])
+    k = min(max(i - 1, 0), n - 4)
+    t = i - k + f
+    outer = nodes[k + 3] * (t - 1.0) * (t - 2.0) * t - nodes[k] * (t - 1.0) * (t - 2.0) * (t - 3.0)
+    return outer / 6.0 + 0.5 * t * (t - 3.0) * (nodes[k + 1] * (t - 2.0) - nodes[k + 2] * (t - 1.0))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -291,7 +295,8 @@ class MeshFit:
 
         Notes
         -----
-        Polynomials up to the smallest degree of the ladder are reproduced; without noise those up to the largest, too.
+        Polynomials up to the smallest degree of the ladder are reproduced; without noise those up to the largest, too
+        (quartics to 3e-5 of their range: between the cells that wide fits are made at, cubics are).
         Where few boxes carry a fit (corners, edges, holes) one of lower degree takes its place: where a typical box at
         the cell would have more leverage than 1. In holes that a fit does not reach, wider ones count alone.
 
@@ -358,8 +363,10 @@ class MeshFit:
         step = 1
         while step < _STEP and 4 * step <= min(h):
             step *= 2
-        start = max(first // step - 1, 0) * step
-        end = min(-(-(last - 1) // step) + 1, -(-(self.shape[0] - 1) // step))
+        # a node more on each side, and at the ends of the mesh four, which cubics between nodes go through
+        most = -(-(self.shape[0] - 1) // step)
+        start = max(min(first // step - 1, most - 3), 0) * step
+        end = min(max(-(-(last - 1) // step) + 1, start // step + 3), most)
         order, ys = max(self.rungs.degrees), np.arange(start, end * step + 1, step)
         gaussians = [taps(b, math.ceil(_REACH * b), 2 * order) for b in h]
         squared = [g * g[0] for g in gaussians]
