@@ -77,7 +77,7 @@ def figure(rows: Rows, file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    tools = list(dict.fromkeys(r["tool"] for r in rows))
+    tools = [t for t in dict.fromkeys(r["tool"] for r in rows) if t != "single mean"]  # it has no scatter
     families = list(dict.fromkeys(r["family"] for r in rows))
     made, axes = plt.subplots(figsize=(10, 5), layout="constrained")
     for k, tool in enumerate(tools):
