@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from tests import reference_chain as reference
+from tests.accuracy.families import FAMILIES
+from tests.accuracy.measure import figures
 from tests.notebook_scene import notebook_scene
 from tiledsky.estimate import estimate_background
 from tiledsky.geometry import Region
@@ -60,14 +62,21 @@ def test_the_numbers_that_the_notebooks_scenes_are_known_for():
     assert 0.0067 < min(bkg5) < max(bkg5) < 0.00905
 
 
-@pytest.mark.parametrize("seed", [4, 40])
-def test_fitted_skies(seed):
+@pytest.mark.parametrize(("family", "seed"), [("notebook", 4), ("notebook", 40), ("depths", 66)])
+def test_fitted_skies(family, seed):
     """The deep-sky preset beside bkg5, here by its twin."""
-    scene = notebook_scene(seed)
-    sky, twin = (estimate_background(scene.scene.astype(np.float32), name) for name in ("deep-sky", "complex-sky"))
+    scene = FAMILIES[family][0](seed)
+    sky, twin = (estimate_background(scene.image, name, **scene.planes) for name in ("deep-sky", "complex-sky"))
     error = sky.background - scene.sky
     assert error.std() < 0.0036
     assert error.std() < 0.5 * (twin.background - scene.sky).std()
     assert abs(error.mean()) < 0.0009
     pull = error / sky.background_error
-    assert 0.85 < pull.std() < 1.3
+    assert 0.85 < np.sqrt(np.mean(pull**2)) < 1.15
+
+
+def test_a_galaxy_keeps_its_light():
+    scene = FAMILIES["galaxy"][0](72)
+    found = figures(scene, (estimate_background(scene.image, "extended-light").background, None))
+    assert 0.98 < found["flux_kept"] < 1.005
+    assert found["std"] < 0.001

@@ -371,3 +371,19 @@ def test_equalized_noise_does_not_find_sources_in_shallow_edges():
     assert even[:, 100:].sum() == by_error[:, 100:].sum() == 0
     with pytest.raises(InputError, match="weight"):
         estimate_background(image, _recipe({**tiers, "equalize": True}))
+
+
+def test_an_rms_map_evens_the_noise_without_a_plane():
+    rng = np.random.default_rng(4)
+    deviation = np.where(np.arange(SHAPE[1]) < 100, 1.0, 6.0)
+    image = (rng.normal(size=SHAPE) * deviation).astype(np.float32)
+    image[50:53, 40:43] += 8.0
+    first = {"kind": "background", "name": "first", "box_size": 10, "filter_size": 3}
+    tiers = {"kind": "mask", "name": "tiers", "tiers": [{"n_sigma": 3.5, "n_pixels": 3}], "equalize": "rms"}
+    found = estimate_background(image, _recipe(first, tiers)).mask != 0
+    known = estimate_background(image, _recipe(first, {**tiers, "equalize": True}), error=deviation + 0 * image).mask
+    assert found[51, 41]
+    assert found[:, 115:].sum() == 0  # at the step the map is between the two
+    assert np.mean(found != (known != 0)) < 1e-3
+    with pytest.raises(ParameterError, match='has equalize = "rms" but subtracts a ring'):
+        _recipe({**tiers, "minus": "ring"})

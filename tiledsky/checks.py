@@ -104,6 +104,11 @@ class Checks(Model):
     masked_fraction: Limit = _limit(
         0.8, 0.95, "share of the valid pixels that are masked: little sky is left to tell it"
     )
+    narrow_fit: Limit = Field(
+        Limit(warn=0.1),
+        description="share of a fitted mesh at its narrowest bandwidth: boxes are too large for the sky, or extended "
+        "light is taken for it; smaller boxes, or the preset for extended light",
+    )
 
     @classmethod
     def reason(cls, name: str) -> str:

@@ -179,28 +179,31 @@ class _Builder:
     def _search(self, step: MaskStep) -> Any:
         left_out = self._left_out(step)
         sky = self.pixels(self.recipe.detection_sky(step).name, 0)
+        rms = self._rms_map(step)
         scale = None
         if step.equalize:
             kind: dict[str, Any] = {"halo": (0, 0), "dtype": np.float64, "name": "noise_scale"}
-            scale = map_patches(_scale_patch, self.image, self.weight, self.error, **kind)
+            planes = (None, rms) if step.equalize == "rms" else (self.weight, self.error)
+            scale = map_patches(_scale_patch, self.image, *planes, **kind)
         detection = map_patches(
             _detection_patch, self.image, sky, scale, halo=(0, 0), dtype=np.float32, name="detection"
         )
-        noise = None
-        if any(t.noise == "local" for t in step.tiers):
-            source = self.recipe.noise_map(step)
-            assert source is not None  # checked with the recipe
-            noise = self.pixels(source.name, 1)
         found = tier_mask(
             detection,
             step.tiers,
             mask=left_out != 0,
             clip=step.clip,
             masked=step.masked,
-            noise=noise,
+            noise=None if step.equalize else rms,
             first_bit=self.recipe.first_bit(step),
         )
         return left_out | found
+
+    def _rms_map(self, step: MaskStep) -> Any:
+        """Pixels of the rms map that a mask step needs, if it does."""
+        if step.equalize != "rms" and all(t.noise != "local" for t in step.tiers):
+            return None
+        return self.pixels(self.recipe.noise_source(step).name, 1)
 
     def _boxes(self, step: BackgroundStep) -> Any:
         chosen = self.recipe.mask_for(step)

@@ -11,6 +11,7 @@ from tiledsky.errors import InputError
 from tiledsky.geometry import Pair, row_bands
 from tiledsky.kernels.local_polynomial import HALO, Ladder, MeshFit, ladder
 from tiledsky.kernels.mesh import median_filter
+from tiledsky.kernels.robust import robust_weights
 from tiledsky.steps import LocalPolynomialInterpolator
 
 #: Maps that only a fitted mesh has.
@@ -83,11 +84,12 @@ def fitted_maps(
     law: LocalPolynomialInterpolator,
     box_size: Pair,
     name: str,
+    shared: float = 1.0,
 ) -> dict[str, NDArray[Any]]:
     """Background, error, bandwidth and degree of each cell, in the dtype of the values.
 
     Made in bands of rows, so that the memory beside these maps does not grow with the mesh. ``usable``: boxes with
-    values of their own; InputError (that names the step) if there is none.
+    values of their own; InputError (that names the step) if there is none. ``shared``: see `MeshFit`.
     """
     if not usable.any():
         raise InputError(
@@ -96,7 +98,10 @@ def fitted_maps(
         )
     shape: Pair = (values.shape[0], values.shape[1])
     weight = box_weights(n_good, rms, usable, pixels=box_size[0] * box_size[1])
-    fit = MeshFit(values, weight, box_size=box_size, rungs=rungs_of(law, shape, box_size))
+    judged = weight
+    if law.robust_bandwidth:
+        weight = robust_weights(values, weight, box_size=box_size, bandwidth=law.robust_bandwidth, cells=_BAND_CELLS)
+    fit = MeshFit(values, weight, box_size=box_size, rungs=rungs_of(law, shape, box_size), judged=judged, shared=shared)
     made = {part: np.empty(shape, values.dtype) for part in ("background", "error", *FITTED)}
     for rows in row_bands(shape, cells=_BAND_CELLS):
         band = fit.rows(rows)

@@ -238,11 +238,11 @@ def maps(
     n_good = from_levels(measured("n_good"), level)
     yield "n_good", n_good
     del n_good
-    variance, background, factor = _noise(measured, level, excluded, step)
+    variance, background, factor, shared = _noise(measured, level, excluded, step)
     yield "noise_factor", factor
     if isinstance(step.interpolator, LocalPolynomialInterpolator):
         del variance, background
-        yield from _fitted(measured, level, excluded, step, limit=limit)
+        yield from _fitted(measured, level, excluded, step, limit=limit, shared=shared)
         return
     background = np.where(excluded, np.asarray(np.nan, background.dtype), background)
     background = fill(background, overwrite=True)
@@ -263,8 +263,8 @@ def _noise(
     level: NDArray[np.int8],
     excluded: NDArray[np.bool_],
     step: BackgroundStep | MeshParameters,
-) -> tuple[NDArray[np.float64], NDArray[Any], float]:
-    """Variance of the boxes for white noise, their values, and the noise factor."""
+) -> tuple[NDArray[np.float64], NDArray[Any], float, float]:
+    """Variance of the boxes for white noise, their values, the noise factor, and that of noise which boxes share."""
     n_good = from_levels(measured("n_good"), level)
     excess = _excess(step.estimator, n_good[~excluded])
     variance = _box_variance(from_levels(measured("rms"), level), n_good, step)
@@ -272,7 +272,7 @@ def _noise(
     variance = _known_variance(variance, excluded)
     background, own = from_levels(measured("background"), level), ~excluded & (level == 0)
     factor = mesh_error.noise_factor(background, variance, own, box_size=step.box_size, excess=excess)
-    return variance, background, factor
+    return variance, background, factor, mesh_error.shared_noise(factor, step.box_size, excess=excess)
 
 
 def _fitted(
@@ -282,10 +282,12 @@ def _fitted(
     step: BackgroundStep | MeshParameters,
     *,
     limit: NDArray[Any] | None,
+    shared: float,
 ) -> Iterator[tuple[str, Any]]:
     """Maps of a fitted mesh; boxes whose values are of a larger one would count that many times, so they do not."""
     background, rms, n_good = (measured(part)[0] for part in ("background", "rms", "n_good"))
     options: dict[str, Any] = {"law": step.interpolator, "box_size": step.box_size, "name": step.name}
+    options["shared"] = shared
     made = fitted_maps(background, rms, n_good, ~excluded & (level == 0), **options)
     del background, rms, n_good
     if limit is not None:

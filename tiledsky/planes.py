@@ -152,10 +152,10 @@ def check_noise(recipe: Recipe, planes: Container[str]) -> None:
         It has none.
     """
     for step in recipe.steps:
-        if isinstance(step, MaskStep) and step.equalize and "weight" not in planes and "error" not in planes:
+        if isinstance(step, MaskStep) and step.equalize is True and "weight" not in planes and "error" not in planes:
             raise InputError(
                 f"mask step {step.name!r} evens the noise and no plane says how it varies; give --weight or --error, "
-                "or set equalize = false"
+                'or set equalize = "rms" or false'
             )
 
 

@@ -42,6 +42,8 @@ class Recipe(Model):
         What the background planes and the subtracted image have outside the coverage.
     uncovered : "coverage" or "invalid"
         Where that is: where the coverage plane, if there is one, is 0 or NaN; or at every invalid pixel.
+    bandwidth_plane : bool
+        Write the plane ``bandwidth`` too: that of the result's fit at each pixel, in pixels.
     checks : Checks
         Limits of the verdict on the background that the recipe gives.
     """
@@ -51,6 +53,7 @@ class Recipe(Model):
     dq_flags: Annotated[tuple[int | str, ...] | Literal["all"], Field(union_mode="left_to_right")] = "all"
     fill_value: float | Literal["nan"] = 0.0
     uncovered: Literal["coverage", "invalid"] = "coverage"
+    bandwidth_plane: bool = False
     checks: Checks = Checks()
     steps: tuple[Step, ...] = Field(min_length=1)
 
@@ -72,6 +75,11 @@ class Recipe(Model):
             seen[step.name] = step.kind
         if "background" not in seen.values():
             raise ValueError("there is no background step, so there would be no result; add one at the end")
+        if self.bandwidth_plane and self.result.interpolator.kind != "local-polynomial":
+            raise ValueError(
+                f"bandwidth_plane needs a fit, and background {self.result.name!r} interpolates its mesh by "
+                f"{self.result.interpolator.kind!r}; leave it out, or use local-polynomial"
+            )
         for step in self.steps:
             if isinstance(step, MaskStep):
                 self._check_mask(step)
@@ -85,9 +93,11 @@ class Recipe(Model):
                 f"mask step {step.name!r} needs bit {last} for its last tier, and sources have bits 1 to 6; "
                 "use fewer tiers here or in the masks that it goes on from"
             )
-        if any(t.noise == "local" for t in step.tiers) and self.noise_map(step) is None:
+        local = any(t.noise == "local" for t in step.tiers)
+        if (local or step.equalize == "rms") and self.noise_map(step) is None:
+            what = "has a tier with local noise" if local else 'has equalize = "rms"'
             raise ValueError(
-                f"mask step {step.name!r} has a tier with local noise but subtracts a ring, which has no rms map; "
+                f"mask step {step.name!r} {what} but subtracts a ring, which has no rms map; "
                 "name an earlier background step with noise_map"
             )
 
@@ -114,6 +124,12 @@ class Recipe(Model):
         """Return the background step whose rms map is the local noise of a mask step; None for a ring's."""
         step = self.detection_sky(mask) if mask.noise_map is None else self.step(mask.noise_map)
         return step if isinstance(step, BackgroundStep) else None
+
+    def noise_source(self, mask: MaskStep) -> BackgroundStep:
+        """Return `noise_map` of a mask step that needs one, which was checked with the recipe."""
+        source = self.noise_map(mask)
+        assert source is not None
+        return source
 
     def mask_for(self, step: AnyStep) -> MaskStep | None:
         """Return the mask step whose sources a step leaves out, if any.

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 #: Names of planes that a run writes itself; no step may be called so.
 PLANES = (
     *("science", "weight", "error", "dq", "coverage", "user_mask", "source_mask"),
-    *("mask", "background", "background_rms", "background_error", "subtracted"),
+    *("mask", "background", "background_rms", "background_error", "subtracted", "bandwidth"),
 )
 
 
@@ -81,12 +81,17 @@ class LocalPolynomialInterpolator(Model):
     alone. ``bandwidth``: the standard deviation in pixels of the Gaussian weights, or "auto": fits of many bandwidths,
     and of degrees ``order``, ``order - 2``, .., averaged by how well each predicts boxes that it has not seen; none is
     narrower than ``bandwidth_min`` pixels. See `tiledsky.kernels.local_polynomial`.
+
+    ``robust_bandwidth`` (pixels, 0: off): boxes that stand out from a fit of this bandwidth count less, by rounds of
+    `tiledsky.kernels.robust`. It is wider than light that is no sky, as wings of sources, and narrower than the sky's
+    structure.
     """
 
     kind: Literal["local-polynomial"] = "local-polynomial"
     order: int = Field(4, ge=0, le=4)
     bandwidth: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     bandwidth_min: float = Field(0.0, ge=0)
+    robust_bandwidth: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
     def _one_bandwidth(self) -> LocalPolynomialInterpolator:
@@ -174,11 +179,12 @@ class MaskStep(Model):
     masked : "omit" or "fill"
         What smoothing puts where pixels are left out: the weighted mean of their neighbours, or the biweight location
         of all pixels that are not left out (as CEERS does).
-    equalize : bool
-        Multiply the detection image by sqrt(weight), or divide it by the error plane, so that the noise is even.
+    equalize : bool or "rms"
+        Multiply the detection image by sqrt(weight), or divide it by the error plane, so that the noise is even; "rms"
+        divides it by an rms map, and so needs no plane.
     noise_map : str, optional
-        Earlier background step whose rms map is the noise of tiers with ``noise = "local"``; default: the one that is
-        subtracted.
+        Earlier background step whose rms map is that of ``equalize = "rms"`` and the noise of tiers with ``noise =
+        "local"``; default: the one that is subtracted.
     clip : SigmaClip
         Rejection for clipped centers and noise.
     """
@@ -189,7 +195,7 @@ class MaskStep(Model):
     mask: str | None = None
     cumulative: bool = False
     masked: Masked = "omit"
-    equalize: bool = False
+    equalize: bool | Literal["rms"] = False
     noise_map: str | None = None
     tiers: tuple[Tier, ...] = Field(min_length=1, max_length=6)
     clip: SigmaClip = SigmaClip()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import sep
+from astropy.stats import sigma_clip
 from photutils.background import Background2D, SExtractorBackground
 
 from tests import reference_chain
@@ -46,11 +47,20 @@ def _photutils(box: int) -> Callable[[Scene], Estimate]:
     return estimate
 
 
+def _single_mean(scene: Scene) -> Estimate:
+    """One value for the whole image: the mean of what the last mask of deep-sky leaves."""
+    left = (estimate_background(scene.image, "deep-sky", **scene.planes).mask == 0) & np.isfinite(scene.image)
+    return np.full(scene.image.shape, sigma_clip(scene.image[left], sigma=3).mean()), None
+
+
 PRESETS = ("deep-sky", "extended-light", "complex-sky")
+#: Tools that are for some scenes alone: extended light that is no sky; no sky at all.
+EXTENDED, SINGLE = "extended-light", "single mean"
 TOOLS: dict[str, Callable[[Scene], Estimate]] = {
     **{name: _preset(name) for name in PRESETS},
     **{f"photutils box {box}": _photutils(box) for box in (15, 30)},
     **{f"sep box {box}": _sep(box) for box in (15, 30)},
+    SINGLE: _single_mean,
 }
 #: Both of one chain. Above this many pixels photutils' inverse distances take gigabytes.
 CHAIN, CHAIN_PIXELS = ("photutils bkg3", "photutils bkg5"), 1_000_000
@@ -59,7 +69,8 @@ CHAIN, CHAIN_PIXELS = ("photutils bkg3", "photutils bkg5"), 1_000_000
 def estimates(scene: Scene, tools: tuple[str, ...]) -> Iterator[tuple[str, Estimate, float]]:
     """Name of each tool, its background and error, CPU seconds."""
     for name in tools:
-        if name in TOOLS:
+        apt = {EXTENDED: scene.galaxy is not None, SINGLE: not scene.sky.any()}.get(name, True)
+        if name in TOOLS and apt:
             start = time.process_time()
             try:
                 found = TOOLS[name](scene)

@@ -37,24 +37,27 @@ def table(rows: Rows) -> list[str]:
 
 
 def details(rows: Rows) -> list[str]:
-    """Bias, pull, flux kept, CPU time of the presets that know their error."""
+    """Bias, pull, flux kept, ratios, CPU time of the presets that know their error."""
     lines = [
-        "| scenes | preset | std | mean error, absolute | rms of pull | flux kept | CPU s |",
-        "|---|---|---|---|---|---|---|",
+        "| scenes | preset | std | mean error, absolute | rms of pull | std of pull | flux kept "
+        "| std / that of bkg5 | rms / that of a single mean | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    presets = ("deep-sky", "extended-light")
     for family, tuned in sorted(_kinds(rows)):
-        for preset in presets:
-            found = [r for r in rows if (r["family"], r["tuned"], r["tool"]) == (family, tuned, preset)]
-            if not found or (preset == "extended-light" and "galaxy" not in family):
+        kind = [r for r in rows if (r["family"], r["tuned"]) == (family, tuned)]
+        for preset in ("deep-sky", "extended-light"):
+            found = [r for r in kind if r["tool"] == preset]
+            if not found:
                 continue
-            kept = _mean(found, "flux_kept")
             cells = [f"{1e4 * (_mean(found, k) or 0.0):.1f}" for k in ("std", "mean")]
-            share = "-" if kept is None else f"{100 * kept:.1f}%"
-            cells += [f"{_mean(found, 'pull'):.2f}", share, f"{_mean(found, 'cpu'):.1f}"]
-            lines.append(
-                f"| {family}{' (rules chosen here)' if tuned else ''} | {preset} | " + " | ".join(cells) + " |"
-            )
+            kept = _mean(found, "flux_kept")
+            cells += [f"{_mean(found, 'pull'):.2f}", f"{_mean(found, 'pull_std'):.2f}"]
+            cells += ["-" if kept is None else f"{100 * kept:.1f}%"]
+            for other, key in (("photutils bkg5", "std"), ("single mean", "rms")):
+                theirs = _mean((r for r in kind if r["tool"] == other), key)
+                cells.append("-" if theirs is None else f"{(_mean(found, key) or 0.0) / theirs:.2f}")
+            chosen = " (rules chosen here)" if tuned else ""
+            lines.append(f"| {family}{chosen} | {preset} | {' | '.join(cells)} | {_mean(found, 'cpu'):.1f} |")
     return lines
 
 
@@ -74,7 +77,7 @@ def figure(rows: Rows, file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    tools = list(dict.fromkeys(r["tool"] for r in rows))
+    tools = [t for t in dict.fromkeys(r["tool"] for r in rows) if t != "single mean"]  # it has no scatter
     families = list(dict.fromkeys(r["family"] for r in rows))
     made, axes = plt.subplots(figsize=(10, 5), layout="constrained")
     for k, tool in enumerate(tools):

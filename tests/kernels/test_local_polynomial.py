@@ -78,22 +78,26 @@ def test_polynomials_are_reproduced_beside_holes_and_at_edges(order):
     values[weight == 0] = np.nan
     for fit in (mesh_fit(values, weight, order=order, bandwidth=50.0), mesh_fit(values, weight, order=order)):
         found = fit.rows()
-        carried = found.degree > order - 1e-3  # in corners of little data lower degrees stand in
-        assert carried.mean() > 0.95
-        np.testing.assert_allclose(found.background[carried], 100.0 + polynomial(shape, order)[carried], atol=1e-6)
+        carried = abs(found.degree - order) < 1e-6  # in corners of little data lower degrees stand in
+        assert carried.mean() > 0.9  # these and the cells up to the next where a fit is made
+        limit = 1e-6 if order < 4 else 3e-5  # cubics between the cells that fits of 4 boxes and more are made at
+        np.testing.assert_allclose(
+            found.background[carried], 100.0 + polynomial(shape, order)[carried], rtol=0, atol=limit
+        )
 
 
 def test_fits_of_wide_bandwidths_are_hardly_different_between_their_nodes():
     rng = np.random.default_rng(3)
     shape = (90, 85)
     values, weight = rng.normal(size=shape), holed(shape)
-    wide = mesh_fit(values, weight, order=2, bandwidth=170.0).rows()  # at every 4th cell
+    wide = mesh_fit(values, weight, order=2, bandwidth=170.0).rows()  # at every 8th cell, half a bandwidth
     along = (taps(17.0, 51, 4),) * 2
     out, squared = np.zeros((3, 3, 90, 85)), (along[0] * along[0][0],) * 2
     fit_rows(weight, weight * values, np.arange(90), 85, 1, np.array(terms(2)), along, squared, np.inf, out)
     difference = wide.background - out[2, 0]
-    assert np.std(difference) < 0.015 * np.std(out[2, 0])
-    assert abs(difference).max() < 0.1 * np.std(out[2, 0])
+    # 5% of the scatter of the fits adds 0.2% to their variance
+    assert np.std(difference) < 0.05 * np.std(out[2, 0])
+    assert abs(difference).max() < 0.35 * np.std(out[2, 0])
 
 
 @pytest.mark.parametrize("options", [{}, {"bandwidth": 35.0, "order": 3}, {"narrowest": 100.0}])

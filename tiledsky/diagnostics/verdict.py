@@ -168,4 +168,5 @@ _CHECKS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Found]]] = {
     "skewness": ("residual", "1", _of_residual("skewness", False)),
     "worst_block": ("worst", "sigma", _worst_block),
     "masked_fraction": ("image", "1", lambda d: (d["image"]["masked_fraction"], 0.0)),
+    "narrow_fit": ("fit", "1", lambda d: (d["measures"]["fit"]["share_at_narrowest"], 0.0)),
 }

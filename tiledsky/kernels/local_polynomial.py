@@ -18,7 +18,8 @@ most; where it is smooth, wide ones, in the limit one value for the whole image.
 With boxes of variance ``s**2 / weight``, s**2 being R, a fit has the variance ``s**2 q' V q``, where q is the solution
 of its normal equations for the value at the cell, V the moments of the squared Gaussian. (The boxes of large weights
 make the fits, and R counts them most: where the weights are not right, R is right for these.) What the fits differ by
-is added: the error is that of the average of models ::
+is added: the error is that of the average of models, its variances `shared` times as large where neighbouring boxes
+share noise (`tiledsky.kernels.mesh_error.shared_noise`)::
 
     error**2 = sum of w_k (variance_k + fit_k**2) - (sum of w_k fit_k)**2
 """
@@ -43,8 +44,8 @@ _REACH = 3.0
 #: Bandwidths of the ladder, in boxes: from this, by this factor, to this.
 _NARROWEST, _RATIO, _WIDEST = 1.5, 2.0**0.5, 36.0
 #: Standard deviation of the window in which fits are compared, in cells, and cells of a block that it is made of.
-_WINDOW, _BLOCK = 20.0, 4
-#: Wide fits are made at every 2nd, 4th, 8th cell, where bandwidths are 8, 16, 32 of them.
+_WINDOW, _BLOCK = 32.0, 4
+#: Wide fits are made at every 2nd, 4th, 8th cell, where bandwidths are 4, 8, 16 of them.
 _STEP = 8
 #: T of the weights: above 1, for residuals of neighbouring boxes are a little alike.
 _TEMPERATURE = 3.0
@@ -129,12 +130,16 @@ def _choose(out: Floats, degree: int, limit: float, lonely: float, chosen: Float
 
 @numba.njit(nogil=True, cache=True)
 def _mix(nodes: Floats, i: int, f: float) -> float:
-    """Catmull-Rom between nodes i and i + 1; beyond the ends nodes go on in a straight line."""
+    """Cubic through four nodes about i + f, at the ends the first or last four: cubics are reproduced."""
     n = nodes.size
-    b, c = nodes[i], nodes[min(i + 1, n - 1)]
-    a = nodes[i - 1] if i > 0 else 2.0 * b - c
-    d = nodes[i + 2] if i + 2 < n else 2.0 * c - b
-    return b + 0.5 * f * (c - a + f * (2.0 * a - 5.0 * b + 4.0 * c - d + f * (3.0 * (b - c) + d - a)))
+    if f == 0.0:
+        return nodes[i]
+    if n < 4:
+        return nodes[i] + f * (nodes[min(i + 1, n - 1)] - nodes[i])
+    k = min(max(i - 1, 0), n - 4)
+    t = i - k + f
+    outer = nodes[k + 3] * (t - 1.0) * (t - 2.0) * t - nodes[k] * (t - 1.0) * (t - 2.0) * (t - 3.0)
+    return outer / 6.0 + 0.5 * t * (t - 3.0) * (nodes[k + 1] * (t - 2.0) - nodes[k + 2] * (t - 1.0))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -151,14 +156,17 @@ def _refine(nodes: Floats, first: int, step: int, y0: int, cells: Floats) -> Non
 
 
 @numba.njit(nogil=True, cache=True)
-def _score(values: Floats, weight: Floats, fit: Floats, lever: Floats, sums: Floats) -> None:
-    """Squares of weight times residual from fits without each box, summed in blocks (row 0 is a corner of one)."""
+def _score(values: Floats, weight: Floats, fitted: Floats, fit: Floats, lever: Floats, sums: Floats) -> None:
+    """Squares of weight times residual from fits without each box, summed in blocks (row 0 is a corner of one).
+
+    `fitted`: weights that the fits are made with.
+    """
     sums[:] = 0.0
     for y in range(values.shape[0]):
         for x in range(values.shape[1]):
             w = weight[y, x]
             if w > 0.0:
-                r = (values[y, x] - fit[y, x]) / max(1.0 - w * lever[y, x], 0.1)
+                r = (values[y, x] - fit[y, x]) / max(1.0 - fitted[y, x] * lever[y, x], 0.1)
                 sums[y // _BLOCK, x // _BLOCK] += (w * r) ** 2
 
 
@@ -212,17 +220,17 @@ def _windowed(sums: Floats) -> Floats:
 class _Band:
     """Some rows of a mesh, with those about them that they depend on, and the averages there."""
 
-    def __init__(self, values: Floats, weight: Floats, shape: Pair, rows: slice, offset: int) -> None:
+    def __init__(self, values: Floats, weight: Floats, fitted: Floats, rows: slice, offset: int) -> None:
         """Arrays begin at row `offset` of the mesh, at the corner of a block, as far as residuals count."""
-        self.nx, self.offset, self.values, self.weight = shape[1], offset, values, weight
+        self.nx, self.values, self.weight, self.fitted = values.shape[1], values, weight, fitted
         self.inner = slice(rows.start - offset, rows.stop - offset)
         ones, nothing = np.ones(values.shape), np.zeros(values.shape)
         self.blocks = tuple(-(-n // _BLOCK) for n in values.shape)
         counted = np.zeros(self.blocks)
-        _score(ones, (weight > 0.0).astype(np.float64), nothing, nothing, counted)
+        _score(ones, (weight > 0.0).astype(np.float64), nothing, nothing, nothing, counted)
         # a Gaussian window averages over twice the sum of its values
         self.power = 2.0 * _windowed(counted) / (2.0 * _TEMPERATURE)
-        _score(ones, np.sqrt(weight), nothing, nothing, counted)
+        _score(ones, np.sqrt(weight), nothing, nothing, nothing, counted)
         self.weights = _windowed(counted)
         self.sums = np.zeros((6, rows.stop - rows.start, self.nx))
         self.sums[0] = -np.inf
@@ -230,7 +238,7 @@ class _Band:
     def add(self, fit: Floats, lever: Floats, unit: Floats, used: Floats, *, log_h: float, floor: float) -> None:
         """Add a fit."""
         found = np.zeros(self.blocks)
-        _score(self.values, self.weight, fit, lever, found)
+        _score(self.values, self.weight, self.fitted, fit, lever, found)
         with np.errstate(divide="ignore", invalid="ignore"):
             r = _windowed(found) / self.weights
         log_r = np.log(np.where(r > floor, r, floor))
@@ -254,10 +262,25 @@ class MeshFit:
     box_size : (int, int)
         Pixels of a box.
     rungs : Ladder
+    judged : ndarray (nby, nbx), optional
+        Weights that fits are judged with, where they are others: not 0 where `weight` is not.
+    shared : float
+        Variance of means of many boxes, over what it would be if boxes did not share noise.
     """
 
-    def __init__(self, values: NDArray[Any], weight: NDArray[Any], *, box_size: Pair, rungs: Ladder) -> None:
+    def __init__(
+        self,
+        values: NDArray[Any],
+        weight: NDArray[Any],
+        *,
+        box_size: Pair,
+        rungs: Ladder,
+        judged: NDArray[Any] | None = None,
+        shared: float = 1.0,
+    ) -> None:
+        self.shared = shared
         self.values, self.weight, self.box_size, self.rungs = values, weight, box_size, rungs
+        self.judged = weight if judged is None else judged
         self.shape: Pair = (values.shape[0], values.shape[1])
         known = [(values[r][weight[r] > 0], weight[r][weight[r] > 0]) for r in row_bands(self.shape)]
         self.total = math.fsum(float(np.sum(w, dtype=np.float64)) for _, w in known)
@@ -272,7 +295,8 @@ class MeshFit:
 
         Notes
         -----
-        Polynomials up to the smallest degree of the ladder are reproduced; without noise those up to the largest, too.
+        Polynomials up to the smallest degree of the ladder are reproduced; without noise those up to the largest, too
+        (quartics to 3e-5 of their range: between the cells that wide fits are made at, cubics are).
         Where few boxes carry a fit (corners, edges, holes) one of lower degree takes its place: where a typical box at
         the cell would have more leverage than 1. In holes that a fit does not reach, wider ones count alone.
 
@@ -282,16 +306,20 @@ class MeshFit:
         rows = slice(*rows.indices(self.shape[0])[:2])
         aligned = slice(rows.start // _BLOCK * _BLOCK, -(-rows.stop // _BLOCK) * _BLOCK)
         first, last = _interval(aligned, self.shape[0], HALO)
-        values, weight = self._cells(first, last)
-        band = _Band(values, weight, self.shape, rows, first)
+        values, fitted = self._cells(first, last)
+        judged = fitted
+        if self.judged is not self.weight:
+            judged = self.judged[first:last].astype(np.float64)
+            values = np.where(judged > 0.0, self.values[first:last].astype(np.float64) - self.center, 0.0)
+        band = _Band(values, judged, fitted, rows, first)
         for fit, lever, unit, used, bandwidth in self._candidates(first, last):
-            band.add(fit, lever, unit, used, log_h=math.log(bandwidth), floor=self.floor)
+            band.add(fit, lever, self.shared * unit, used, log_h=math.log(bandwidth), floor=self.floor)
         found = band.sums[1] > 0.0
         if self.rungs.constant or not found.all():
             before = band.sums.copy()
             flat, nothing = np.full(values.shape, 1.0 / self.total), np.zeros(values.shape)
             log_h = math.log(self.rungs.bandwidths[-1] * _RATIO)
-            band.add(nothing, flat, flat, nothing, log_h=log_h, floor=self.floor)
+            band.add(nothing, flat, self.shared * flat, nothing, log_h=log_h, floor=self.floor)
             if not self.rungs.constant:
                 band.sums = np.where(found, before, band.sums)
         _, share, fit, square, log_h_sum, degree = band.sums
@@ -300,6 +328,11 @@ class MeshFit:
         if self.alone:
             variance[:] = np.nan
         return LocalFit(mean + self.center, np.sqrt(variance), np.exp(log_h_sum / share), degree / share)
+
+    def plain(self, rows: slice) -> Floats:
+        """Fit of the first bandwidth and degree alone in some rows; NaN where no box is in its reach."""
+        fit, _, unit, _, _ = next(self._candidates(rows.start, rows.stop))
+        return np.where(np.isfinite(unit), fit + self.center, np.nan)
 
     def _cells(self, first: int, last: int) -> tuple[Floats, Floats]:
         """Values less their mean, and weights, of some rows."""
@@ -315,21 +348,25 @@ class MeshFit:
                 chosen, used = np.empty(out.shape[1:]), np.empty(out.shape[2:])
                 _choose(out, degree, _LEVERAGE / self.typical, _LONELY / self.typical, chosen, used)
                 made = []
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    chosen[2] = np.log(chosen[2])  # between nodes a variance must not fall below 0
                 for nodes in (*chosen, used):
                     cells = nodes[first - start : last - start]
                     if step > 1:
                         cells = np.empty((last - first, self.shape[1]))
                         _refine(nodes, start, step, first, cells)
                     made.append(cells)
-                yield made[0], made[1], made[2], made[3], bandwidth
+                yield made[0], made[1], np.exp(made[2]), made[3], bandwidth
 
     def _fits(self, h: tuple[float, float], first: int, last: int) -> tuple[Floats, int, int]:
         """Fits of all degrees at every `step`-th cell, dense for this bandwidth, and the row of the first."""
         step = 1
-        while step < _STEP and 8 * step <= min(h):
+        while step < _STEP and 4 * step <= min(h):
             step *= 2
-        start = max(first // step - 1, 0) * step
-        end = min(-(-(last - 1) // step) + 1, -(-(self.shape[0] - 1) // step))
+        # a node more on each side, and at the ends of the mesh four, which cubics between nodes go through
+        most = -(-(self.shape[0] - 1) // step)
+        start = max(min(first // step - 1, most - 3), 0) * step
+        end = min(max(-(-(last - 1) // step) + 1, start // step + 3), most)
         order, ys = max(self.rungs.degrees), np.arange(start, end * step + 1, step)
         gaussians = [taps(b, math.ceil(_REACH * b), 2 * order) for b in h]
         squared = [g * g[0] for g in gaussians]

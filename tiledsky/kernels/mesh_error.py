@@ -180,9 +180,23 @@ def noise_factor(
     measured = (MAD_TO_STD * float(np.median(differences, overwrite_input=True))) ** 2
     factor = max(measured, 1.0)
     for _ in range(50):
-        share = min(np.sqrt(excess * (factor - 1.0)) / (np.pi * np.sqrt(box_size[0] * box_size[1])), _MAX_SHARE)
+        share = _share(factor, box_size, excess)
         factor = max(measured / ((1.0 - share) * (1.0 - 1.75 * share)), 1.0)
     return float(factor)
+
+
+def _share(factor: float, box_size: Pair, excess: float) -> float:
+    """Mean distance of two pixels that share noise, in units of the box."""
+    return float(min(np.sqrt(excess * (factor - 1.0)) / (np.pi * np.sqrt(box_size[0] * box_size[1])), _MAX_SHARE))
+
+
+def shared_noise(factor: float, box_size: Pair, *, excess: float = 1.0) -> float:
+    """Variance of a mean of many boxes, over that of as many boxes of the same variance that share no noise.
+
+    ``1 / (1 - s)**2``, with the share s that belongs to a `noise_factor`: what a box varies less than the whole noise
+    would make it, boxes together do not.
+    """
+    return 1.0 / (1.0 - _share(factor, box_size, excess)) ** 2
 
 
 def window_counts(n: int, size: int) -> NDArray[np.float64]:

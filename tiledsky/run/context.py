@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiledsky.dq import dq_bits
 from tiledsky.filters import as_float
 from tiledsky.fitted import FITTED
-from tiledsky.geometry import Pair, Region
+from tiledsky.geometry import Pair, Region, boxes_of
 from tiledsky.io.address import is_address, located
 from tiledsky.io.shards import write_object
 from tiledsky.io.source import HEADER, FitsReader, SourcePlane, parse_header, read_plane
@@ -41,6 +41,8 @@ from tiledsky.surface import Surface, error_interpolator
 Index = Pair
 #: Maps of a mesh that have a surface, in the order of `tiledsky.mesh.surfaces`.
 SURFACES = ("background", "rms", "error")
+#: Stands beside these for the bandwidth of a fit, which has none: each pixel has that of its cell.
+BANDWIDTH = 3
 #: Folder of the means of blocks of the planes, and of which planes there are any.
 LEVEL_FOLDER = "levels"
 LEVEL_PLANES = ("science", "background", "subtracted", "residual", "mask")
@@ -128,6 +130,15 @@ class Context:
             dtype = np.dtype(self.plan.dtype)
             self._surfaces[step.name, which] = Surface(interpolator, step.box_size, values, reach, low, high, dtype)
         return self._surfaces[step.name, which]
+
+    def pixels(self, step: BackgroundStep, which: int, region: Region) -> NDArray[Any]:
+        """Pixels of one of the `SURFACES` of a background step, or of its bandwidth."""
+        if which != BANDWIDTH:
+            return self.surface(step, which).evaluate(region)
+        (by, bx), cells = step.box_size, boxes_of(region, step.box_size)
+        held = np.asarray(self.array(f"meshes/{step.name}/bandwidth")[cells.slices])
+        rows, columns = np.arange(region.y0, region.y1) // by, np.arange(region.x0, region.x1) // bx
+        return held[np.ix_(rows - cells.y0, columns - cells.x0)]
 
     def write(self, path: str, region: Region, data: NDArray[Any]) -> str:
         """Write one whole object of an array and return its path."""
@@ -225,13 +236,15 @@ def mask_plane(recipe: Recipe, step: str) -> str:
 
 
 def output_planes(recipe: Recipe) -> dict[str, tuple[str, int] | None]:
-    """Planes of the last pass: name to (background step, which of `SURFACES`), or None for those made of them."""
+    """Planes of the last pass: name to (background step, which of `SURFACES` or `BANDWIDTH`); None: made of others."""
     planes: dict[str, tuple[str, int] | None] = {
         "background": (recipe.result.name, 0),
         "background_rms": (recipe.result.name, 1),
         "background_error": (recipe.result.name, 2),
         "subtracted": None,
     }
+    if recipe.bandwidth_plane:
+        planes["bandwidth"] = (recipe.result.name, BANDWIDTH)
     if recipe.result_mask is None:
         planes["mask"] = None
     for step in recipe.steps:

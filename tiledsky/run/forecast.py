@@ -212,7 +212,7 @@ def _bytes_a_pixel(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes) -> 
         return known
     if isinstance(recipe.detection_sky(step), RingStep):
         known += np.dtype(plan.dtype).itemsize
-    if step.equalize:
+    if step.equalize is True:
         known += sum(planes[name].itemsize for name in ("weight", "error") if name in planes)
     return known
 
@@ -243,7 +243,8 @@ def _mesh_bytes(recipe: Recipe, plan: Plan, stage: Stage, layout: Layout) -> int
         return 0
     sky, local = recipe.detection_sky(found), any(t.noise == "local" for t in found.tiers)
     total = surface(sky, "background") if isinstance(sky, BackgroundStep) else 0
-    noise = recipe.noise_map(found) if local and stage.kind == "mask" else None
+    needed = found.equalize == "rms" or (local and stage.kind == "mask")
+    noise = recipe.noise_map(found) if needed else None
     return total + (0 if noise is None else surface(noise, "rms"))
 
 

@@ -225,7 +225,10 @@ class _Forecast:
         detection.add("science, sky, difference", 3 * self.size, "px read", self.read)
         detection.add("bits", 1, "px read", self.read)
         detection.add("rounded", 4 if self.size == 8 else 0, "px read", self.read)
-        if step.equalize:
+        if step.equalize == "rms":
+            rms = detection.add("rms, scale and its making", 4 * self.size, "px read", self.read)
+            self._surface(rms, self.recipe.noise_source(step))
+        elif step.equalize:
             noise = [self.planes[n].itemsize for n in ("weight", "error") if n in self.planes]
             detection.add("noise planes", sum(noise), "px read", self.read)
             detection.add("scale and its making", 3 * max([4, *noise]), "px read", self.read)
@@ -316,9 +319,8 @@ class _Forecast:
         search.add("ignored, found", 2, "px read", self.read).add("mask", 3, "px", self.tile)
         search.add("filled", 4 * (step.masked == "fill"), "px read", self.read)
         if tier.noise == "local":
-            source = self.recipe.noise_map(step)
-            assert source is not None  # checked with the recipe
-            self._surface(search.add("noise, limit", 3 * self.size, "px read", self.read), source)
+            noise = search.add("noise, limit", 3 * self.size, "px read", self.read)
+            self._surface(noise, self.recipe.noise_source(step))
         if taps is not None:
             search.add("padded image and mask", 5, "px padded", self.padded).add("smoothed", 4, "px read", self.read)
             search.add("smoothing", 1, "B", 16 * 256 * (taps.size + 63))
@@ -384,9 +386,10 @@ class _Forecast:
         ]
         if step.interpolator.kind == "local-polynomial":
             held = {"left_out": 3, "values_rms": 2 * size, "n_good": 4, "weight": 4}
-            fitted = phase("fitting", **held, maps=4 * size)
-            fitted.add("band", 1, "B", fit_bytes(mesh_shape(self.plan.shape, step.box_size), step.interpolator))
-            phases = [*phases[:5], phase("weights", **held, noise=3 * size), fitted]
+            band = "band", 1, "B", fit_bytes(mesh_shape(self.plan.shape, step.box_size), step.interpolator)
+            robust = phase("robust weights", **held, rounds=16).add(*band)
+            fitted = phase("fitting", **held, robust=4, maps=4 * size).add(*band)
+            phases = [*phases[:5], phase("weights", **held, noise=3 * size), robust, fitted]
         if step.reject_sigma is not None:
             phases.append(phase("outlying boxes", excluded=3, distances=6 * size))
         if step.ceiling is not None:

@@ -78,10 +78,8 @@ def _pixels_read(recipe: Recipe, stage: Stage) -> Iterator[Read]:
     if isinstance(step, MaskStep):
         sky = recipe.detection_sky(step)
         yield Read(sky.name, halo) if isinstance(sky, RingStep) else Read(f"{sky.name}-mesh", None)
-        if stage.kind == "mask" and any(t.noise == "local" for t in step.tiers):
-            source = recipe.noise_map(step)
-            assert source is not None  # checked with the recipe
-            yield Read(f"{source.name}-mesh", None)
+        if step.equalize == "rms" or (stage.kind == "mask" and any(t.noise == "local" for t in step.tiers)):
+            yield Read(f"{recipe.noise_source(step).name}-mesh", None)
 
 
 def _results_read(recipe: Recipe, plan: Plan, stage: Stage) -> Iterator[Read]:
@@ -103,6 +101,7 @@ def _results_read(recipe: Recipe, plan: Plan, stage: Stage) -> Iterator[Read]:
             yield Read(f"{stage.step}-{kind}", None)
     if stage.kind == "diagnostics":
         yield Read("output", None)
+        yield Read(f"{recipe.result.name}-mesh", None)  # its bandwidths
     if stage.kind == "output":
         for step in recipe.steps:
             if isinstance(step, BackgroundStep) and (step is recipe.result or step.keep):

@@ -10,16 +10,19 @@ from numpy.typing import NDArray
 
 from tiledsky.diagnostics.arrays import expected_noise
 from tiledsky.diagnostics.band import Pixels, needed_region
+from tiledsky.diagnostics.fit import fit_facts
 from tiledsky.diagnostics.summary import Collector, TileSummary, summarise
 from tiledsky.diagnostics.verdict import judge
 from tiledsky.diagnostics.worst import ToSky
-from tiledsky.geometry import Region
+from tiledsky.fitted import rungs_of
+from tiledsky.geometry import Region, TileGrid
 from tiledsky.io.source import HEADER, parse_header
 from tiledsky.io.store import write_json
 from tiledsky.overlap import Patch
 from tiledsky.run.context import Context, Index
 from tiledsky.run.plan import Stage
 from tiledsky.run.sky_tasks import read_parts, write_parts
+from tiledsky.steps import LocalPolynomialInterpolator
 
 #: File of the run folder with all measures and the verdict.
 DIAGNOSTICS = "diagnostics.json"
@@ -62,8 +65,21 @@ def diagnostics_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> 
     source = next((name for name in ("error", "weight") if name in ctx.input), None)
     header = parse_header(str(ctx.group.attrs.get(HEADER, "")))
     found = collector.finalize(tile=output.tile, source=source, to_sky=_to_sky(header), unit=header.get("BUNIT"))
+    if (facts := _fit(ctx)) is not None:
+        found["measures"]["fit"] = facts
     write_json(ctx.root, DIAGNOSTICS, {**found, "verdict": judge(found, ctx.recipe.checks)})
     return [f"run/{DIAGNOSTICS}"]
+
+
+def _fit(ctx: Context) -> dict[str, Any] | None:
+    """Facts of the result's fit, from its bandwidths block by block; None of a mesh of another kind."""
+    step = ctx.recipe.result
+    if not isinstance(step.interpolator, LocalPolynomialInterpolator) or step.interpolator.bandwidth != "auto":
+        return None
+    held = ctx.array(f"meshes/{step.name}/bandwidth")
+    narrowest = rungs_of(step.interpolator, held.shape, step.box_size).bandwidths[0]
+    grid = TileGrid(held.shape, (1024, 1024))
+    return fit_facts((held[grid.region(index).slices] for index in grid), narrowest=narrowest)
 
 
 def _rows(ctx: Context, output: Stage) -> Iterator[list[tuple[Region, TileSummary]]]:

@@ -58,7 +58,10 @@ def _searched(ctx: Context, step: RingStep | MaskStep, region: Region) -> tuple[
     if isinstance(step, RingStep):
         return science, science, bits
     sky = ctx.sky(ctx.recipe.detection_sky(step), region)
-    scale = noise_scale(**ctx.noise_planes(region)) if step.equalize else None
+    scale = None
+    if step.equalize:
+        planes = {"error": _rms_map(ctx, step, region)} if step.equalize == "rms" else ctx.noise_planes(region)
+        scale = noise_scale(**planes)
     return science, science.replaced(detection_image(science.data, sky, scale)), bits
 
 
@@ -205,9 +208,12 @@ def _local_noise(ctx: Context, step: MaskStep, region: Region) -> Patch | None:
     """Map of the local noise, if a tier needs it."""
     if all(t.noise != "local" for t in step.tiers):
         return None
-    source = ctx.recipe.noise_map(step)
-    assert source is not None  # checked with the recipe
-    return ctx.patch(ctx.surface(source, 1).evaluate(region), region)
+    return ctx.patch(_rms_map(ctx, step, region), region)
+
+
+def _rms_map(ctx: Context, step: MaskStep, region: Region) -> NDArray[Any]:
+    """Pixels of the rms map that a mask step names."""
+    return ctx.surface(ctx.recipe.noise_source(step), 1).evaluate(region)
 
 
 def write_parts(ctx: Context, stage: str, index: Index, parts: list[bytes]) -> list[str]:

@@ -91,7 +91,7 @@ def _output(ctx: Context, stage: Stage, index: Index, tile: Region) -> tuple[lis
         if origin is not None:
             step = ctx.recipe.step(origin[0])
             assert isinstance(step, BackgroundStep)
-            pixels = ctx.surface(step, origin[1]).evaluate(region if name in _MEASURED else tile)
+            pixels = ctx.pixels(step, origin[1], region if name in _MEASURED else tile)
             if name in _MEASURED:
                 measured[name] = pixels
                 pixels = pixels[tile.within(region)]
