@@ -19,6 +19,7 @@ from tests.faults import trap
 from tests.run.scenes import KEEPING, stored_bytes
 from tiledsky import run
 from tiledsky.io.store import size_and_crc
+from tiledsky.run.leases import place
 from tiledsky.run.locks import working
 from tiledsky.run.plan import Stage
 from tiledsky.run.runner import prepare
@@ -52,7 +53,7 @@ class Sweep:
             try:
                 if set_trap is not None:
                     set_trap()
-                with working(self.out):
+                with working(self.out, place()):
                     execute(str(self.out), self.prepared.run_id, stage.name, index)
                 os._exit(0)
             except BaseException as error:

@@ -18,8 +18,9 @@ from astropy.io import fits
 from tiledsky import Recipe, open_run, run
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.run import crew, stages, storage
-from tiledsky.run.attempt import Order, attempt, place
+from tiledsky.run.attempt import Order, attempt
 from tiledsky.run.cluster import local_client
+from tiledsky.run.leases import place
 from tiledsky.run.locks import wait_for_tasks
 from tiledsky.run.runner import Progress
 
@@ -262,7 +263,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from tiledsky.run.locks import working
-with working(Path(sys.argv[1])):
+with working(Path(sys.argv[1]), ""):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
     print(time.time())
