@@ -44,10 +44,8 @@ def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int 
         remove_objects(ctx.root, ctx.owned(stage, index))
     with zarr_threads(threads):
         region = ctx.plan.grid(stage).region(index)
-        if stage.kind == "output":
-            objects, masked = _output(ctx, stage, index, region)
-        else:
-            objects, masked = _TASKS[stage.kind](ctx, stage, index, region), False
+        made = _TASKS[stage.kind](ctx, stage, index, region)
+        objects, masked = made if isinstance(made, tuple) else (made, False)
     return ctx.markers.write(
         stage.name,
         index,
@@ -107,7 +105,8 @@ def _output(ctx: Context, stage: Stage, index: Index, tile: Region) -> tuple[lis
 #: Planes that the tests of the background need, with their halo.
 _MEASURED = ("background", "background_rms")
 
-_TASKS: dict[str, Callable[[Context, Stage, Index, Region], list[str]]] = {
+#: Return the paths of what they wrote; that of the output also whether all pixels of its tile are masked.
+_TASKS: dict[str, Callable[[Context, Stage, Index, Region], list[str] | tuple[list[str], bool]]] = {
     "ingest": _ingest,
     "histogram": sky_tasks.histogram_task,
     "bins": sky_tasks.bins_task,
@@ -119,5 +118,6 @@ _TASKS: dict[str, Callable[[Context, Stage, Index, Region], list[str]]] = {
     "mask": sky_tasks.mask_task,
     "boxes": mesh_tasks.boxes_task,
     "mesh": mesh_tasks.mesh_task,
+    "output": _output,
     "diagnostics": quality_tasks.diagnostics_task,
 }
