@@ -195,8 +195,10 @@ def test_anything_split_anywhere(values, data):
     whole = BiweightSums.from_values(values, median=center[0], mad=center[1])
     assert BiweightSums.merged(parts).to_bytes() == whole.to_bytes()
     if finite.size:
-        assert whole.location() == pytest.approx(biweight_location(finite), rel=1e-12, abs=1e-12 * whole.mad)
-        assert whole.scale() == pytest.approx(biweight_scale(finite), rel=1e-9, abs=0)
+        with np.errstate(over="ignore"):  # astropy raises to a power what it then leaves out, too
+            location, scale = biweight_location(finite), biweight_scale(finite)
+        assert whole.location() == pytest.approx(location, rel=1e-12, abs=1e-12 * whole.mad)
+        assert whole.scale() == pytest.approx(scale, rel=1e-9, abs=0)
 
 
 def test_block_size_does_not_show():
