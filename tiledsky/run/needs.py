@@ -19,7 +19,7 @@ from tiledsky.geometry import Pair
 from tiledsky.masking import tiers_halo
 from tiledsky.recipe import Recipe
 from tiledsky.run.plan import GATHER, Plan, Stage, measured_by
-from tiledsky.steps import AnyStep, BackgroundStep, MaskStep, RingStep
+from tiledsky.steps import AnyStep, BackgroundStep, LocalPolynomialInterpolator, MaskStep, RingStep
 from tiledsky.thresholds import noise_images
 
 NO_HALO: Pair = (0, 0)
@@ -101,7 +101,9 @@ def _results_read(recipe: Recipe, plan: Plan, stage: Stage) -> Iterator[Read]:
             yield Read(f"{stage.step}-{kind}", None)
     if stage.kind == "diagnostics":
         yield Read("output", None)
-        yield Read(f"{recipe.result.name}-mesh", None)  # its bandwidths
+        fit = recipe.result.interpolator
+        if isinstance(fit, LocalPolynomialInterpolator) and fit.bandwidth == "auto":
+            yield Read(f"{recipe.result.name}-mesh", None)  # its bandwidths
     if stage.kind == "output":
         for step in recipe.steps:
             if isinstance(step, BackgroundStep) and (step is recipe.result or step.keep):
