@@ -94,7 +94,7 @@ def test_what_is_left_to_zarr(tmp_path: Path) -> None:
     others = [
         zarr.create_array(str(tmp_path / "a"), shape=SHAPE, dtype="f4", chunks=(100, 100)),
         zarr.create_array(str(tmp_path / "b"), shape=SHAPE, dtype="f4", chunks=(100, 100), zarr_format=2),
-        zarr.create_array(str(tmp_path / "c"), shape=SHAPE, dtype=">f4", compressors=store.compressors("f4")),
+        zarr.create_array(str(tmp_path / "c"), shape=SHAPE, dtype=">f4", compressors=shards.compressors("f4")),
     ]
     assert not any(map(shards.is_plain, (kept, *others, np.zeros(SHAPE))))
     for array in (kept, *others):

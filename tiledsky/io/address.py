@@ -24,11 +24,10 @@ _MAY_PUT: ContextVar[Any] = ContextVar("may_put", default=None)
 
 
 class Status(NamedTuple):
-    """Size of an object, when it was put (of the store's clock), and its tag."""
+    """Size of an object, and when it was put, by the store's clock."""
 
     st_size: int
     st_mtime_ns: int
-    tag: str
 
 
 class Address:
@@ -126,7 +125,7 @@ class Address:
             raise unreachable(self.url, error) from as_system(error)
 
     def stat(self) -> Status:
-        """Return size, time and tag of the object; FileNotFoundError if there is none."""
+        """Return size and time of the object; FileNotFoundError if there is none."""
         if not self._key:
             raise FileNotFoundError(self.url)
         with self._asking() as obstore:
@@ -234,11 +233,8 @@ class Address:
             for start in range(0, len(names), 500):
                 obstore.delete(self._store, names[start : start + 500])
 
-    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Do nothing: there are no folders."""
-
     def rmdir(self) -> None:
-        """Do nothing."""
+        """Do nothing: there are no folders."""
 
     def _may(self) -> None:
         asked = _MAY_PUT.get()
@@ -274,8 +270,7 @@ class Address:
 
 
 def _status(meta: Any) -> Status:
-    when = int(meta["last_modified"].timestamp()) * 10**9
-    return Status(meta["size"], when, str(meta["e_tag"] or meta["last_modified"]))
+    return Status(meta["size"], int(meta["last_modified"].timestamp()) * 10**9)
 
 
 @contextmanager

@@ -254,27 +254,27 @@ def _open_plane(
     where: str | os.PathLike[str], name: str, hdu: str | int | None, scratch: Path | None, checksum: bool
 ) -> _Opened:
     path, named = split_hdu(where)
-    if is_url(where) and path.lower().endswith(FITS_ENDINGS):
-        fetched = Fetched(path, scratch)
-        opened = _open_fits(fetched.path, named, name, hdu, scratch, checksum)
-        _keep_open.append(fetched)
-        return opened._replace(plane=replace(opened.plane, url=path))
-    if is_url(where) or Path(where).is_dir():
+    away = is_url(where)
+    if Path(where).is_dir() or (away and not path.lower().endswith(FITS_ENDINGS)):
         return _open_zarr(located(where), name, hdu)
     if Path(path).is_dir():
         return _open_zarr(Path(path), name, named)
-    return _open_fits(Path(path), named, name, hdu, scratch, checksum)
-
-
-def _open_fits(
-    path: Path, named: str | int | None, name: str, hdu: str | int | None, scratch: Path | None, checksum: bool
-) -> _Opened:
     if named is not None and hdu is not None:
-        raise InputError(f"{path}:{named} names an HDU, and --hdu {hdu} another; give one of them")
+        raise InputError(f"{where} names an HDU, and --hdu {hdu} another; give one of them")
+    chosen = hdu if named is None else named
+    if not away:
+        return _open_fits(Path(path), chosen, name, scratch, checksum)
+    fetched = Fetched(path, scratch)
+    opened = _open_fits(fetched.path, chosen, name, scratch, checksum)
+    _keep_open.append(fetched)
+    return opened._replace(plane=replace(opened.plane, url=path))
+
+
+def _open_fits(path: Path, hdu: str | int | None, name: str, scratch: Path | None, checksum: bool) -> _Opened:
     if isinstance(hdu, str) and hdu.isdecimal():
         hdu = int(hdu)
     role: Any = ROLES.get(name, "mask")
-    image = open_image(path, hdu=hdu if named is None else named, role=role, scratch=scratch, checksum=checksum)
+    image = open_image(path, hdu=hdu, role=role, scratch=scratch, checksum=checksum)
     ref = image.reopen_token()
     identity = _fits_identity(ref)
     with quiet():

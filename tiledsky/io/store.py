@@ -27,7 +27,7 @@ from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Pair, Region, inner_chunk
 from tiledsky.io.address import is_address, located
 from tiledsky.io.remote import bucket
-from tiledsky.io.shards import compressors as compressors
+from tiledsky.io.shards import compressors
 
 #: Subfolder with markers, summaries and plan; everything else is Zarr.
 RUN_FOLDER = "run"
