@@ -10,7 +10,8 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -136,6 +137,25 @@ def assert_same(found: Run, expected: Run) -> None:
         assert np.array_equal(found.plane(name)[...], expected.plane(name)[...], equal_nan=True), name
         files = sorted(p.relative_to(expected.path) for p in (expected.path / name).rglob("*") if p.is_file())
         assert all((found.path / f).read_bytes() == (expected.path / f).read_bytes() for f in files), name
+
+
+@contextmanager
+def killed_once(server: Server, *, after: int) -> Iterator[Callable[[Any], None]]:
+    """Progress callback of a run that kills the server after so many tasks; it is started again 3 s later."""
+    restarts: list[threading.Thread] = []
+
+    def kill(state: Any) -> None:
+        if state.done == after:
+            server.kill()
+            restarts.append(threading.Thread(target=lambda: (time.sleep(3), server.start())))
+            restarts[0].start()
+
+    try:
+        yield kill
+    finally:
+        for thread in restarts:
+            thread.join()
+    assert restarts
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):

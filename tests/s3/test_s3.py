@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.s3.conftest import URL, Proxy, Server, assert_same
+from tests.s3.conftest import URL, Proxy, Server, assert_same, killed_once
 from tiledsky import Run, run
 from tiledsky.errors import InputError, RunError
 from tiledsky.io import remote
@@ -36,20 +34,8 @@ def test_workers_read_the_bucket(local: Run, tmp_path: Path) -> None:
 
 
 def test_server_killed_and_started_again(server: Server, local: Run, tmp_path: Path) -> None:
-    restarts: list[threading.Thread] = []
-
-    def kill(state: Any) -> None:
-        if state.done == 5:
-            server.kill()
-            restarts.append(threading.Thread(target=lambda: (time.sleep(3), server.start())))
-            restarts[0].start()
-
-    try:
+    with killed_once(server, after=5) as kill:
         result = run("complex-sky", URL, tmp_path / "run.zarr", tile_size=100, progress=kill)
-    finally:
-        for thread in restarts:
-            thread.join()
-    assert restarts
     assert_same(result, local)
 
 

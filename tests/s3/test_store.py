@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.run.scenes import command, stored_bytes
-from tests.s3.conftest import URL, Proxy, Server, speak_to
+from tests.s3.conftest import URL, Proxy, Server, killed_once, speak_to
 from tiledsky import Run, open_run, run
 from tiledsky.errors import InputError, RunError
 from tiledsky.io.address import Address, may_put
@@ -99,20 +98,8 @@ def test_drivers_killed_one_after_the_other(fetched: Run, out: str) -> None:
 
 
 def test_server_killed_and_started_again(server: Server, fetched: Run, out: str) -> None:
-    restarts: list[threading.Thread] = []
-
-    def kill(state: Any) -> None:
-        if state.done == 9:
-            server.kill()
-            restarts.append(threading.Thread(target=lambda: (time.sleep(3), server.start())))
-            restarts[0].start()
-
-    try:
+    with killed_once(server, after=9) as kill:
         run("complex-sky", URL, out, tile_size=100, progress=kill)
-    finally:
-        for thread in restarts:
-            thread.join()
-    assert restarts
     assert_same_bytes(out, fetched)
 
 
