@@ -11,15 +11,10 @@ import numpy as np
 from tiledsky import estimate_background
 from tiledsky.diagnostics import measure
 
-from .scenes import TILE, Case, good, planted, unbiased
+from .beside import beside, measured
+from .scenes import good, planted, unbiased
 
 RECIPES = ("sextractor", "ceers-nircam", "complex-sky")
-
-
-def measured(case: Case, **options: object) -> dict[str, object]:
-    """Measure a case with its truth."""
-    planes = {"rms": case.rms, "truth": case.truth}
-    return measure(case.image, case.background, case.mask, tile=TILE, **planes, **options)  # type: ignore[arg-type]
 
 
 def calibration(count: int) -> Iterator[str]:
@@ -86,23 +81,15 @@ def faults(seeds: tuple[int, ...]) -> Iterator[str]:
 
 
 def truth(seeds: tuple[int, ...]) -> Iterator[str]:
-    """Measures beside the truth."""
+    """Measures beside the truth, a column a scene."""
     yield "\n## Measures beside the truth\n"
-    yield "Recipe complex-sky on the notebook's scene at 512 x 512 px, in units of the noise.\n"
-    yield "| seed | bias under masks | true | ratio at 32 px | with the true sky | mean residual | true mean error |"
-    yield "|---|---|---|---|---|---|---|"
-    for seed in seeds:
-        case = good(seed)
-        found = measured(case)
-        measures, noise = found["measures"], found["image"]["noise"]  # type: ignore[index]
-        group = measures["masked_bias"]["groups"][0]
-        error, masked = case.background - case.truth, case.mask > 0
-        true = (error[masked].mean() - error[~masked].mean()) / noise
-        scale, rest = measures["scale"], measures["residual"]
-        bias = f"{group['bias'] / noise:.4f} +- {group['error'] / noise:.4f} | {true:.4f}"
-        ratio = f"{scale['ratio'][4]:.2f} +- {scale['ratio_error'][4]:.2f} | {scale['truth']['ratio'][4]:.2f}"
-        mean = f"{rest['mean'] / noise:.4f} +- {rest['mean_error'] / noise:.4f} | {error[~masked].mean() / noise:.4f}"
-        yield f"| {seed} | {bias} | {ratio} | {mean} |"
+    yield "Recipe complex-sky on the notebook's scene at 512 x 512 px, in units of the noise. In brackets the truth:"
+    yield "the same of the true sky, or of the true error of the background; of step and region, what was planted.\n"
+    yield f"| measure | of what | {' | '.join(f'seed {seed}' for seed in seeds)} |"
+    yield "|---|---" + "|---" * len(seeds) + "|"
+    columns = [dict(beside(seed)) for seed in seeds]
+    for name in columns[0]:
+        yield f"| {' | '.join((*name, *(column.get(name, '') for column in columns)))} |"
 
 
 def main(path: str, count: int) -> None:

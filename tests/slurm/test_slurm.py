@@ -128,7 +128,7 @@ def test_all_in_one_allocation(scene: Path, local: tuple[dict[str, str], int], t
     before = markers(out)
     wait_for(lambda: markers(out) > before)
     slurm("scontrol", "requeue", job)  # as a job that is preempted
-    begin_now(job)
+    begin_soon(job)
     wait_for(lambda: steps() or state(job) == ["COMPLETED"])
     subprocess.run(["scancel", *steps()[:1]], check=False)
     wait_for(lambda: state(job) in ([], ["COMPLETED"]))
@@ -160,10 +160,13 @@ def running() -> list[tuple[str, str]]:
     return list(zip(words[::2], words[1::2], strict=True))
 
 
-def begin_now(job: str) -> None:
-    """Spare a requeued job the two minutes that SLURM lets it wait."""
+def begin_soon(job: str) -> None:
+    """Spare a requeued job the two minutes that SLURM lets it wait.
+
+    Not in the second in which its credential was revoked, of which SLURM takes the new one to be, too.
+    """
     wait_for(lambda: state(job) == ["PENDING"])
-    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+    slurm("scontrol", "update", f"JobId={job}", "StartTime=now+3seconds")
 
 
 def test_job_array(scene: Path, local: tuple[dict[str, str], int], tmp_path: Path) -> None:
@@ -176,7 +179,7 @@ def test_job_array(scene: Path, local: tuple[dict[str, str], int], tmp_path: Pat
     assert markers(out) < local[1]
     assert not (out / "run/_SUCCESS").exists()
     tiledsky(*words)
-    begin_now(warned())
+    begin_soon(warned())
     wait_for(lambda: not slurm("squeue", "-h"))
     assert (out / "run/_SUCCESS").exists(), "\n".join(f.read_text()[-300:] for f in sorted(folder.glob("*.out")))
     assert stored_bytes(out) == local[0]
