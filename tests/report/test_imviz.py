@@ -22,14 +22,23 @@ for key, value in {"CRPIX1": 90.0, "CRPIX2": 75.0, "CDELT1": -1e-4, "CDELT2": 1e
 
 
 class Viewer:
-    """What is used of jdaviz' Imviz: ``load_data(data, data_label=)``."""
+    """What is used of Imviz in jdaviz 5: ``load(data, data_label=)``."""
 
     def __init__(self) -> None:
         self.loaded: dict[str, Any] = {}
 
-    def load_data(self, data: Any, *, data_label: str) -> None:
+    def load(self, data: Any, *, data_label: str) -> None:
         assert isinstance(data, NDData)
         self.loaded[data_label] = data
+
+
+class OldViewer:
+    """The same in jdaviz 4: ``load_data(data, data_label=)``."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, Any] = {}
+
+    load_data = Viewer.load
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +46,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tiledsky.Run:
     return tiledsky.open_run(make_run(tmp_path_factory.mktemp("imviz") / "field.zarr", planes(), header=HEADER))
 
 
-def test_cutouts(run: tiledsky.Run) -> None:
-    viewer = Viewer()
+@pytest.mark.parametrize("viewer", [Viewer(), OldViewer()])
+def test_cutouts(run: tiledsky.Run, viewer: Any) -> None:
     found = tiledsky.to_imviz(run, (10, 70, 20, 100), imviz=viewer)
     assert list(viewer.loaded) == [f"field {name} [10:70, 20:100]" for name in found]
     assert list(viewer.loaded.values()) == list(found.values())

@@ -62,14 +62,15 @@ def to_imviz(
         raise ParameterError(f"{run.path}: no plane {missing[0]!r} to cut out; it has {', '.join(known)}")
     wcs, unit = wcs_of(run), _unit(run)
     place = None if wcs is None else wcs[part.slices]
-    cutouts = {}
+    cutouts: dict[str, Any] = {}
     for name in planes:
         pixels = read_window(run, name, part, largest=largest).cells
         has_unit = name != "mask"
         cutouts[name] = NDData(pixels, wcs=place, unit=unit if has_unit else None, mask=~np.isfinite(pixels))
         if imviz is not None:
+            load = imviz.load if hasattr(imviz, "load") else imviz.load_data  # jdaviz 4 has no load
             label = f"{run.path.stem} {name} [{part.y0}:{part.y1}, {part.x0}:{part.x1}]"
-            imviz.load_data(cutouts[name], data_label=label)
+            load(cutouts[name], data_label=label)
     return cutouts
 
 
