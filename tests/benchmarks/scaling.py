@@ -86,7 +86,7 @@ def main() -> int:
     if given.only == "paper":
         paper()
         return 0
-    found = apart(given.tasks, 2, 0.0)
+    found = apart(given.tasks, given.threads, 0.0)  # with fewer, tasks wait for the way there and back
     cpu, wall = (found[name] / given.tasks for name in ("cpu", "wall"))
     print(f"{given.tasks} empty tasks: {1e3 * cpu:.2f} ms CPU of driver and scheduler, {1e3 * wall:.2f} ms wall, each")
     if given.only == "cost":
