@@ -92,9 +92,10 @@ def test_nothing_listens_to_the_outside(client: Any) -> None:
     assert client.dashboard_link.startswith("http://127.0.0.1:")
 
 
-def test_workers_keep_to_their_threads(client: Any) -> None:
-    found = client.run(lambda: os.environ.get("OMP_NUM_THREADS"))
-    assert set(found.values()) == {"1"}
+@pytest.mark.parametrize(("name", "value"), [("OMP_NUM_THREADS", "1"), ("MALLOC_TRIM_THRESHOLD_", "33554432")])
+def test_environment_of_workers(client: Any, name: str, value: str) -> None:
+    found = client.run(lambda: os.environ.get(name))
+    assert set(found.values()) == {value}
 
 
 @pytest.mark.parametrize("text", ["", "2XB", "-1GB", "0", "much"])

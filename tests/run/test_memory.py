@@ -24,8 +24,9 @@ from tiledsky.io.fits import FitsImage
 from tiledsky.io.source import open_source
 from tiledsky.recipe import preset_names
 from tiledsky.run import highwater
-from tiledsky.run.cluster import local_client, worker_limits
+from tiledsky.run.cluster import local_client, worker_environment, worker_limits
 from tiledsky.run.forecast import check_fits, describe, fits, fitted_plan, fitting_tile
+from tiledsky.run.highwater import KEPT
 from tiledsky.run.memory import BASE, MEGABYTE, Plane, peak
 from tiledsky.run.needs import halo_of
 from tiledsky.run.plan import GATHER, TILE, Plan, make_plan
@@ -89,7 +90,7 @@ root, ident = sys.argv[1:]
 added = {}
 for stage in context(root, ident).plan.stages:
     for index in context(root, ident).plan.grid(stage):
-        highwater.reset()
+        highwater.reset(f"{stage.name} {index}")  # what is freed goes back, so that all that the task holds is added
         before = highwater.task_peak()
         added[stage.name] = execute(root, ident, stage.name, index)["task_peak"] - before
 print(json.dumps(added))
@@ -104,8 +105,7 @@ def test_large_tiles_take_what_their_terms_say(tmp_path: Path) -> None:
     prepared = prepare("notebook-bkg3", tmp_path / "image.zarr", tmp_path / "run.zarr", tile_size=TILE)
     with prepared.locked(restart=False):
         prepared.create()
-    # as workers have it: freed memory goes back to the system
-    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **worker_environment()}
     words = [sys.executable, "-c", _EACH_TASK, str(prepared.root.absolute()), prepared.run_id]
     added = json.loads(subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout)
     recipe, plan = prepared.recipe, prepared.plan
@@ -113,7 +113,7 @@ def test_large_tiles_take_what_their_terms_say(tmp_path: Path) -> None:
         terms = peak(recipe, plan, stage, PLANES).bytes - BASE
         assert added[stage.name] <= terms, stage.name
         if stage.kind not in GATHER:
-            assert added[stage.name] >= 0.6 * terms, stage.name
+            assert added[stage.name] >= 0.6 * (terms - KEPT), stage.name
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -140,7 +140,7 @@ def test_terms_add_up() -> None:
         memory = peak(recipe, plan, stage, PLANES)
         assert memory.terms["process"] == BASE
         assert memory.bytes == sum(memory.terms.values())
-        assert memory.formula.startswith("400 MB process + [")
+        assert memory.formula.startswith("370 MB process + [")
         assert peak(recipe, plan, stage, PLANES, threads=3).bytes - BASE == 3 * (memory.bytes - BASE)
 
 
@@ -164,7 +164,7 @@ def test_a_tile_that_fits_is_named() -> None:
     tile = fitting_tile(recipe, plan, PLANES, memory_limit=limit)
     assert tile is not None
     message = (
-        rf"stage output needs 54\d MB a worker \(400 MB process .*use --tile-size {tile}, or --memory-limit 5[78]\dMB"
+        rf"stage output needs 54\d MB a worker \(370 MB process .*use --tile-size {tile}, or --memory-limit 5[78]\dMB"
     )
     with pytest.raises(PlanError, match=message):
         check_fits(recipe, plan, PLANES, memory_limit=limit)

@@ -7,6 +7,7 @@ is remembered here, since the system forgets it.
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from pathlib import Path
@@ -17,16 +18,26 @@ _RESET = b"5\n"
 #: Units of ``ru_maxrss``.
 _UNIT = 1 if sys.platform == "darwin" else 1024
 
-#: Largest mark before it was set back, bytes.
-_largest = 0
+#: Freed memory that a worker keeps for its next arrays, and size up to which arrays come from it: the most of glibc.
+KEPT = 32 << 20
+#: Gives freed memory back to the system, of glibc alone.
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+#: Largest mark before it was set back, bytes; and what was done since.
+_largest, _work = 0, ""
 
 
-def reset() -> bool:
+def reset(work: str = "") -> bool:
     """Set the mark back to what is held now; False where the system refuses that.
 
-    With several threads the mark is that of all their tasks: an upper bound for each.
+    Before ``work`` other than the last, what is freed goes back to the system: a task holds what its own stage takes.
+    Tasks of one stage take the same, and leave it to the next. With several threads the mark is that of all their
+    tasks: an upper bound for each.
     """
-    global _largest
+    global _largest, _work
+    if work != _work and _TRIM is not None:
+        _TRIM(0)
+    _work = work
     before = process_peak()
     try:
         with _CLEAR.open("wb", buffering=0) as file:

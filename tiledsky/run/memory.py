@@ -21,6 +21,7 @@ from tiledsky.geometry import Pair, mesh_shape
 from tiledsky.masking import growth_radius
 from tiledsky.mesh import level_box
 from tiledsky.recipe import Recipe
+from tiledsky.run.highwater import KEPT
 from tiledsky.run.needs import halo_of
 from tiledsky.run.plan import Plan, Stage
 from tiledsky.run.quality_memory import measuring, merging
@@ -28,8 +29,8 @@ from tiledsky.steps import BackgroundStep, MaskStep, RingStep, Tier
 from tiledsky.thresholds import noise_images
 
 MEGABYTE = 1_000_000
-#: What a worker holds between tasks: 345 MB measured at most, and room. A first use of kernels compiles: 430 MB more.
-BASE = 400 * MEGABYTE
+#: What a worker holds between stages: 345 MB measured at most, and room. A first use of kernels compiles: 430 MB more.
+BASE = 370 * MEGABYTE
 #: Beside what Zarr reads: the compressed bytes of the chunks (noise hardly shrinks), and each shard's part unpacked.
 _READ = 2
 #: Beside what is written: compressed chunks; what Zarr writes itself is joined in a shard, too.
@@ -114,20 +115,20 @@ class _Phase:
 
     @property
     def bytes(self) -> int:
-        return sum(math.ceil(per * count) for _, per, _, count in self.terms)
+        return KEPT + sum(math.ceil(per * count) for _, per, _, count in self.terms)
 
     def memory(self, threads: int) -> Memory:
         """Peak of a worker that is in this phase with every thread."""
-        terms = {"process": BASE}
+        terms = {"process": BASE, "freed and kept": KEPT}
         for what, per, _, count in self.terms:
             terms[what] = terms.get(what, 0) + math.ceil(per * count)
         units: dict[tuple[str, int], list[str]] = {}
         for what, per, unit, count in self.terms:
             units.setdefault((unit, count), []).append(f"{per:g} {what}")
         sums = [f"{count} {unit} x ({' + '.join(parts)}) B" for (unit, count), parts in units.items() if unit != "B"]
-        fixed = sum(math.ceil(per * count) for _, per, unit, count in self.terms if unit == "B")
+        fixed = KEPT + sum(math.ceil(per * count) for _, per, unit, count in self.terms if unit == "B")
         times = f"{threads} threads x " if threads > 1 else ""
-        inner = " + ".join([*sums, *([f"{fixed / MEGABYTE:.0f} MB fixed"] if fixed else [])])
+        inner = " + ".join([*sums, f"{fixed / MEGABYTE:.0f} MB fixed"])
         formula = f"{BASE // MEGABYTE} MB process + {times}[{self.name}: {inner}]"
         return Memory(BASE + threads * self.bytes, terms, formula)
 
@@ -372,8 +373,7 @@ class _Forecast:
             made.add("larger boxes", 2 * size + 4, "cells", more)
             return made.add("blocks", 1, "B", min(_MESH_BLOCKS, 200 * cells))
 
-        # reach of each hole and how it is counted, or the tree
-        fill = max(9.0, _TREE * min(cells, _TREE_BOXES) / cells + 1)
+        fill = max(9.0, _TREE * min(cells, _TREE_BOXES) / cells + 1)  # reach of holes and a count of it, or the tree
         phases = [
             phase("levels", background=size, n_good=4, left_out=2),
             phase("variance", excluded=2, rms=copies * size, n_good=copies * 4, variance=8, unknown=2),

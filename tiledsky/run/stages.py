@@ -36,7 +36,7 @@ def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int 
     stage = ctx.stages[stage_name]
     if (done := ctx.markers.read(stage.name, index)) is not None:
         return done
-    started, cpu, alone = time.perf_counter(), time.process_time(), highwater.reset()
+    started, cpu, alone = time.perf_counter(), time.process_time(), highwater.reset(stage_name)
     if not is_address(ctx.root):
         # In a bucket an object is put whole, and with the bytes that it had: a task that outlived its driver then meets
         # the same task of the next one without harm, as long as neither takes away what the other has done.
