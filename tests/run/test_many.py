@@ -12,17 +12,18 @@ import pytest
 #: Run in a process of its own, so that its memory is that of driver and scheduler alone. Markers are not read: the
 #: time and memory are those of submitting tasks and hearing of their ends.
 CODE = """
-import sys, threading, time, resource
+import sys, time
 from pathlib import Path
 import dask
 from tiledsky.run import crew
 from tiledsky.run.cluster import local_client
+from tiledsky.run.highwater import task_peak  # getrusage would count the process that started this one
 
 if __name__ == "__main__":
     count, out = int(sys.argv[1]), Path(sys.argv[2])
     with dask.config.set({"distributed.worker.preload": ["tests.run.idle"]}), local_client() as client:
         client.wait_for_workers(2)
-        first = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        first = task_peak() / 1e6
         submit, seconds = crew.Crew._submit, []
 
         def timed(self, order, jobs):
@@ -41,7 +42,7 @@ if __name__ == "__main__":
             assert outcome == {"cpu_seconds": 0.0}, outcome
             done += 1
         assert done == count
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        peak = task_peak() / 1e6
         print(sum(known), sum(seconds), time.monotonic() - began, first, peak)
 """
 

@@ -50,7 +50,10 @@ def reset(work: str = "") -> bool:
 
 def process_peak() -> int:
     """Most bytes that this process ever held."""
-    return max(_largest, task_peak() or 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT)
+    now = task_peak()
+    if now is None:  # the other count begins with what the process that started this one held
+        now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+    return max(_largest, now)
 
 
 def task_peak() -> int | None:
