@@ -271,6 +271,8 @@ def test_no_permission(words: list[str], tmp_path: Path, whole: Any, tally: Tall
         process.kill()
         process.communicate()
     no_process_of(out)
+    for marker in [*out.glob("run/markers/unused-mask/*.json")][:1]:
+        marker.unlink()  # something is left to be written there, however far the run came
     (out / place).mkdir(parents=True, exist_ok=True)
     closed = [p for p in (out / place, *(out / place).rglob("*")) if p.is_dir() or p.name == "lock"]
     modes = {path: path.stat().st_mode for path in closed}
