@@ -26,7 +26,7 @@ demo: install
 test: install check
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-# Kill real processes and damage real files, a quarter of an hour long; the counts go to docs/reliability.md.
+# Kill real processes and damage real files, twenty minutes and more; the counts go to docs/reliability.md.
 faults: install
 	TILEDSKY_ALL_FAULTS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slurm and not s3 and not azure" \
 		-p tests.faults.ledger --ledger build/faults.json $(FAULTS)
