@@ -105,7 +105,7 @@ class _Phase:
     """Terms that are held at the same time."""
 
     name: str
-    terms: list[tuple[str, float, str, int]] = field(default_factory=list)
+    terms: list[tuple[str, float, str, int]] = field(default_factory=lambda: [("freed and kept", 1, "B", KEPT)])
 
     def add(self, what: str, per: float, unit: str, count: int) -> _Phase:
         """Add ``per`` bytes for each of ``count`` units."""
@@ -115,18 +115,18 @@ class _Phase:
 
     @property
     def bytes(self) -> int:
-        return KEPT + sum(math.ceil(per * count) for _, per, _, count in self.terms)
+        return sum(math.ceil(per * count) for _, per, _, count in self.terms)
 
     def memory(self, threads: int) -> Memory:
         """Peak of a worker that is in this phase with every thread."""
-        terms = {"process": BASE, "freed and kept": KEPT}
+        terms = {"process": BASE}
         for what, per, _, count in self.terms:
             terms[what] = terms.get(what, 0) + math.ceil(per * count)
         units: dict[tuple[str, int], list[str]] = {}
         for what, per, unit, count in self.terms:
             units.setdefault((unit, count), []).append(f"{per:g} {what}")
         sums = [f"{count} {unit} x ({' + '.join(parts)}) B" for (unit, count), parts in units.items() if unit != "B"]
-        fixed = KEPT + sum(math.ceil(per * count) for _, per, unit, count in self.terms if unit == "B")
+        fixed = sum(math.ceil(per * count) for _, per, unit, count in self.terms if unit == "B")
         times = f"{threads} threads x " if threads > 1 else ""
         inner = " + ".join([*sums, f"{fixed / MEGABYTE:.0f} MB fixed"])
         formula = f"{BASE // MEGABYTE} MB process + {times}[{self.name}: {inner}]"
