@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zarr
 
-from tests.run.scenes import command, make_planes, stored_bytes
-from tests.s3.conftest import free_ports
+from tests.run.scenes import command
+from tests.s3.conftest import assert_same_bytes, free_ports, markers, put_mosaic, wait_for
 from tiledsky import Run, open_run, run
 from tiledsky.errors import RunError
 from tiledsky.io import remote
@@ -93,19 +92,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def local(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Put a mosaic into the container, and run on it to the disk."""
     folder = tmp_path_factory.mktemp("mosaic") / "mosaic.zarr"
-    group = zarr.create_group(str(folder))
-    for name, plane in make_planes((300, 320)).items():
-        if name != "mask":
-            group.create_array(name, data=plane, chunks=(64, 64))
-    for file in folder.rglob("*"):
-        if file.is_file():
-            Address(f"{URL}/{file.relative_to(folder).as_posix()}").write_bytes(file.read_bytes())
+    put_mosaic(folder, URL)
     return run("complex-sky", URL, folder.with_name("local.zarr"), tile_size=100)
-
-
-def assert_same_bytes(url: str, expected: Run) -> None:
-    there, here = stored_bytes(Address(url)), stored_bytes(expected.path)  # type: ignore[arg-type]
-    assert there == {name: digest for name, digest in here.items() if not name.endswith("lock")}
 
 
 def test_from_container_to_container(local: Run) -> None:
@@ -113,23 +101,17 @@ def test_from_container_to_container(local: Run) -> None:
     out = "az://sky/sky.zarr"
     words = ("run", URL, "--recipe", "complex-sky", "--out", out, "--tile-size", "100")
 
-    def markers() -> dict[str, bytes]:
-        return {str(file): file.read_bytes() for file in Address(out).glob("run/markers/*/*.json")}
-
     with command(*words) as driver:
-        end = time.monotonic() + 300
-        while len(markers()) < 9 and driver.poll() is None:
-            assert time.monotonic() < end, "nothing is done"
-            time.sleep(0.05)
+        wait_for(lambda: len(markers(out)) >= 9 or driver.poll() is not None)
         driver.kill()
         driver.communicate(timeout=60)
-    before = markers()
+    before = markers(out)
     with pytest.raises(RunError, match="is not finished"):
         open_run(out)
     with command(*words) as driver:
         _, said = driver.communicate(timeout=300)
         assert driver.returncode == 0, said
-    assert {name: data for name, data in markers().items() if name in before} == before
+    assert {name: data for name, data in markers(out).items() if name in before} == before
     assert_same_bytes(out, local)
     assert verify(out, level="decode") == []
 

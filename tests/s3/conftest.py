@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.run.scenes import RESULTS, make_planes
+from tests.run.scenes import RESULTS, make_planes, stored_bytes
 from tiledsky import Run, run
 from tiledsky.io import remote
 from tiledsky.io.address import Address
@@ -114,21 +114,43 @@ def environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 def folder(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mosaic on disk, which is also in the bucket."""
     folder = tmp_path_factory.mktemp("mosaic") / "mosaic.zarr"
-    group = zarr.create_group(str(folder))
-    for name, plane in make_planes((300, 320)).items():
-        if name != "mask":
-            group.create_array(name, data=plane, chunks=(64, 64))
     with pytest.MonkeyPatch.context() as patch:
         speak_to(server, patch)
-        for file in folder.rglob("*"):
-            if file.is_file():
-                Address(f"{URL}/{file.relative_to(folder).as_posix()}").write_bytes(file.read_bytes())
+        put_mosaic(folder, URL)
     return folder
 
 
 @pytest.fixture(scope="module")
 def local(folder: Path) -> Run:
     return run("complex-sky", folder, folder.with_name("local.zarr"), tile_size=100)
+
+
+def put_mosaic(folder: Path, url: str) -> None:
+    """Write a mosaic to a folder, and put it at an address."""
+    group = zarr.create_group(str(folder))
+    for name, plane in make_planes((300, 320)).items():
+        if name != "mask":
+            group.create_array(name, data=plane, chunks=(64, 64))
+    for file in folder.rglob("*"):
+        if file.is_file():
+            Address(f"{url}/{file.relative_to(folder).as_posix()}").write_bytes(file.read_bytes())
+
+
+def assert_same_bytes(url: str, expected: Run) -> None:
+    """Every object is that of the run on the disk, but those that say when and where; a disk has locks besides."""
+    there, here = stored_bytes(Address(url)), stored_bytes(expected.path)  # type: ignore[arg-type]
+    assert there == {name: digest for name, digest in here.items() if not name.endswith("lock")}
+
+
+def markers(url: str) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in Address(url).glob("run/markers/*/*.json")}
+
+
+def wait_for(what: Callable[[], Any], *, seconds: float = 300.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.05)
 
 
 def assert_same(found: Run, expected: Run) -> None:

@@ -7,14 +7,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.run.scenes import command, stored_bytes
-from tests.s3.conftest import URL, Proxy, Server, killed_once, speak_to
+from tests.run.scenes import command
+from tests.s3.conftest import URL, Proxy, Server, assert_same_bytes, killed_once, markers, speak_to, wait_for
 from tiledsky import Run, open_run, run
 from tiledsky.errors import InputError, RunError
 from tiledsky.io.address import Address, may_put
@@ -34,23 +32,6 @@ def fetched(server: Server, folder: Path) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         speak_to(server, patch)
         return run("complex-sky", URL, folder.with_name("fetched.zarr"), tile_size=100)
-
-
-def assert_same_bytes(url: str, expected: Run) -> None:
-    """Every object is that of the run on the disk, but those that say when and where; a disk has locks besides."""
-    there, here = stored_bytes(Address(url)), stored_bytes(expected.path)  # type: ignore[arg-type]
-    assert there == {name: digest for name, digest in here.items() if not name.endswith("lock")}
-
-
-def markers(url: str) -> dict[str, bytes]:
-    return {str(file): file.read_bytes() for file in Address(url).glob("run/markers/*/*.json")}
-
-
-def wait_for(what: Callable[[], Any], *, seconds: float = 300.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.05)
 
 
 def words(out: str) -> tuple[str, ...]:
