@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,31 +53,35 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def serving(folder: Path, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Address of a web server of a folder."""
+    Handler.ill, Handler.short, Handler.asked = 0, 0, Counter()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http{'' if tls is None else 's'}://127.0.0.1:{server.server_port}"
+        server.shutdown()
+    remote.bucket.cache_clear()
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
     """Address of a web server of ``tmp_path``."""
-    Handler.ill, Handler.short, Handler.asked = 0, 0, Counter()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-    remote.bucket.cache_clear()
+    with serving(tmp_path) as url:
+        yield url
 
 
 @pytest.fixture
 def served_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The same by https, with a certificate that SSL_CERT_FILE makes known."""
-    Handler.ill, Handler.short, Handler.asked = 0, 0, Counter()
     write_certificate(tmp_path, "host", "subjectAltName=IP:127.0.0.1", "basicConstraints=critical,CA:FALSE")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "host.pem"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(tmp_path / "host.pem", tmp_path / "host.key")
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"https://127.0.0.1:{server.server_port}"
-        server.shutdown()
-    remote.bucket.cache_clear()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "host.pem", tmp_path / "host.key")
+    with serving(tmp_path, tls) as url:
+        yield url
 
 
 @pytest.fixture
