@@ -12,7 +12,7 @@ from tiledsky.diagnostics import measure
 from tiledsky.diagnostics.injection import Injection, changes, draw, finalize, light
 from tiledsky.geometry import Region
 
-from .scenes import SIZE, TILE, Case, good, planted, scene, solved
+from .scenes import SIZE, TILE, Case, altered, good, scene, solved
 
 #: Measure and what of it; its value, its error and the truth in words.
 Row = tuple[tuple[str, str], str]
@@ -49,7 +49,7 @@ def beside(seed: int) -> Iterator[Row]:
     yield from _positions(measures["positions"]["groups"], catalogue, case.mask > 0, error, noise)
     yield from _residual(measures["residual"], perfect["residual"], residual[case.mask == 0].mean(), noise)
     yield _worst(measures["worst"]["positions"], case.mask == 0, residual, noise)
-    yield from _planted(planted(seed, case), noise)
+    yield from _planted(altered(case), noise)
     yield from _injected(case, noise)
 
 
