@@ -151,15 +151,15 @@ def global_statistics(image: Any, *, mask: Any = None, clip: SigmaClip | None = 
 
 def image_statistics(image: Any, mask: Any, clip: SigmaClip, *, refine: bool, biweight: bool = False) -> Any:
     """`Statistics` of a float32 image, lazy for dask: one pass over it, two to ``refine``, three with ``biweight``."""
-    histogram = _reduce(KeyHistogram.from_values, KeyHistogram.merged, image, mask)
+    histogram = reduced(KeyHistogram.from_values, KeyHistogram.merged, image, mask)
     if not (refine or biweight):
         return call(finish, histogram, None, clip)
     bins = call(bins_to_refine, histogram, clip)
-    refinement = _reduce(Refinement.from_values, Refinement.merged, image, mask, bins)
+    refinement = reduced(Refinement.from_values, Refinement.merged, image, mask, bins)
     statistics = call(finish, histogram, refinement, clip)
     if not biweight:
         return statistics
-    sums = _reduce(_biweight_sums, BiweightSums.merged, image, mask, statistics)
+    sums = reduced(_biweight_sums, BiweightSums.merged, image, mask, statistics)
     return call(_with_biweights, statistics, sums)
 
 
@@ -170,8 +170,11 @@ def _biweight_sums(
     return BiweightSums.from_values(values, median=statistics.median, mad=statistics.mad, mask=mask)
 
 
-def _reduce(summarise: Any, merge: Any, image: Any, mask: Any, *args: Any) -> Any:
-    """Summaries of all chunks, merged in a tree whose levels are one layer each: dask's own work grows with layers."""
+def reduced(summarise: Any, merge: Any, image: Any, mask: Any, *args: Any) -> Any:
+    """Summaries of all chunks, merged in a tree whose levels are one layer each: dask's own work grows with layers.
+
+    ``summarise(pixels, *args, mask=mask)`` makes that of a chunk, ``merge(summaries)`` one of many.
+    """
     if not is_dask_array(image):
         return summarise(image, *args, mask=mask)
     import dask.array as da

@@ -142,6 +142,10 @@ class Tier(Model):
     ``noise`` are of all valid pixels of the whole image, ``noise_of`` the unsmoothed or the smoothed detection image;
     with ``noise = "local"`` the noise at a pixel is the rms map of the background step that is subtracted, or of the
     one named in the step's ``noise_map``.
+
+    With a ``reliability`` the threshold is the lowest, from ``n_sigma`` up to three times that, at which the search of
+    the negative image finds no more than ``1 - reliability`` of the pixels that the search of the image finds; where
+    there is none, the tier finds nothing (`tiledsky.reliability`).
     """
 
     n_sigma: float
@@ -154,6 +158,7 @@ class Tier(Model):
     center: Literal["zero", "mean", "median", "biweight"] = "mean"
     noise: Literal["std", "clipped_std", "mad_std", "biweight", "local"] = "clipped_std"
     noise_of: Literal["unsmoothed", "smoothed"] = "unsmoothed"
+    reliability: float | None = Field(None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _one_width(self) -> Tier:
@@ -161,6 +166,11 @@ class Tier(Model):
             raise ValueError("fwhm and sigma both give the width of the Gaussian; set one of them")
         if self.noise == "local" and self.noise_of == "smoothed":
             raise ValueError('a local noise map is of single pixels, not of smoothed ones; use noise_of = "unsmoothed"')
+        if self.reliability is not None and (self.n_sigma <= 0 or {self.noise, self.center} & {"local", "biweight"}):
+            raise ValueError(
+                "a reliability is reached by raising the threshold, in units of one noise that is known before the "
+                'search; use n_sigma above 0 and neither "local" nor "biweight" with it'
+            )
         return self
 
 
@@ -207,6 +217,8 @@ class MaskStep(Model):
             raise ValueError(
                 'masked = "fill" needs the statistics of the unsmoothed image first; use noise_of = "unsmoothed"'
             )
+        if self.masked == "fill" and any(t.reliability is not None for t in self.tiers):
+            raise ValueError('reliability counts pixels that are not masked; use masked = "omit" with it')
         if self.equalize and any(t.noise == "local" for t in self.tiers):
             raise ValueError('equalize makes the noise even already; use another noise than "local"')
         return self

@@ -12,7 +12,8 @@ from tiledsky.errors import InputError
 from tiledsky.filters import smooth_patch, taps_of
 from tiledsky.geometry import Pair
 from tiledsky.overlap import Patch, call, map_patches
-from tiledsky.statistics import Statistics, image_statistics
+from tiledsky.reliability import Counts, counts, merged, ranks, reliable_n_sigma
+from tiledsky.statistics import Statistics, image_statistics, reduced
 from tiledsky.steps import MaskStep, RingStep, SigmaClip, Tier
 
 
@@ -49,7 +50,7 @@ class NoiseImage:
 def noise_image(tier: Tier, *, fill: bool = False) -> NoiseImage:
     """Return the image whose statistics give the threshold of ``tier``, with ``fill`` also that of masked pixels."""
     biweight = fill or "biweight" in (tier.noise, tier.center)
-    refine = biweight or tier.center == "median" or tier.noise not in ("std", "local")
+    refine = biweight or tier.center == "median" or tier.noise not in ("std", "local") or tier.reliability is not None
     refine |= tier.noise == "local" and tier.center == "mean"
     if tier.noise_of == "unsmoothed":
         return NoiseImage(refine=refine, biweight=biweight)
@@ -68,8 +69,8 @@ def clip_of(step: RingStep | MaskStep) -> SigmaClip:
     return step.clip if isinstance(step, MaskStep) else SigmaClip()
 
 
-def threshold(tier: Tier, statistics: Statistics) -> float:
-    """Threshold of a tier: center + n_sigma x noise; for a local noise the center alone.
+def center_and_noise(tier: Tier, statistics: Statistics) -> tuple[float, float]:
+    """What the threshold of a tier is counted from, and in units of; a local noise counts 0 here.
 
     The center goes with the noise: of the clipped pixels if the noise is clipped or local, else of all.
     """
@@ -88,7 +89,34 @@ def threshold(tier: Tier, statistics: Statistics) -> float:
         "biweight": statistics.biweight_scale,
         "local": 0.0,
     }
-    return centers[tier.center] + tier.n_sigma * noises[tier.noise]
+    return centers[tier.center], noises[tier.noise]
+
+
+def threshold(tier: Tier, statistics: Statistics, found: Counts | None = None) -> float:
+    """Threshold of a tier: center + n_sigma x noise; for a local noise the center alone.
+
+    ``found``: what the search with each threshold finds, of a tier with a reliability.
+    """
+    center, noise = center_and_noise(tier, statistics)
+    return center + (tier.n_sigma if found is None else reliable_n_sigma(tier, found)) * noise
+
+
+def ranks_halo(tiers: Sequence[Tier]) -> Pair:
+    """Halo of the counts for those tiers that have a reliability."""
+    return (max((t.n_pixels - 1 + _searched(t).halo[0] for t in tiers if t.reliability is not None), default=0),) * 2
+
+
+def _searched(tier: Tier) -> NoiseImage:
+    return NoiseImage(tier.fwhm, tier.sigma, tier.kernel_radius)
+
+
+def ranks_patch(detection: Patch, ignore: Patch | None, *, tier: Tier, statistics: Statistics) -> Patch:
+    """Ranks of the pixels of a tier with a reliability (`tiledsky.reliability.ranks`)."""
+    smoothed = _searched(tier).patch(detection, ignore)
+    center, noise = center_and_noise(tier, statistics)
+    left_out = None if ignore is None else ignore.crop(smoothed.region)
+    found = smoothed.replaced(ranks(smoothed.data, tier, center=center, noise=noise, mask=left_out))
+    return found.cropped(found.region.inner((tier.n_pixels - 1,) * 2, found.shape))
 
 
 def _check_pixels(statistics: Statistics) -> None:
@@ -112,9 +140,11 @@ class Thresholds:
     fill: float | None = None
 
 
-def thresholds(tiers: Sequence[Tier], statistics: Sequence[Statistics], *, fill: bool) -> Thresholds:
-    """Return the thresholds of tiers from the statistics of their noise images, one a tier."""
-    values = tuple(threshold(t, s) for t, s in zip(tiers, statistics, strict=True))
+def thresholds(
+    tiers: Sequence[Tier], statistics: Sequence[Statistics], found: Sequence[Counts | None], *, fill: bool
+) -> Thresholds:
+    """Return the thresholds of tiers from the statistics of their noise images and their counts, one a tier."""
+    values = tuple(threshold(t, s, n) for t, s, n in zip(tiers, statistics, found, strict=True))
     return Thresholds(values, fill_value(statistics[0]) if fill else None)
 
 
@@ -126,4 +156,12 @@ def tier_thresholds(detection: Any, tiers: Sequence[Tier], *, mask: Any, clip: S
     for image in dict.fromkeys(wanted):
         pixels = map_patches(image.patch, detection, mask, halo=image.halo, dtype=np.float32, name="noise_image")
         statistics[image] = image_statistics(pixels, mask, clip, refine=image.refine, biweight=image.biweight)
-    return call(thresholds, tuple(tiers), [statistics[i] for i in wanted], fill=fill)
+    found: list[Any] = []
+    for tier, image in zip(tiers, wanted, strict=True):
+        if tier.reliability is None:
+            found.append(None)
+            continue
+        of_tier: dict[str, Any] = {"tier": tier, "statistics": statistics[image]}
+        options: dict[str, Any] = {"halo": ranks_halo([tier]), "dtype": np.int8, "name": "ranks"}
+        found.append(reduced(counts, merged, map_patches(ranks_patch, detection, mask, **options, **of_tier), None))
+    return call(thresholds, tuple(tiers), [statistics[i] for i in wanted], found, fill=fill)

@@ -27,8 +27,9 @@ from tiledsky.run import highwater
 from tiledsky.run.cluster import local_client, worker_environment, worker_limits
 from tiledsky.run.forecast import check_fits, describe, fits, fitted_plan, fitting_tile
 from tiledsky.run.highwater import KEPT
-from tiledsky.run.memory import BASE, MEGABYTE, Plane, peak
+from tiledsky.run.memory import Plane, peak
 from tiledsky.run.needs import halo_of
+from tiledsky.run.phases import BASE, MEGABYTE
 from tiledsky.run.plan import GATHER, TILE, Plan, make_plan
 from tiledsky.run.runner import planned, prepare
 

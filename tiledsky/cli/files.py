@@ -162,7 +162,9 @@ def info(source: Annotated[str, typer.Argument(metavar="RUN.zarr|IN.fits[:HDU]")
         plane = found.plane(name)
         typer.echo(f"plane      {name}  {plane.dtype}, chunks {plane.chunks}, shards {plane.shards}")
     for step, tiers in found.thresholds.items():
-        limits = [format(tier["threshold"], ".6g") for tier in tiers if "threshold" in tier]
+        limits = [
+            "none" if t["threshold"] is None else format(t["threshold"], ".6g") for t in tiers if "threshold" in t
+        ]
         fills = [format(tier["fill"], ".6g") for tier in tiers[:1] if tier.get("fill") is not None]
         typer.echo(f"threshold  {step}  {', '.join([*limits, *(f'masked pixels count as {x}' for x in fills)])}")
     for key in ("run_id", "tasks", "cpu_seconds", "wall_seconds_last", "peak_worker_memory"):

@@ -19,8 +19,9 @@ from tiledsky.io.source import Source
 from tiledsky.io.zarrcheck import open_zarr_array
 from tiledsky.recipe import Recipe
 from tiledsky.run.layout import Layout
-from tiledsky.run.memory import MEGABYTE, Memory, Plane, Planes, peak
+from tiledsky.run.memory import Plane, Planes, peak
 from tiledsky.run.needs import halo_of
+from tiledsky.run.phases import MEGABYTE, Memory
 from tiledsky.run.plan import GATHER, TILE, Plan, Stage, make_plan, measured_by
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep
 

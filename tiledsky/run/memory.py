@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,16 +21,13 @@ from tiledsky.geometry import Pair, mesh_shape
 from tiledsky.masking import growth_radius
 from tiledsky.mesh import level_box
 from tiledsky.recipe import Recipe
-from tiledsky.run.highwater import KEPT
 from tiledsky.run.needs import halo_of
+from tiledsky.run.phases import MEGABYTE, Memory, Phase
 from tiledsky.run.plan import Plan, Stage
 from tiledsky.run.quality_memory import measuring, merging
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep, Tier
 from tiledsky.thresholds import noise_images
 
-MEGABYTE = 1_000_000
-#: What a worker holds between stages: 345 MB measured at most, and room. A first use of kernels compiles: 430 MB more.
-BASE = 370 * MEGABYTE
 #: Beside what Zarr reads: the compressed bytes of the chunks (noise hardly shrinks), and each shard's part unpacked.
 _READ = 2
 #: Beside what is written: compressed chunks; what Zarr writes itself is joined in a shard, too.
@@ -82,57 +79,6 @@ class Plane:
 Planes = Mapping[str, Plane]
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Projected peak of a worker.
-
-    Attributes
-    ----------
-    bytes : int
-    terms : dict of str to int
-        Bytes of each term: of one task, but for "process".
-    formula : str
-        How they follow from tile, halo and mesh.
-    """
-
-    bytes: int
-    terms: dict[str, int]
-    formula: str
-
-
-@dataclass
-class _Phase:
-    """Terms that are held at the same time."""
-
-    name: str
-    terms: list[tuple[str, float, str, int]] = field(default_factory=lambda: [("freed and kept", 1, "B", KEPT)])
-
-    def add(self, what: str, per: float, unit: str, count: int) -> _Phase:
-        """Add ``per`` bytes for each of ``count`` units."""
-        if per and count:
-            self.terms.append((what, per, unit, count))
-        return self
-
-    @property
-    def bytes(self) -> int:
-        return sum(math.ceil(per * count) for _, per, _, count in self.terms)
-
-    def memory(self, threads: int) -> Memory:
-        """Peak of a worker that is in this phase with every thread."""
-        terms = {"process": BASE}
-        for what, per, _, count in self.terms:
-            terms[what] = terms.get(what, 0) + math.ceil(per * count)
-        units: dict[tuple[str, int], list[str]] = {}
-        for what, per, unit, count in self.terms:
-            units.setdefault((unit, count), []).append(f"{per:g} {what}")
-        sums = [f"{count} {unit} x ({' + '.join(parts)}) B" for (unit, count), parts in units.items() if unit != "B"]
-        fixed = sum(math.ceil(per * count) for _, per, unit, count in self.terms if unit == "B")
-        times = f"{threads} threads x " if threads > 1 else ""
-        inner = " + ".join([*sums, f"{fixed / MEGABYTE:.0f} MB fixed"])
-        formula = f"{BASE // MEGABYTE} MB process + {times}[{self.name}: {inner}]"
-        return Memory(BASE + threads * self.bytes, terms, formula)
-
-
 def peak(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, *, threads: int = 1) -> Memory:
     """Projected peak of a worker that does a task of a stage.
 
@@ -155,7 +101,7 @@ def peak(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, *, threads: i
     forecast = _Forecast(recipe, plan, stage, planes)
     passes = {"bins": "gather", "centers": "gather", "statistics": "gather", "diagnostics": "gather"}
     passes |= {"histogram": "summary", "refine": "summary", "biweight": "summary"}
-    phases: list[_Phase] = getattr(forecast, passes.get(stage.kind, stage.kind))()
+    phases: list[Phase] = getattr(forecast, passes.get(stage.kind, stage.kind))()
     return max(phases, key=lambda phase: phase.bytes).memory(threads)
 
 
@@ -176,19 +122,19 @@ class _Forecast:
         self.padded = math.prod(t + 2 * h for t, h in zip(shape, self.halo, strict=True))
         self.read_shape: Pair = (read[0], read[1])
 
-    def _reading(self, phase: _Phase, what: str, itemsize: int, *, chunk: int = 0) -> _Phase:
+    def _reading(self, phase: Phase, what: str, itemsize: int, *, chunk: int = 0) -> Phase:
         """Add what reading a plane takes while it is read."""
         phase.add(f"{what} while read", (1 + _READ) * itemsize, "px read", self.read)
         return phase.add(f"chunks of {what}", 2 * 2 * itemsize, "px a chunk", chunk)
 
-    def _input(self) -> list[_Phase]:
+    def _input(self) -> list[Phase]:
         """Read the image and the planes beside it, and make the bits that are known before any step."""
         science = self.planes["science"]
-        first = self._reading(_Phase("reading the image"), "science", science.itemsize, chunk=science.chunk)
+        first = self._reading(Phase("reading the image"), "science", science.itemsize, chunk=science.chunk)
         if science.itemsize != self.size:
             first.add("science as float", self.size, "px read", self.read)
         others = {name: plane for name, plane in self.planes.items() if name != "science"}
-        bits = _Phase("reading the planes").add("science", self.size, "px read", self.read)
+        bits = Phase("reading the planes").add("science", self.size, "px read", self.read)
         for name, plane in others.items():
             bits.add(name, plane.itemsize, "px read", self.read)
         if others:
@@ -198,7 +144,7 @@ class _Forecast:
         widest = max((plane.itemsize for plane in others.values()), default=0)
         return [first, bits.add("bits and comparisons", 4 + widest, "px read", self.read)]
 
-    def _surface(self, phase: _Phase, step: BackgroundStep) -> _Phase:
+    def _surface(self, phase: Phase, step: BackgroundStep) -> Phase:
         """Add what it takes to evaluate a mesh on the tile, beside the pixels."""
         law, box = step.interpolator, step.box_size
         if law.kind != "idw":
@@ -210,19 +156,19 @@ class _Forecast:
         lists = min(box[0] * box[1] * 20 * (6 * law.n_neighbors + 60), 32 << 20)
         return phase.add("window", _HOLE_CELL, "cells", cells).add("lists, candidates", 1, "B", 2 * lists + _CANDIDATES)
 
-    def _searched(self) -> list[_Phase]:
+    def _searched(self) -> list[Phase]:
         """Image and bits, and of a mask step the detection image."""
         step = self.recipe.step(str(self.stage.step))
         phases = self._input()
         if not isinstance(step, MaskStep):
             return phases
         sky = self.recipe.detection_sky(step)
-        made = _Phase("sky").add("science", self.size, "px read", self.read).add("bits", 1, "px read", self.read)
+        made = Phase("sky").add("science", self.size, "px read", self.read).add("bits", 1, "px read", self.read)
         if isinstance(sky, RingStep):
             self._reading(made, "sky", self.size)
         else:
             self._surface(made.add("sky", self.size, "px read", self.read), sky)
-        detection = _Phase("detection image")
+        detection = Phase("detection image")
         detection.add("science, sky, difference", 3 * self.size, "px read", self.read)
         detection.add("bits", 1, "px read", self.read)
         detection.add("rounded", 4 if self.size == 8 else 0, "px read", self.read)
@@ -236,13 +182,13 @@ class _Forecast:
             detection.add("noise plane while read", _READ * max(noise, default=0), "px read", self.read)
         return [*phases, made, detection]
 
-    def summary(self) -> list[_Phase]:
+    def summary(self) -> list[Phase]:
         """Statistics of the images that a step needs, a tile at a time."""
         step = self.recipe.step(str(self.stage.step))
         assert isinstance(step, RingStep | MaskStep)
         images = noise_images(step)
         smoothed = max(images, key=lambda i: i.halo)
-        found = _Phase(self.stage.kind).add("image", self.size, "px read", self.read)
+        found = Phase(self.stage.kind).add("image", self.size, "px read", self.read)
         found.add("detection", 4 * isinstance(step, MaskStep), "px read", self.read)
         found.add("bits, ignored", 2, "px read", self.read)
         found.add("ignored", 1, "px", self.tile).add("pixels", 4 * len(images), "px", self.tile)
@@ -250,16 +196,16 @@ class _Forecast:
             found.add("padded image and mask", 5, "px padded", self.padded).add("smoothed", 4, "px", self.tile)
             found.add("smoothing", 1, "B", 16 * 256 * (2 * max(smoothed.halo) + 64))
         fixed = {"histogram": _HISTOGRAM, "refine": _REFINE}.get(self.stage.kind, 0)
-        counted = _Phase(self.stage.kind).add("pixels and ignored", 4 * len(images) + 1, "px", self.tile)
+        counted = Phase(self.stage.kind).add("pixels and ignored", 4 * len(images) + 1, "px", self.tile)
         counted.add("image if not smoothed", self.size + 4, "px read", self.read)
         counted.add("counters", 1, "B", fixed)
         return [*self._searched(), found, counted]
 
-    def gather(self) -> list[_Phase]:
+    def gather(self) -> list[Phase]:
         """Summaries merged into statistics, or into measures of the background."""
         if self.stage.kind == "diagnostics":
-            return [merging(_Phase("merging"), self.plan).add("histograms", 1, "B", 2 * _HISTOGRAM)]
-        merged = _Phase("merging").add("histograms", 1, "B", _HISTOGRAMS)
+            return [merging(Phase("merging"), self.plan).add("histograms", 1, "B", 2 * _HISTOGRAM)]
+        merged = Phase("merging").add("histograms", 1, "B", _HISTOGRAMS)
         if self.stage.kind != "bins":
             step = self.recipe.step(str(self.stage.step))
             assert isinstance(step, RingStep | MaskStep)
@@ -269,52 +215,59 @@ class _Forecast:
                 merged.add("values", _MERGING, "values", values).add("sample", 24, "values", _DISTINCT)
         return [merged]
 
-    def ingest(self) -> list[_Phase]:
+    def ingest(self) -> list[Phase]:
         """Copies of the planes, one after the other."""
         phases = []
         for name, plane in self.planes.items():
-            copied = _Phase("copying").add(name, plane.itemsize, "px", self.tile)
-            block = _Phase("reading").add(name, plane.itemsize, "px", self.tile)
+            copied = Phase("copying").add(name, plane.itemsize, "px", self.tile)
+            block = Phase("reading").add(name, plane.itemsize, "px", self.tile)
             block.add("block of the file", 1, "B", 0 if plane.chunk else _FITS_TILES if plane.tiled else _FITS)
             block.add("chunks", _READ * plane.itemsize, "px", self.tile if plane.chunk else 0)
             block.add("chunks unpacked", 4 * plane.itemsize, "px a chunk", plane.chunk)
             phases += [block, copied.add("shard written", _WRITE * plane.itemsize, "px", self.tile)]
         return phases
 
-    def ring(self) -> list[_Phase]:
+    def ring(self) -> list[Phase]:
         """Ring median of a tile."""
         step = self.recipe.step(str(self.stage.step))
         assert isinstance(step, RingStep)
         radius = ring_halo(step)[0]
         block = math.prod(min(160, n) + 2 * radius for n in self.stage.tile)
         fill = step.masked == "fill"
-        ring = _Phase("filter").add("image", self.size, "px read", self.read)
+        ring = Phase("filter").add("image", self.size, "px read", self.read)
         ring.add("bits, ignored", 2, "px read", self.read)
         ring.add("filled, missing", (self.size + 2) * fill, "px read", self.read)
         ring.add("padded image", self.size, "px padded", self.padded)
         ring.add("padded mask", 0 if fill else 1, "px padded", self.padded).add("ring", self.size, "px", self.tile)
         ring.add("codes", 32 if self.size == 4 else 44, "px of a block", block)
-        written = _Phase("writing").add("image, bits", self.size + 1, "px read", self.read)
+        written = Phase("writing").add("image, bits", self.size + 1, "px read", self.read)
         written.add("ring", self.size, "px", self.tile).add("shard", _WRITE * self.size, "px", self.tile)
         return [*self._searched(), ring, written]
 
-    def mask(self) -> list[_Phase]:
+    def mask(self) -> list[Phase]:
         """Search of every tier, then the boxes."""
         step = self.recipe.step(str(self.stage.step))
         assert isinstance(step, MaskStep)
         held = (("image, detection", self.size + 4), ("bits", 1))
         phases = [*self._searched(), *(self._tier(step, tier, held) for tier in step.tiers)]
-        measured = _Phase("boxes")
+        measured = Phase("boxes")
         for what, per in held:
             measured.add(what, per, "px read", self.read)
         measured.add("mask, found, ignored", 3, "px", self.tile)
         # the plane is written with the same arrays, and less beside them
         return [*phases, self._measuring(measured).add("shard", _WRITE, "px", self.tile)]
 
-    def _tier(self, step: MaskStep, tier: Tier, held: Iterable[tuple[str, int]]) -> _Phase:
+    def detections(self) -> list[Phase]:
+        """Search of the image and of its negative with several thresholds."""
+        step = self.recipe.step(str(self.stage.step))
+        assert isinstance(step, MaskStep)
+        held = (("image, detection", self.size + 4), ("bits", 1), ("negative, ranks", 5))
+        return [*self._searched(), *(self._tier(step, t, held) for t in step.tiers if t.reliability is not None)]
+
+    def _tier(self, step: MaskStep, tier: Tier, held: Iterable[tuple[str, int]]) -> Phase:
         """Search of one tier."""
         taps = taps_of(fwhm=tier.fwhm, sigma=tier.sigma, kernel_radius=tier.kernel_radius)
-        search = _Phase("search")
+        search = Phase("search")
         for what, per in held:
             search.add(what, per, "px read", self.read)
         search.add("ignored, found", 2, "px read", self.read).add("mask", 3, "px", self.tile)
@@ -332,7 +285,7 @@ class _Forecast:
         wide = 2 * (1024 + 2 * grow) if tier.grow_shape == "tophat" else 1024
         return search.add("strip", wide * bool(grow), "rows", rows)
 
-    def _measuring(self, phase: _Phase) -> _Phase:
+    def _measuring(self, phase: Phase) -> Phase:
         """Add what the boxes of a tile take; the image is copied where it has a halo."""
         phase.add("image of the tile", self.size * (self.read != self.tile), "px", self.tile)
         cells = 0
@@ -342,22 +295,22 @@ class _Forecast:
             cells = max(cells, math.prod(-(-t // b) for t, b in zip(self.stage.tile, step.box_size, strict=True)))
         return phase.add("boxes", 2 * (2 * self.size + 8) + 16, "cells", cells)
 
-    def boxes(self) -> list[_Phase]:
+    def boxes(self) -> list[Phase]:
         """Boxes of a tile, for steps whose mask is made in no pass of its own."""
-        measured = _Phase("boxes").add("image, bits, ignored", self.size + 2, "px", self.tile)
+        measured = Phase("boxes").add("image, bits, ignored", self.size + 2, "px", self.tile)
         return [*self._input(), self._measuring(measured)]
 
-    def output(self) -> list[_Phase]:
+    def output(self) -> list[Phase]:
         """Surfaces evaluated, written, measured."""
-        held = _Phase("").add("planes, bits", 3 * self.size + 1, "px read", self.read)
+        held = Phase("").add("planes, bits", 3 * self.size + 1, "px read", self.read)
         held.add("outside, pixels", 1 + self.size + 2 * bool(self.stage.levels), "px", self.tile)
-        evaluating, writing, measured = (_Phase(n, [*held.terms]) for n in ("evaluating", "writing", "measuring"))
+        evaluating, writing, measured = (Phase(n, [*held.terms]) for n in ("evaluating", "writing", "measuring"))
         steps = (s for s in self.recipe.steps if isinstance(s, BackgroundStep) and (s.keep or s is self.recipe.result))
-        evaluated = [self._surface(_Phase("evaluating", [*evaluating.terms]), step) for step in steps]
+        evaluated = [self._surface(Phase("evaluating", [*evaluating.terms]), step) for step in steps]
         measuring(measured, self.stage.tile, self.read_shape, self.planes, self.size).add("counts", 1, "B", _HISTOGRAM)
         return [*self._input(), *evaluated, writing.add("shard", _WRITE * self.size, "px", self.tile), measured]
 
-    def mesh(self) -> list[_Phase]:
+    def mesh(self) -> list[Phase]:
         """Maps of the whole mesh, one after the other."""
         step = self.recipe.step(str(self.stage.step))
         assert isinstance(step, BackgroundStep)
@@ -366,8 +319,8 @@ class _Forecast:
         size, limit = self.size, 8 * (step.ceiling is not None)
         reference, copies = size * (step.filter_threshold is not None), 1 + (step.grow_boxes > 0)
 
-        def phase(name: str, **terms: float) -> _Phase:
-            made = _Phase(name).add("limit", limit, "cells", cells)
+        def phase(name: str, **terms: float) -> Phase:
+            made = Phase(name).add("limit", limit, "cells", cells)
             for what, per in terms.items():
                 made.add(what.replace("_", " "), per, "cells", cells)
             made.add("larger boxes", 2 * size + 4, "cells", more)

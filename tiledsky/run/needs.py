@@ -20,11 +20,11 @@ from tiledsky.masking import tiers_halo
 from tiledsky.recipe import Recipe
 from tiledsky.run.plan import GATHER, Plan, Stage, measured_by
 from tiledsky.steps import AnyStep, BackgroundStep, LocalPolynomialInterpolator, MaskStep, RingStep
-from tiledsky.thresholds import noise_images
+from tiledsky.thresholds import noise_images, ranks_halo
 
 NO_HALO: Pair = (0, 0)
 #: Kinds of stages whose tasks hand a file to later ones, which is thrown away when the run ends.
-SUMMARIES = ("histogram", "bins", "refine", "centers", "biweight")
+SUMMARIES = ("histogram", "bins", "refine", "centers", "biweight", "detections")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ def halo_of(recipe: Recipe, stage: Stage) -> Pair:
     if stage.kind in ("histogram", "refine", "biweight") and isinstance(step, RingStep | MaskStep):
         halos = [image.halo for image in noise_images(step)]
         return max(h[0] for h in halos), max(h[1] for h in halos)
+    if stage.kind == "detections" and isinstance(step, MaskStep):
+        return ranks_halo(step.tiers)
     if stage.kind == "output":
         return HALO
     return NO_HALO
@@ -89,7 +91,8 @@ def _results_read(recipe: Recipe, plan: Plan, stage: Stage) -> Iterator[Read]:
         "refine": ("bins",),
         "centers": ("histogram", "bins", "refine"),
         "biweight": ("centers",),
-        "statistics": ("histogram", "bins", "refine", "biweight"),
+        "detections": ("centers",),
+        "statistics": ("histogram", "bins", "refine", "biweight", "detections"),
         "ring": ("statistics",),
         "mask": ("statistics",),
     }

@@ -25,8 +25,8 @@ _CHUNK = 256
 LEVELS = (4, 16)
 WHOLE = 2048
 
-#: Statistics of a step come in passes over tiles (histogram, refine, biweight) and gather tasks between them.
-Statistic = Literal["histogram", "bins", "refine", "centers", "biweight", "statistics"]
+#: Statistics of a step come in passes over tiles (histogram, refine, biweight, detections) and gather tasks between.
+Statistic = Literal["histogram", "bins", "refine", "centers", "biweight", "detections", "statistics"]
 Kind = Literal["ingest", Statistic, "ring", "mask", "boxes", "mesh", "output", "diagnostics"]
 #: Kinds of stages that are one task for the whole image.
 GATHER = ("bins", "centers", "statistics", "mesh", "diagnostics")
@@ -192,9 +192,14 @@ class _PlanBuilder:
         if any(i.refine for i in images):
             self.gather(f"{step.name}-bins", "bins", step.name)
             self.tiles(f"{step.name}-refine", "refine", step.name)
-        if any(i.biweight for i in images):
+        biweight = any(i.biweight for i in images)
+        detections = isinstance(step, MaskStep) and any(t.reliability is not None for t in step.tiers)
+        if biweight or detections:
             self.gather(f"{step.name}-centers", "centers", step.name)
+        if biweight:
             self.tiles(f"{step.name}-biweight", "biweight", step.name)
+        if detections:
+            self.tiles(f"{step.name}-detections", "detections", step.name)
         self.gather(f"{step.name}-statistics", "statistics", step.name)
 
     def _following(self, mask: MaskStep) -> tuple[BackgroundStep, ...]:

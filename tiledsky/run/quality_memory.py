@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from tiledsky.diagnostics.patches import patch_size
 from tiledsky.diagnostics.summary import N_COLUMNS
 from tiledsky.geometry import Pair
 from tiledsky.kernels.cell_sums import CELL
+from tiledsky.run.phases import Phase
 from tiledsky.run.plan import Plan
 
 #: Rows of pixels that are measured at a time with their halo, and bytes of each pixel beside the planes.
@@ -18,17 +19,7 @@ _BAND, _BAND_PIXEL = 4 * CELL + 128, 24
 _LISTS = 8
 
 
-class Phase(Protocol):
-    """What terms are added to."""
-
-    def add(self, what: str, per: float, unit: str, count: int) -> Any:
-        """Add ``per`` bytes for each of ``count`` units."""
-
-
-AnyPhase = TypeVar("AnyPhase", bound=Phase)
-
-
-def measuring(phase: AnyPhase, tile: Pair, read: Pair, planes: Mapping[str, Any], size: int) -> AnyPhase:
+def measuring(phase: Phase, tile: Pair, read: Pair, planes: Mapping[str, Any], size: int) -> Phase:
     """Add what measuring a tile takes, beside the planes that are held.
 
     ``read``: pixels of the tile and its halo; ``planes``: those of the input, with their ``itemsize``; ``size``: bytes
@@ -42,7 +33,7 @@ def measuring(phase: AnyPhase, tile: Pair, read: Pair, planes: Mapping[str, Any]
     return _sums(phase, 3, "cells", math.prod(-(-t // CELL) + 1 for t in tile))
 
 
-def merging(phase: AnyPhase, plan: Plan) -> AnyPhase:
+def merging(phase: Phase, plan: Plan) -> Phase:
     """Add what the gather task takes: sums of the patches, and again for each left out; cells of a row of tiles."""
     shape, tile = plan.shape, plan.stage("output").tile
     side = patch_size(shape)
@@ -53,6 +44,6 @@ def merging(phase: AnyPhase, plan: Plan) -> AnyPhase:
     return phase
 
 
-def _sums(phase: AnyPhase, times: int, unit: str, count: int) -> AnyPhase:
+def _sums(phase: Phase, times: int, unit: str, count: int) -> Phase:
     phase.add("sums", 8 * N_COLUMNS * times, unit, count)
     return phase

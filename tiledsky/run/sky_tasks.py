@@ -5,14 +5,17 @@ Statistics are made in up to three passes over the tiles (`tiledsky.statistics`)
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky import reliability
 from tiledsky.errors import RunError
 from tiledsky.filters import ring_halo, ring_step_patch
 from tiledsky.geometry import Region
@@ -37,6 +40,8 @@ from tiledsky.thresholds import (
     fill_value,
     noise_image,
     noise_images,
+    ranks_halo,
+    ranks_patch,
     thresholds,
 )
 
@@ -110,38 +115,73 @@ def refine_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[
 
 
 def centers_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
-    """Merge the first two passes: median and MAD of each image, which the third pass needs."""
-    step = _step(ctx, stage)
-    found = [(s.median, s.mad) for s in _merged_statistics(ctx, step, last=False)]
-    return write_parts(ctx, stage.name, index, [struct.pack("<2d", *pair) for pair in found])
+    """Merge the first two passes: the statistics of each image that the third pass needs."""
+    found = [astuple(s) for s in _merged_statistics(ctx, _step(ctx, stage), last=False)]
+    return write_parts(ctx, stage.name, index, [np.array(values, "<f8").tobytes() for values in found])
+
+
+def _centers(ctx: Context, step: RingStep | MaskStep) -> dict[NoiseImage, Statistics]:
+    """What `centers_task` wrote, of each image."""
+    parts = (np.frombuffer(part, "<f8").tolist() for part in read_parts(ctx, f"{step.name}-centers", (0, 0)))
+    found = [Statistics(int(n), *others) for n, *others in parts]
+    return dict(zip(noise_images(step), found, strict=True))
 
 
 def biweight_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
     """Third pass: the sums of the biweights."""
     step = _step(ctx, stage)
-    centers = [struct.unpack("<2d", part) for part in read_parts(ctx, f"{step.name}-centers", (0, 0))]
+    centers = _centers(ctx, step)
     parts = []
-    for (image, values, ignored), (median, mad) in zip(_noise_pixels(ctx, step, tile), centers, strict=True):
-        wanted = image.biweight
-        sums = BiweightSums.from_values(values, median=median, mad=mad, mask=ignored) if wanted else None
+    for image, values, ignored in _noise_pixels(ctx, step, tile):
+        of = centers[image]
+        sums = BiweightSums.from_values(values, median=of.median, mad=of.mad, mask=ignored) if image.biweight else None
         parts.append(b"" if sums is None else sums.to_bytes())
     return write_parts(ctx, stage.name, index, parts)
+
+
+def detections_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
+    """Third pass of tiers with a reliability: what searches of the image and of its negative find."""
+    step = _step(ctx, stage)
+    assert isinstance(step, MaskStep)
+    _, detection, bits = _searched(ctx, step, tile.grown(ranks_halo(step.tiers), ctx.plan.shape))
+    ignore, centers = _nonzero(bits), _centers(ctx, step)
+    parts = []
+    for tier in step.tiers:
+        if tier.reliability is None:
+            parts.append(b"")
+            continue
+        found = ranks_patch(detection, ignore, tier=tier, statistics=centers[noise_image(tier)])
+        parts.append(reliability.to_bytes(reliability.counts(found.crop(tile))))
+    return write_parts(ctx, stage.name, index, parts)
+
+
+def _detections(ctx: Context, step: MaskStep) -> list[reliability.Counts | None]:
+    """Counts of each tier, of the whole image; None of tiers without a reliability."""
+    return [
+        None
+        if tier.reliability is None
+        else reliability.merged(map(reliability.from_bytes, _tile_parts(ctx, f"{step.name}-detections", k)))
+        for k, tier in enumerate(step.tiers)
+    ]
 
 
 def statistics_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
     """Merge the last pass: thresholds of the tiers, value of masked pixels."""
     step = _step(ctx, stage)
     of_images = dict(zip(noise_images(step), _merged_statistics(ctx, step, last=True), strict=True))
-    facts: list[dict[str, float | None]]
+    facts: list[dict[str, Any]]
     if isinstance(step, RingStep):
-        (found,) = of_images.values()
-        facts = [{**_known(found), "fill": fill_value(found)}]
+        (only,) = of_images.values()
+        facts = [{**_known(only), "fill": fill_value(only)}]
     else:
         fill = step.masked == "fill"
         statistics = [of_images[noise_image(t, fill=fill)] for t in step.tiers]
-        limits = thresholds(step.tiers, statistics, fill=fill)
+        found = _detections(ctx, step)
+        limits = thresholds(step.tiers, statistics, found, fill=fill)
         facts = [
-            {**_known(s), "threshold": x, "fill": limits.fill} for s, x in zip(statistics, limits.values, strict=True)
+            # a tier that finds nothing has no threshold
+            {**_known(s), "threshold": x if math.isfinite(x) else None, "fill": limits.fill, **reliability.known(n)}
+            for s, x, n in zip(statistics, limits.values, found, strict=True)
         ]
     write_json(ctx.root, f"thresholds/{step.name}.json", facts)
     return [f"run/thresholds/{step.name}.json"]
@@ -188,7 +228,8 @@ def mask_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[st
     step = _step(ctx, stage)
     assert isinstance(step, MaskStep)
     facts = _facts(ctx, step)
-    limits = Thresholds(tuple(fact["threshold"] for fact in facts), facts[0]["fill"])
+    values = tuple(math.inf if fact["threshold"] is None else fact["threshold"] for fact in facts)
+    limits = Thresholds(values, facts[0]["fill"])
     region = tile.grown(tiers_halo(step.tiers), ctx.plan.shape)
     science, detection, bits = _searched(ctx, step, region)
     found = tiers_patch(

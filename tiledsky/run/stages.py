@@ -113,6 +113,7 @@ _TASKS: dict[str, Callable[[Context, Stage, Index, Region], list[str] | tuple[li
     "refine": sky_tasks.refine_task,
     "centers": sky_tasks.centers_task,
     "biweight": sky_tasks.biweight_task,
+    "detections": sky_tasks.detections_task,
     "statistics": sky_tasks.statistics_task,
     "ring": sky_tasks.ring_task,
     "mask": sky_tasks.mask_task,
