@@ -34,28 +34,26 @@ from typing import Any
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from tiledsky.geometry import Pair, row_bands
+from tiledsky.kernels.averages import BLOCK, WINDOW, Averages
 from tiledsky.kernels.moments import fit_rows, taps, terms
 
 #: Gaussians end at this many bandwidths.
 _REACH = 3.0
 #: Bandwidths of the ladder, in boxes: from this, by this factor, to this.
 _NARROWEST, _RATIO, _WIDEST = 1.5, 2.0**0.5, 36.0
-#: Standard deviation of the window in which fits are compared, in cells, and cells of a block that it is made of.
-_WINDOW, _BLOCK = 32.0, 4
 #: Wide fits are made at every 2nd, 4th, 8th cell, where bandwidths are 4, 8, 16 of them.
 _STEP = 8
-#: T of the weights: above 1, for residuals of neighbouring boxes are a little alike.
-_TEMPERATURE = 3.0
+#: Condition of normal equations above which a polynomial of the whole mesh is left out: boxes in a row, or too few.
+_SINGULAR = 1e12
 #: A fit in which a typical box at the cell would have more than this leverage is replaced by one of lower degree.
 _LEVERAGE = 1.0
 #: A mean of boxes that are all farther away than 2.4 bandwidths counts for nothing beside wider fits.
 _LONELY = 18.0
 
 #: Rows beside a band that its residuals are of; the values that these depend on reach farther, by the widest Gaussian.
-HALO = _BLOCK * (int(3 * _WINDOW / _BLOCK) + 1)
+HALO = BLOCK * (int(3 * WINDOW / BLOCK) + 1)
 
 Floats = NDArray[np.float64]
 
@@ -83,11 +81,16 @@ class LocalFit:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Bandwidths (pixels), narrowest first, and degrees of the polynomials that are averaged."""
+    """Bandwidths (pixels), narrowest first, and degrees of the polynomials that are averaged.
+
+    ``constant``: one value for the whole image, and polynomials of it up to the degree ``whole``, are averaged with
+    them; else that value stands in where nothing else is.
+    """
 
     bandwidths: tuple[float, ...]
     degrees: tuple[int, ...]
     constant: bool
+    whole: int = 0
 
 
 def ladder(shape: Pair, box_size: Pair, *, order: int, bandwidth: float | None, narrowest: float = 0.0) -> Ladder:
@@ -109,7 +112,7 @@ def ladder(shape: Pair, box_size: Pair, *, order: int, bandwidth: float | None, 
     last = min(_WIDEST * max(box_size), max(n * b for n, b in zip(shape, box_size, strict=True)))
     steps = max(int(np.floor(np.log(last / first) / np.log(_RATIO))), 0) if last > first else 0
     bandwidths = tuple(first * _RATIO**k for k in range(steps + 1))
-    return Ladder(bandwidths, tuple(range(order, -1, -2)), True)
+    return Ladder(bandwidths, tuple(range(order, -1, -2)), True, min(order, 2))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -155,97 +158,6 @@ def _refine(nodes: Floats, first: int, step: int, y0: int, cells: Floats) -> Non
             cells[y, x] = _mix(wide[:, x], i, f)
 
 
-@numba.njit(nogil=True, cache=True)
-def _score(values: Floats, weight: Floats, fitted: Floats, fit: Floats, lever: Floats, sums: Floats) -> None:
-    """Squares of weight times residual from fits without each box, summed in blocks (row 0 is a corner of one).
-
-    `fitted`: weights that the fits are made with.
-    """
-    sums[:] = 0.0
-    for y in range(values.shape[0]):
-        for x in range(values.shape[1]):
-            w = weight[y, x]
-            if w > 0.0:
-                r = (values[y, x] - fit[y, x]) / max(1.0 - fitted[y, x] * lever[y, x], 0.1)
-                sums[y // _BLOCK, x // _BLOCK] += (w * r) ** 2
-
-
-@numba.njit(nogil=True, cache=True)
-def _between(low: Floats, y: int, x: int) -> float:
-    """Value of a map of blocks at a cell, bilinear; y and x count from the corner of the first block."""
-    v, u = (y + 0.5) / _BLOCK - 0.5, (x + 0.5) / _BLOCK - 0.5
-    i, j = min(max(int(np.floor(v)), 0), low.shape[0] - 1), min(max(int(np.floor(u)), 0), low.shape[1] - 1)
-    i2, j2 = min(i + 1, low.shape[0] - 1), min(j + 1, low.shape[1] - 1)
-    f, g = min(max(v - i, 0.0), 1.0), min(max(u - j, 0.0), 1.0)
-    return (1.0 - f) * ((1.0 - g) * low[i, j] + g * low[i, j2]) + f * ((1.0 - g) * low[i2, j] + g * low[i2, j2])
-
-
-@numba.njit(nogil=True, cache=True)
-def _average(
-    sums: Floats, fit: Floats, unit: Floats, used: Floats, log_r: Floats, power: Floats, y0: int, log_h: float
-) -> None:
-    """Add a fit to the running sums: largest exponent, and weights, fits, squares, log bandwidths, degrees under it.
-
-    `log_r`, `power`: maps of blocks, of which row `y0` of cells is the first that is wanted.
-    """
-    for y in range(fit.shape[0]):
-        for x in range(fit.shape[1]):
-            if not (np.isfinite(fit[y, x]) and np.isfinite(unit[y, x])):
-                continue
-            level = _between(log_r, y + y0, x)
-            exponent = -level * _between(power, y + y0, x)
-            top = sums[0, y, x]
-            if exponent > top:
-                scale = np.exp(top - exponent)
-                for m in range(1, 6):
-                    sums[m, y, x] *= scale
-                sums[0, y, x] = top = exponent
-            share = np.exp(exponent - top)
-            sums[1, y, x] += share
-            sums[2, y, x] += share * fit[y, x]
-            sums[3, y, x] += share * (np.exp(level) * unit[y, x] + fit[y, x] ** 2)
-            sums[4, y, x] += share * log_h
-            sums[5, y, x] += share * used[y, x]
-
-
-def _windowed(sums: Floats) -> Floats:
-    """Gaussian window over blocks; beyond the mesh there is nothing."""
-    sigma = _WINDOW / _BLOCK
-    reach = int(3 * sigma)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    along = ndimage.correlate1d(sums, kernel, axis=0, mode="constant")
-    return np.asarray(ndimage.correlate1d(along, kernel, axis=1, mode="constant"))
-
-
-class _Band:
-    """Some rows of a mesh, with those about them that they depend on, and the averages there."""
-
-    def __init__(self, values: Floats, weight: Floats, fitted: Floats, rows: slice, offset: int) -> None:
-        """Arrays begin at row `offset` of the mesh, at the corner of a block, as far as residuals count."""
-        self.nx, self.values, self.weight, self.fitted = values.shape[1], values, weight, fitted
-        self.inner = slice(rows.start - offset, rows.stop - offset)
-        ones, nothing = np.ones(values.shape), np.zeros(values.shape)
-        self.blocks = tuple(-(-n // _BLOCK) for n in values.shape)
-        counted = np.zeros(self.blocks)
-        _score(ones, (weight > 0.0).astype(np.float64), nothing, nothing, nothing, counted)
-        # a Gaussian window averages over twice the sum of its values
-        self.power = 2.0 * _windowed(counted) / (2.0 * _TEMPERATURE)
-        _score(ones, np.sqrt(weight), nothing, nothing, nothing, counted)
-        self.weights = _windowed(counted)
-        self.sums = np.zeros((6, rows.stop - rows.start, self.nx))
-        self.sums[0] = -np.inf
-
-    def add(self, fit: Floats, lever: Floats, unit: Floats, used: Floats, *, log_h: float, floor: float) -> None:
-        """Add a fit."""
-        found = np.zeros(self.blocks)
-        _score(self.values, self.weight, self.fitted, fit, lever, found)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            r = _windowed(found) / self.weights
-        log_r = np.log(np.where(r > floor, r, floor))
-        fit, unit, used = (np.ascontiguousarray(a[self.inner]) for a in (fit, unit, used))
-        _average(self.sums, fit, unit, used, log_r, self.power, self.inner.start, log_h)
-
-
 def _interval(rows: slice, ny: int, halo: int) -> tuple[int, int]:
     return max(rows.start - halo, 0), min(rows.stop + halo, ny)
 
@@ -288,6 +200,14 @@ class MeshFit:
         spread = max(float(np.max(np.abs(v - self.center), initial=0.0)) for v, _ in known)
         self.constant, self.alone = spread == 0.0, sum(w.size for _, w in known) == 1
         self.floor = max((1e-12 * spread) ** 2, 1e-300)
+        self.moments, self.products = np.zeros((6, 6)), np.zeros(6)
+        for band in row_bands(self.shape):
+            basis = self._basis(band.start, band.stop)
+            values, cell_weight = self._cells(band.start, band.stop)
+            for i, one in enumerate(basis):
+                weighted = one * cell_weight
+                self.moments[i] += [np.sum(weighted * other) for other in basis]
+                self.products[i] += np.sum(weighted * values)
         self.typical = float(np.median(np.concatenate([w for _, w in known]), overwrite_input=True))
 
     def rows(self, rows: slice = slice(None)) -> LocalFit:
@@ -304,30 +224,54 @@ class MeshFit:
         rows and the window's halo.
         """
         rows = slice(*rows.indices(self.shape[0])[:2])
-        aligned = slice(rows.start // _BLOCK * _BLOCK, -(-rows.stop // _BLOCK) * _BLOCK)
+        aligned = slice(rows.start // BLOCK * BLOCK, -(-rows.stop // BLOCK) * BLOCK)
         first, last = _interval(aligned, self.shape[0], HALO)
         values, fitted = self._cells(first, last)
         judged = fitted
         if self.judged is not self.weight:
             judged = self.judged[first:last].astype(np.float64)
             values = np.where(judged > 0.0, self.values[first:last].astype(np.float64) - self.center, 0.0)
-        band = _Band(values, judged, fitted, rows, first)
+        band = Averages(values, judged, fitted, rows, first)
         for fit, lever, unit, used, bandwidth in self._candidates(first, last):
             band.add(fit, lever, self.shared * unit, used, log_h=math.log(bandwidth), floor=self.floor)
         found = band.sums[1] > 0.0
         if self.rungs.constant or not found.all():
             before = band.sums.copy()
-            flat, nothing = np.full(values.shape, 1.0 / self.total), np.zeros(values.shape)
             log_h = math.log(self.rungs.bandwidths[-1] * _RATIO)
-            band.add(nothing, flat, self.shared * flat, nothing, log_h=log_h, floor=self.floor)
+            for degree, fit, lever in self._whole(first, last):
+                used = np.full(values.shape, float(degree))
+                band.add(fit, lever, self.shared * lever, used, log_h=log_h, floor=self.floor)
             if not self.rungs.constant:
                 band.sums = np.where(found, before, band.sums)
-        _, share, fit, square, log_h_sum, degree = band.sums
-        mean = fit / share
-        variance = np.zeros(mean.shape) if self.constant else np.maximum(square / share - mean**2, 0.0)
+        mean, variance, log_h_mean, degree_mean = band.result()
+        if self.constant:
+            variance[:] = 0.0
         if self.alone:
             variance[:] = np.nan
-        return LocalFit(mean + self.center, np.sqrt(variance), np.exp(log_h_sum / share), degree / share)
+        return LocalFit(mean + self.center, np.sqrt(variance), np.exp(log_h_mean), degree_mean)
+
+    def _whole(self, first: int, last: int) -> Iterator[tuple[int, Floats, Floats]]:
+        """Degree, fit and leverage over weight in some rows, of polynomials fitted to the whole mesh."""
+        basis = self._basis(first, last)
+        for degree in range(self.rungs.whole + 1):
+            n = (degree + 1) * (degree + 2) // 2
+            matrix = self.moments[:n, :n]
+            if np.linalg.cond(matrix) > _SINGULAR:
+                return
+            # term by term: the order of sums in a matrix product may depend on the number of rows
+            factors, inverse = np.linalg.solve(matrix, self.products[:n]), np.linalg.inv(matrix)
+            fit, lever = np.zeros(basis.shape[1:]), np.zeros(basis.shape[1:])
+            for i in range(n):
+                fit += factors[i] * basis[i]
+                for j in range(n):
+                    lever += inverse[i, j] * basis[i] * basis[j]
+            yield degree, fit, lever
+
+    def _basis(self, first: int, last: int) -> Floats:
+        """Monomials of rows and columns from -1 to 1, lower degrees first, in some rows, (6, rows, nbx)."""
+        y, x = (np.arange(n) * (2.0 / max(n - 1, 1)) - (n > 1) for n in self.shape)
+        v, u = y[first:last, np.newaxis], x[np.newaxis, :]
+        return np.stack([v**i * u**j for i, j in terms(2)])
 
     def plain(self, rows: slice) -> Floats:
         """Fit of the first bandwidth and degree alone in some rows; NaN where no box is in its reach."""
