@@ -66,7 +66,7 @@ def fit_bytes(shape: Pair, law: LocalPolynomialInterpolator) -> int:
     rows = min(max(_BAND_CELLS // shape[1], 1) + 2 * HALO, shape[0])
     columns = shape[1] + 2 * HALO
     kernels = 8_000_000  # loaded by the first fit of a process, and the blocks that they work on
-    return kernels + rows * columns * (24 * (law.order + 1) + 180) + min(2 * HALO, shape[0]) * columns * 32
+    return kernels + rows * columns * (24 * (law.order + 1) + 230) + min(2 * HALO, shape[0]) * columns * 32
 
 
 def rungs_of(law: LocalPolynomialInterpolator, shape: Pair, box_size: Pair) -> Ladder:

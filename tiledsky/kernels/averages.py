@@ -46,7 +46,7 @@ def _count(weight: Floats, sums: Floats) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def _between(low: Floats, y: int, x: int) -> float:
+def between(low: Floats, y: int, x: int) -> float:
     """Value of a map of blocks at a cell, bilinear; y and x count from the corner of the first block."""
     v, u = (y + 0.5) / BLOCK - 0.5, (x + 0.5) / BLOCK - 0.5
     i, j = min(max(int(np.floor(v)), 0), low.shape[0] - 1), min(max(int(np.floor(u)), 0), low.shape[1] - 1)
@@ -79,9 +79,9 @@ def _average(sums: Floats, fit: Floats, unit: Floats, used: Floats, maps: Floats
             value = fit[y, x]
             if not (np.isfinite(value) and np.isfinite(unit[y, x])):
                 continue
-            level = _between(maps[0], y + y0, x)
-            plain = -level * _between(maps[1], y + y0, x)
-            share = _scaled(sums, 0, 5, y, x, plain - _between(maps[2], y + y0, x))
+            level = between(maps[0], y + y0, x)
+            plain = -level * between(maps[1], y + y0, x)
+            share = _scaled(sums, 0, 5, y, x, plain - between(maps[2], y + y0, x))
             sums[1, y, x] += share
             sums[2, y, x] += share * value
             sums[3, y, x] += share * log_h
@@ -92,7 +92,7 @@ def _average(sums: Floats, fit: Floats, unit: Floats, used: Floats, maps: Floats
             sums[8, y, x] += share * (np.exp(level) * unit[y, x] + value**2)
 
 
-def _windowed(sums: Floats) -> Floats:
+def windowed(sums: Floats) -> Floats:
     """Gaussian window over blocks; beyond the mesh there is nothing."""
     sigma = WINDOW / BLOCK
     reach = int(3 * sigma)
@@ -112,8 +112,11 @@ class Averages:
         counted = np.zeros((2, *self.blocks))
         _count(weight, counted)
         # a Gaussian window averages over twice the sum of its values
-        self.power = 2.0 * _windowed(counted[0]) / (2.0 * _TEMPERATURE)
-        self.weights = _windowed(counted[1])
+        number, self.weights = windowed(counted[0]), windowed(counted[1])
+        self.power = number / _TEMPERATURE
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self.mean_weight = np.where(number > 0.0, self.weights / number, 0.0)
+        self.least = np.full(self.blocks, np.inf)
         self.sums = np.zeros((9, rows.stop - rows.start, self.nx))
         self.sums[[0, 5]] = -np.inf
 
@@ -122,8 +125,9 @@ class Averages:
         found = np.zeros((2, *self.blocks))
         _score(self.values, self.weight, self.fitted, fit, lever, found)
         with np.errstate(divide="ignore", invalid="ignore"):
-            r = _windowed(found[0]) / self.weights
-        penalty = _PENALTY * 2.0 * _windowed(found[1]) / (2.0 * _TEMPERATURE)
+            r = windowed(found[0]) / self.weights
+        self.least = np.fmin(self.least, r)
+        penalty = _PENALTY * windowed(found[1]) / _TEMPERATURE
         maps = np.stack([np.log(np.where(r > floor, r, floor)), self.power, penalty])
         fit, unit, used = (np.ascontiguousarray(a[self.inner]) for a in (fit, unit, used))
         _average(self.sums, fit, unit, used, maps, self.inner.start, log_h)

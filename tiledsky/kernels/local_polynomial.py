@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, row_bands
 from tiledsky.kernels.averages import BLOCK, WINDOW, Averages
+from tiledsky.kernels.gaps import REACH, gap_variance
 from tiledsky.kernels.moments import fit_rows, taps, terms
 
 #: Gaussians end at this many bandwidths.
@@ -53,7 +54,7 @@ _LEVERAGE = 1.0
 _LONELY = 18.0
 
 #: Rows beside a band that its residuals are of; the values that these depend on reach farther, by the widest Gaussian.
-HALO = BLOCK * (int(3 * WINDOW / BLOCK) + 1)
+HALO = BLOCK * (int(3 * WINDOW / BLOCK) + 1 + -(-REACH // BLOCK))
 
 Floats = NDArray[np.float64]
 
@@ -244,6 +245,7 @@ class MeshFit:
             if not self.rungs.constant:
                 band.sums = np.where(found, before, band.sums)
         mean, variance, log_h_mean, degree_mean = band.result()
+        variance += gap_variance(band.values, band.weight, band.least, band.mean_weight, band.inner)
         if self.constant:
             variance[:] = 0.0
         if self.alone:
