@@ -91,7 +91,7 @@ def reliable_n_sigma(tier: Tier, found: Counts) -> float:
     """
     assert tier.reliability is not None
     for n_sigma, above, below in zip(n_sigmas(tier), *found.tolist(), strict=True):
-        if above and below <= (1.0 - tier.reliability) * above:
+        if above and above - below >= tier.reliability * above:
             return float(n_sigma)
     return math.inf
 

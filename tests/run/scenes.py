@@ -36,7 +36,10 @@ KEEPING = Recipe.from_dict(
                 "name": "unused",
                 "keep": True,
                 "minus": "bare",
-                "tiers": [{"n_sigma": 1.5, "sigma": 1.0, "noise": "mad_std", "noise_of": "smoothed", "grow": 1}],
+                "tiers": [
+                    {"n_sigma": 1.5, "sigma": 1.0, "noise": "mad_std", "noise_of": "smoothed", "grow": 1},
+                    {"n_sigma": 1.0, "sigma": 2.0, "n_pixels": 5, "noise": "mad_std", "reliability": 0.8},
+                ],
             },
             {
                 "kind": "background",

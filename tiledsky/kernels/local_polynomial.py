@@ -245,7 +245,8 @@ class MeshFit:
             if not self.rungs.constant:
                 band.sums = np.where(found, before, band.sums)
         mean, variance, log_h_mean, degree_mean = band.result()
-        variance += gap_variance(band.values, band.weight, band.least, band.mean_weight, band.inner)
+        if self.rungs.constant:  # else the one bandwidth is asked for, and the error is that of noise alone
+            variance += gap_variance(band.values, band.weight, band.least, band.mean_weight, band.inner)
         if self.constant:
             variance[:] = 0.0
         if self.alone:
