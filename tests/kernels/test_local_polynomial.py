@@ -131,7 +131,7 @@ def test_bandwidths_follow_the_sky():
 def test_a_constant_with_noise_is_nearly_its_mean():
     rng = np.random.default_rng(6)
     found = [mesh_fit(rng.normal(size=(100, 100)), np.ones((100, 100))).rows().background for _ in range(12)]
-    assert np.sqrt(np.mean(np.square(found))) < 6 * 0.01  # a single mean has 0.01; boxes have 1
+    assert np.sqrt(np.mean(np.square(found))) < 2.5 * 0.01  # a single mean has 0.01; boxes have 1
 
 
 def test_errors_are_right():
@@ -184,10 +184,9 @@ def test_ladders():
     assert rungs.bandwidths[0] == 15
     assert 360 / 2**0.5 < rungs.bandwidths[-1] <= 360
     assert np.allclose(np.diff(np.log2(rungs.bandwidths)), 0.5)
-    assert rungs.degrees == (4, 2, 0)
-    assert rungs.constant
+    assert (rungs.degree, rungs.whole) == (4, 2)
     assert ladder((100, 50), (10, 10), order=3, bandwidth=None, narrowest=100).bandwidths[0] == 100
-    assert ladder((100, 50), (10, 10), order=3, bandwidth=None).degrees == (3, 1)
+    assert ladder((100, 50), (10, 10), order=1, bandwidth=None).whole == 1
     assert ladder((10, 20), (10, 10), order=1, bandwidth=None).bandwidths[-1] <= 200
     assert ladder((2, 2), (10, 10), order=1, bandwidth=None, narrowest=70).bandwidths == (70,)
-    assert ladder((9, 9), (10, 20), order=1, bandwidth=33) == type(rungs)((33.0,), (1,), False)
+    assert ladder((9, 9), (10, 20), order=1, bandwidth=33) == type(rungs)((33.0,), 1, None)

@@ -44,8 +44,9 @@ from tiledsky.kernels.moments import fit_rows, taps, terms
 _REACH = 3.0
 #: Bandwidths of the ladder, in boxes: from this, by this factor, to this.
 _NARROWEST, _RATIO, _WIDEST = 1.5, 2.0**0.5, 36.0
-#: Wide fits are made at every 2nd, 4th, 8th cell, where bandwidths are 4, 8, 16 of them.
-_STEP = 8
+#: Wide fits are made at every 2nd, 4th, 8th cell: nodes are at least half so many to a bandwidth, of parabolas; of
+#: quartics, which are sharper than parabolas of the same bandwidth.
+_STEP, _APART = 8, (3, 4)
 #: Condition of normal equations above which a polynomial of the whole mesh is left out: boxes in a row, or too few.
 _SINGULAR = 1e12
 #: A fit in which a typical box at the cell would have more than this leverage is replaced by one of lower degree.
@@ -82,16 +83,22 @@ class LocalFit:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Bandwidths (pixels), narrowest first, and degrees of the polynomials that are averaged.
+    """Bandwidths of the fits that are averaged.
 
-    ``constant``: one value for the whole image, and polynomials of it up to the degree ``whole``, are averaged with
-    them; else that value stands in where nothing else is.
+    Attributes
+    ----------
+    bandwidths : tuple of float
+        Pixels, narrowest first.
+    degree : int
+        Of the polynomials.
+    whole : int, optional
+        Polynomials of the whole mesh up to this degree are averaged with them. None: the first bandwidth alone is
+        asked for; one value for the whole mesh stands in where no box is in its reach.
     """
 
     bandwidths: tuple[float, ...]
-    degrees: tuple[int, ...]
-    constant: bool
-    whole: int = 0
+    degree: int
+    whole: int | None = None
 
 
 def ladder(shape: Pair, box_size: Pair, *, order: int, bandwidth: float | None, narrowest: float = 0.0) -> Ladder:
@@ -101,24 +108,25 @@ def ladder(shape: Pair, box_size: Pair, *, order: int, bandwidth: float | None, 
     ----------
     shape, box_size : (int, int)
     order : int
-        Largest degree, 0 to 4; every second one below is tried as well.
+        Degree of the polynomials, 0 to 4.
     bandwidth : float, optional
-        One bandwidth in pixels, for the largest degree alone; None: all from 1.5 boxes (or `narrowest`, in pixels, if
-        that is more) to 36 boxes or the side of the mesh, and one value for the whole image.
+        One bandwidth in pixels; None: all from 1.5 boxes (or `narrowest`, in pixels, if that is more) to 36 boxes or
+        the side of the mesh, and polynomials of the whole mesh up to the second degree.
     narrowest : float
     """
     if bandwidth is not None:
-        return Ladder((float(bandwidth),), (order,), False)
+        return Ladder((float(bandwidth),), order)
     first = max(_NARROWEST * max(box_size), narrowest)
     last = min(_WIDEST * max(box_size), max(n * b for n, b in zip(shape, box_size, strict=True)))
     steps = max(int(np.floor(np.log(last / first) / np.log(_RATIO))), 0) if last > first else 0
     bandwidths = tuple(first * _RATIO**k for k in range(steps + 1))
-    return Ladder(bandwidths, tuple(range(order, -1, -2)), True, min(order, 2))
+    return Ladder(bandwidths, order, min(order, 2))
 
 
 @numba.njit(nogil=True, cache=True)
-def _choose(out: Floats, degree: int, limit: float, lonely: float, chosen: Floats, used: Floats) -> None:
+def _choose(out: Floats, limit: float, lonely: float, chosen: Floats, used: Floats) -> None:
     """Fit, leverage, variance at nodes, of the largest degree within its limit; variance NaN where there is none."""
+    degree = out.shape[0] - 1
     for y in range(out.shape[2]):
         for x in range(out.shape[3]):
             k = degree
@@ -236,16 +244,17 @@ class MeshFit:
         for fit, lever, unit, used, bandwidth in self._candidates(first, last):
             band.add(fit, lever, self.shared * unit, used, log_h=math.log(bandwidth), floor=self.floor)
         found = band.sums[1] > 0.0
-        if self.rungs.constant or not found.all():
+        averaged = self.rungs.whole is not None
+        if averaged or not found.all():
             before = band.sums.copy()
             log_h = math.log(self.rungs.bandwidths[-1] * _RATIO)
             for degree, fit, lever in self._whole(first, last):
                 used = np.full(values.shape, float(degree))
                 band.add(fit, lever, self.shared * lever, used, log_h=log_h, floor=self.floor)
-            if not self.rungs.constant:
+            if not averaged:
                 band.sums = np.where(found, before, band.sums)
         mean, variance, log_h_mean, degree_mean = band.result()
-        if self.rungs.constant:  # else the one bandwidth is asked for, and the error is that of noise alone
+        if averaged:  # else the one bandwidth is asked for, and the error is that of noise alone
             variance += gap_variance(band.values, band.weight, band.least, band.mean_weight, band.inner)
         if self.constant:
             variance[:] = 0.0
@@ -256,7 +265,7 @@ class MeshFit:
     def _whole(self, first: int, last: int) -> Iterator[tuple[int, Floats, Floats]]:
         """Degree, fit and leverage over weight in some rows, of polynomials fitted to the whole mesh."""
         basis = self._basis(first, last)
-        for degree in range(self.rungs.whole + 1):
+        for degree in range((self.rungs.whole or 0) + 1):
             n = (degree + 1) * (degree + 2) // 2
             matrix = self.moments[:n, :n]
             if np.linalg.cond(matrix) > _SINGULAR:
@@ -291,30 +300,29 @@ class MeshFit:
         for bandwidth in self.rungs.bandwidths:
             h = bandwidth / self.box_size[0], bandwidth / self.box_size[1]
             out, start, step = self._fits(h, first, last)
-            for degree in self.rungs.degrees:
-                chosen, used = np.empty(out.shape[1:]), np.empty(out.shape[2:])
-                _choose(out, degree, _LEVERAGE / self.typical, _LONELY / self.typical, chosen, used)
-                made = []
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    chosen[2] = np.log(chosen[2])  # between nodes a variance must not fall below 0
-                for nodes in (*chosen, used):
-                    cells = nodes[first - start : last - start]
-                    if step > 1:
-                        cells = np.empty((last - first, self.shape[1]))
-                        _refine(nodes, start, step, first, cells)
-                    made.append(cells)
-                yield made[0], made[1], np.exp(made[2]), made[3], bandwidth
+            chosen, used = np.empty(out.shape[1:]), np.empty(out.shape[2:])
+            _choose(out, _LEVERAGE / self.typical, _LONELY / self.typical, chosen, used)
+            made = []
+            with np.errstate(divide="ignore", invalid="ignore"):
+                chosen[2] = np.log(chosen[2])  # between nodes a variance must not fall below 0
+            for nodes in (*chosen, used):
+                cells = nodes[first - start : last - start]
+                if step > 1:
+                    cells = np.empty((last - first, self.shape[1]))
+                    _refine(nodes, start, step, first, cells)
+                made.append(cells)
+            yield made[0], made[1], np.exp(made[2]), made[3], bandwidth
 
     def _fits(self, h: tuple[float, float], first: int, last: int) -> tuple[Floats, int, int]:
         """Fits of all degrees at every `step`-th cell, dense for this bandwidth, and the row of the first."""
         step = 1
-        while step < _STEP and 4 * step <= min(h):
+        while step < _STEP and _APART[self.rungs.degree > 2] * step <= min(h):
             step *= 2
         # a node more on each side, and at the ends of the mesh four, which cubics between nodes go through
         most = -(-(self.shape[0] - 1) // step)
         start = max(min(first // step - 1, most - 3), 0) * step
         end = min(max(-(-(last - 1) // step) + 1, start // step + 3), most)
-        order, ys = max(self.rungs.degrees), np.arange(start, end * step + 1, step)
+        order, ys = self.rungs.degree, np.arange(start, end * step + 1, step)
         gaussians = [taps(b, math.ceil(_REACH * b), 2 * order) for b in h]
         squared = [g * g[0] for g in gaussians]
         top, bottom = _interval(slice(start, int(ys[-1]) + 1), self.shape[0], math.ceil(_REACH * h[0]))

@@ -177,8 +177,8 @@ def fit_rows(
         Of e0' A^-1 e0, see there.
     out : ndarray (degrees, 3, ys.size, columns), float64
         Gets for each degree the fit, e0' A^-1 e0 (times the weight of the central cell: its leverage), and the
-        variance if that of a cell is 1 / weight: of every second degree down from the largest, and of the others where
-        the next larger one is above the limit. 0 where no weight is in reach.
+        variance if that of a cell is 1 / weight: of the largest degree, and of the others where the next larger one is
+        above the limit. 0 where no weight is in reach.
     """
     degrees = out.shape[0]
     n, twice = powers.shape[0], 2 * (degrees - 1)
@@ -208,10 +208,9 @@ def fit_rows(
                         k += 1
                     out[degree, 0, y, start + x] = fit
                     out[degree, 1, y, start + x] = lever
-            for degree in range(degrees):
-                # degrees between those that are averaged stand in for the next larger one
-                if (degrees - 1 - degree) % 2 == 1 and np.all(out[degree + 1, 1, y, start : start + cells] <= limit):
-                    continue
+            for degree in range(degrees - 1, -1, -1):  # lower ones stand in for the next larger one
+                if degree < degrees - 1 and np.all(out[degree + 1, 1, y, start : start + cells] <= limit):
+                    break
                 size = (degree + 1) * (degree + 2) // 2
                 _variances(moments, powers, a, d, z, q, size, cells)
                 out[degree, 2, y, start : start + cells] = q[size, :cells]

@@ -56,7 +56,7 @@ def robust_weights(
     found = weight
     judged = np.empty(weight.shape, np.float32)
     for _ in range(_ROUNDS):
-        fit = MeshFit(values, found, box_size=box_size, rungs=Ladder((bandwidth,), (_ORDER,), False))
+        fit = MeshFit(values, found, box_size=box_size, rungs=Ladder((bandwidth,), _ORDER))
         for rows in row_bands(weight.shape, cells=cells):
             judged[rows] = _judged(fit, weight, rows)
         below = -judged[(judged < 0.0) & (weight > 0.0)]
