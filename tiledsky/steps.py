@@ -78,8 +78,8 @@ class LocalPolynomialInterpolator(Model):
     """Local polynomial regression of the boxes, then the cubic spline through the fits.
 
     Nothing is filled or filtered: boxes without a value of their own do not count; ``filter_size`` is for the rms
-    alone. ``bandwidth``: the standard deviation in pixels of the Gaussian weights, or "auto": fits of many bandwidths,
-    and of degrees ``order``, ``order - 2``, .., averaged by how well each predicts boxes that it has not seen; none is
+    alone. ``order``: degree of the polynomials. ``bandwidth``: the standard deviation in pixels of the Gaussian
+    weights, or "auto": fits of many bandwidths, averaged by how well each predicts boxes that it has not seen; none is
     narrower than ``bandwidth_min`` pixels. See `tiledsky.kernels.local_polynomial`.
 
     ``robust_bandwidth`` (pixels, 0: off): boxes that stand out from a fit of this bandwidth count less, by rounds of

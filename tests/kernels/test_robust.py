@@ -43,7 +43,8 @@ def test_light_in_a_few_boxes_hardly_counts_and_the_fit_is_better_for_it():
         np.std(MeshFit(values + light, w, box_size=(6, 6), rungs=rungs, judged=weight).rows().background - truth)
         for w in (weight, found)
     ]
-    assert errors[1] < 0.6 * errors[0]
+    assert errors[1] < 0.9 * errors[0]  # the average of fits does the rest: narrow ones alone follow the light
+    assert errors[1] < 0.008
 
 
 def test_noise_alone_stays_without_bias():

@@ -11,7 +11,7 @@ from scipy import ndimage
 WINDOW, BLOCK = 32.0, 4
 #: T of the weights: above 1, for residuals of neighbouring boxes are a little alike.
 _TEMPERATURE = 3.0
-#: What a parameter costs a fit beyond what its residuals do, in units of the 2 that Akaike's criterion takes for it.
+#: What a parameter costs a fit beyond what its residuals do.
 _PENALTY = 1.0
 
 Floats = NDArray[np.float64]

@@ -4,24 +4,30 @@ At each cell a polynomial is fitted to the values of the boxes about it, weighte
 standard deviation is the bandwidth, it ends at three of them) and by their weights; its value at the cell is the sky
 there (Cleveland 1979, J. Am. Stat. Assoc. 74, 829; Fan & Gijbels 1996). All sums are moments of the mesh.
 
-Nobody knows the best bandwidth, and it differs from place to place. So the fits of a ladder of bandwidths and degrees
-are averaged, each with the weight::
+Nobody knows the best bandwidth, and it differs from place to place. So the fits of a ladder of bandwidths, and
+polynomials of the whole mesh, are averaged, each with the weight::
 
-    exp(-N / (2 T) log R)
+    exp(-(N log R + P) / (2 T))
 
 R is the sum of squared weights times squared residuals, of boxes from fits made without them, over the sum of weights,
-in a Gaussian window about the cell; N is the number of boxes in the window. For T = 1 these are the weights that
-information criteria give to models (Buckland et al. 1997, Biometrics 53, 603). The residual of a box from the fit
-without it is that from the fit with it over (1 - its leverage). Where the sky bends on small scales narrow fits weigh
-most; where it is smooth, wide ones, in the limit one value for the whole image.
+in a Gaussian window about the cell; N is the number of boxes in the window, P that of the parameters that the fit has
+for them (the sum of their leverages). The residual of a box from the fit without it is that from the fit with it over
+(1 - its leverage), which is what Akaike's criterion takes 2 P for; with P more it is one of the criteria that do not
+choose too many parameters so often (Bhansali & Downham 1977, Biometrika 64, 547). For T = 1 these are the weights that
+information criteria give to models (Buckland et al. 1997, Biometrics 53, 603). Where the sky bends on small scales
+narrow fits weigh most; where it is smooth, wide ones, in the limit one value for the whole image.
 
 With boxes of variance ``s**2 / weight``, s**2 being R, a fit has the variance ``s**2 q' V q``, where q is the solution
 of its normal equations for the value at the cell, V the moments of the squared Gaussian. (The boxes of large weights
 make the fits, and R counts them most: where the weights are not right, R is right for these.) What the fits differ by
-is added: the error is that of the average of models, its variances `shared` times as large where neighbouring boxes
-share noise (`tiledsky.kernels.mesh_error.shared_noise`)::
+is added, and its variances are `shared` times as large where neighbouring boxes share noise
+(`tiledsky.kernels.mesh_error.shared_noise`)::
 
-    error**2 = sum of w_k (variance_k + fit_k**2) - (sum of w_k fit_k)**2
+    error**2 = sum of u_k (variance_k + (fit_k - average)**2)
+
+The weights u are those without P: what says against wide fits is not enough to choose others, but enough to doubt them.
+Where boxes are missing, the sky may do what no fit shows: `tiledsky.kernels.gaps` adds how far it strays from such fits
+where there are boxes. (If one bandwidth alone is asked for, the error is that of noise.)
 """
 
 from __future__ import annotations
@@ -70,7 +76,7 @@ class LocalFit:
     error : ndarray (rows, nbx), float64
         Its standard error; 0 for values without scatter, NaN if there is one box alone.
     bandwidth : ndarray (rows, nbx), float64
-        Mean bandwidth in pixels, as a geometric mean; one value for the whole image counts as 1.4 times the widest.
+        Mean bandwidth in pixels, as a geometric mean; polynomials of the whole mesh count as 1.4 times the widest.
     degree : ndarray (rows, nbx), float64
         Mean degree of the polynomials.
     """
@@ -224,12 +230,12 @@ class MeshFit:
 
         Notes
         -----
-        Polynomials up to the smallest degree of the ladder are reproduced; without noise those up to the largest, too
-        (quartics to 3e-5 of their range: between the cells that wide fits are made at, cubics are).
+        Without noise, polynomials up to the degree of the ladder are reproduced (quartics to 3e-5 of their range:
+        between the cells that wide fits are made at, cubics are).
         Where few boxes carry a fit (corners, edges, holes) one of lower degree takes its place: where a typical box at
         the cell would have more leverage than 1. In holes that a fit does not reach, wider ones count alone.
 
-        Halo: the rows of the window of the comparison and of the widest Gaussian. Memory: about 180 bytes a cell of the
+        Halo: the rows of the window of the comparison and of the widest Gaussian. Memory: about 230 bytes a cell of the
         rows and the window's halo.
         """
         rows = slice(*rows.indices(self.shape[0])[:2])
