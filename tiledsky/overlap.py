@@ -200,15 +200,31 @@ def _aligned(chunks: tuple[int, ...], box: int) -> tuple[int, ...]:
     return tuple(size.region((i, 0)).shape[0] for i in range(size.counts[0]))
 
 
+def blank(image: Any) -> Any:
+    """Return an array of bool with the shape and chunks of ``image`` that takes no memory: where its pixels lie."""
+    if not is_dask_array(image):
+        return np.broadcast_to(np.False_, image.shape)
+    import dask.array as da
+
+    return da.zeros(image.shape, chunks=image.chunks, dtype=bool)
+
+
 def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call ``func`` now, or lazily (`dask.delayed`) where an argument is or holds a dask collection."""
     if "dask.base" not in sys.modules:
         return func(*args, **kwargs)
     from dask.base import unpack_collections
 
+    # of an array itself `delayed` makes all tasks anew, under other names, so that they are done twice
+    args = tuple(_joined(arg) if is_dask_array(arg) else arg for arg in args)
     collections, _ = unpack_collections(args, kwargs)
     if collections:
         from dask.delayed import delayed
 
         return delayed(func, pure=True)(*args, **kwargs)
     return func(*args, **kwargs)
+
+
+def _joined(array: Any) -> Any:
+    """Return a dask array as one object that is computed later."""
+    return array.rechunk(-1).to_delayed(optimize_graph=False).item()
