@@ -24,7 +24,7 @@ from tests.run.scenes import assert_results, command, make_planes, reference, st
 from tiledsky import open_run, run
 from tiledsky.console import Reporter
 from tiledsky.recipe import preset_names
-from tiledsky.run.export import EXPORTED
+from tiledsky.run.outputs import EXPORTED
 from tiledsky.run.runner import Progress
 
 Call = Callable[..., tuple[int, str, str]]

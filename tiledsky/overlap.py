@@ -196,6 +196,8 @@ def align(array: Any, box: Pair) -> Any:
 
 
 def _aligned(chunks: tuple[int, ...], box: int) -> tuple[int, ...]:
+    if not any(size % box for size in chunks[:-1]):
+        return chunks
     size = TileGrid((sum(chunks), 1), (max(max(chunks) // box, 1) * box, 1))
     return tuple(size.region((i, 0)).shape[0] for i in range(size.counts[0]))
 
@@ -227,4 +229,9 @@ def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def _joined(array: Any) -> Any:
     """Return a dask array as one object that is computed later."""
-    return array.rechunk(-1).to_delayed(optimize_graph=False).item()
+    from dask.delayed import Delayed
+    from dask.highlevelgraph import HighLevelGraph
+
+    name = f"joined-{array.name}"
+    layer: dict[Any, Any] = {name: (np.block, array.__dask_keys__())}
+    return Delayed(name, HighLevelGraph.from_collections(name, layer, dependencies=[array]))
