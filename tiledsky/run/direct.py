@@ -114,7 +114,8 @@ def estimate(
     _check_not_read(target, opened)
     check_planes(recipe, opened)
     rows = band_rows(recipe, opened.shape, threads)
-    check_memory(recipe, opened, planes, band=(rows, opened.shape[1]), threads=threads)
+    band = (rows, opened.shape[1])
+    check_memory(recipe, opened, planes, band=band, halo=halo_rows(recipe), threads=threads)
     header = parse_header(opened.header)
     sky = _sky(recipe, opened, header, rows)
     arrays = [getattr(sky, name) for name in planes]
@@ -155,14 +156,17 @@ def band_rows(recipe: Recipe, shape: Pair, threads: int) -> int:
     The halo is read and worked on twice where two bands meet; the result does not depend on the bands.
     """
     boxes = math.lcm(*(largest_box(step)[0] for step in recipe.steps if isinstance(step, BackgroundStep)))
-    halo = max([0, *(_halo(step)[0] for step in recipe.steps if not isinstance(step, BackgroundStep))])
+    halo = halo_rows(recipe)
     rows = max(-(-_BAND // shape[1]), min(_HALOS * halo, -(-shape[0] // (2 * threads))), halo)
     rows = -(-rows // boxes) * boxes if boxes < shape[0] else rows
     return min(rows, shape[0])
 
 
-def _halo(step: RingStep | MaskStep) -> Pair:
-    return ring_halo(step) if isinstance(step, RingStep) else tiers_halo(step.tiers)
+def halo_rows(recipe: Recipe) -> int:
+    """Rows on both sides of a band that its steps read, at most."""
+    rings = [ring_halo(step)[0] for step in recipe.steps if isinstance(step, RingStep)]
+    masks = [tiers_halo(step.tiers)[0] for step in recipe.steps if isinstance(step, MaskStep)]
+    return max([0, *rings, *masks])
 
 
 class _Pixels:
