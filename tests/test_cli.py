@@ -31,23 +31,6 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def refused(call: Call, tmp_path: Path) -> Callable[..., None]:
-    """Check that a command ends with one line of error that says ``message``, and leaves no output behind."""
-
-    def refused(code: int, message: str, *words: object) -> None:
-        before = sorted(tmp_path.iterdir())
-        found, out, err = call(*words)
-        assert found == code, err
-        assert out == ""
-        assert err.count("\n") == 1
-        assert err.startswith("tiledsky: ")
-        assert re.search(message, err), err
-        assert sorted(tmp_path.iterdir()) == before
-
-    return refused
-
-
-@pytest.fixture
 def image(tmp_path: Path) -> Path:
     path = tmp_path / "image.fits"
     fits.PrimaryHDU(make_planes((130, 140))["science"]).writeto(path)

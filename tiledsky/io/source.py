@@ -136,6 +136,10 @@ class FitsReader:
         y, x = slices
         return self.image.read(y.start, y.stop, x.start, x.stop)
 
+    def close(self) -> None:
+        """Close the file."""
+        self.image.close()
+
 
 @dataclass(frozen=True)
 class Source:

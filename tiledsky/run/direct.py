@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,7 +20,7 @@ from tiledsky.estimate import Sky, estimate_background
 from tiledsky.filters import ring_halo
 from tiledsky.geometry import Pair
 from tiledsky.io.fits import NewImage, Plane, check_target, new_fits
-from tiledsky.io.source import InputOptions, Source, SourcePlane, open_source, parse_header, read_plane
+from tiledsky.io.source import FitsReader, InputOptions, Source, SourcePlane, open_source, parse_header, read_plane
 from tiledsky.masking import tiers_halo
 from tiledsky.mesh import largest_box
 from tiledsky.overlap import Patch, blank, is_dask_array, map_patches
@@ -117,13 +118,14 @@ def estimate(
     band = (rows, opened.shape[1])
     check_memory(recipe, opened, planes, band=band, halo=halo_rows(recipe), threads=threads)
     header = parse_header(opened.header)
-    sky = _sky(recipe, opened, header, rows)
-    arrays = [getattr(sky, name) for name in planes]
-    images = [Plane(name.upper(), opened.shape, array.dtype) for name, array in zip(planes, arrays, strict=True)]
-    history = [f"tiledsky {tiledsky.__version__}: recipe {recipe.name}, estimate of {Path(source).name}"]
-    header = result_header(header, fill_of(recipe, opened.planes))
-    with new_fits(target, images, header=header, history=history, overwrite=overwrite) as writers:
-        _write(arrays, writers, threads, progress)
+    with ExitStack() as stack:
+        sky = _sky(recipe, opened, header, rows, stack)
+        arrays = [getattr(sky, name) for name in planes]
+        images = [Plane(name.upper(), opened.shape, array.dtype) for name, array in zip(planes, arrays, strict=True)]
+        history = [f"tiledsky {tiledsky.__version__}: recipe {recipe.name}, estimate of {Path(source).name}"]
+        header = result_header(header, fill_of(recipe, opened.planes))
+        options = {"header": header, "history": history, "overwrite": overwrite}
+        _write(arrays, stack.enter_context(new_fits(target, images, **options)), threads, progress)
     return Estimated(opened.shape, recipe.name, tuple(planes))
 
 
@@ -183,8 +185,11 @@ def _read(template: Patch, *, pixels: _Pixels) -> Patch:
     return template.replaced(read_plane(pixels.opened, template.region))
 
 
-def _sky(recipe: Recipe, source: Source, header: Any, rows: int) -> Sky:
-    """Return the sky: numpy arrays of an image that is one band, else dask arrays that read the input when computed."""
+def _sky(recipe: Recipe, source: Source, header: Any, rows: int, stack: ExitStack) -> Sky:
+    """Return the sky: numpy arrays of an image that is one band, else dask arrays that read the input when computed.
+
+    What is read is closed by ``stack``.
+    """
     ny, nx = source.shape
     template = np.broadcast_to(np.False_, source.shape)
     if rows < ny:  # one band needs no Dask, which takes half a second to load
@@ -193,9 +198,11 @@ def _sky(recipe: Recipe, source: Source, header: Any, rows: int) -> Sky:
         template = blank(da.zeros(source.shape, chunks=(rows, nx), dtype=bool))
     planes = {}
     for name, plane in source.planes.items():
-        dtype = np.dtype(plane.dtype)
-        pixels = map_patches(_read, template, halo=(0, 0), dtype=dtype, name=f"read_{name}", pixels=_Pixels(plane))
-        planes[_ARGUMENTS.get(name, name)] = pixels
+        pixels = _Pixels(plane)
+        if isinstance(pixels.opened, FitsReader):
+            stack.callback(pixels.opened.close)
+        options: dict[str, Any] = {"halo": (0, 0), "dtype": np.dtype(plane.dtype), "name": f"read_{name}"}
+        planes[_ARGUMENTS.get(name, name)] = map_patches(_read, template, **options, pixels=pixels)
     return estimate_background(recipe=recipe, header=header, **planes)
 
 

@@ -27,7 +27,7 @@ from tiledsky.thresholds import noise_images
 #: Python, libraries and compiled kernels: 255 MB measured.
 _PROCESS = 280_000_000
 #: Bytes a pixel of a band, with its halo on both sides, that a thread works on.
-_BAND = 64
+_BAND = 48
 #: Bytes a cell of the mesh that is made, and of one that is kept for its pixels.
 _MADE, _KEPT = 250, 32
 #: Where Linux says what a container may take.
