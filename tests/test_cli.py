@@ -403,3 +403,17 @@ def test_interrupt(tmp_path: Path) -> None:
     assert stderr.splitlines()[-1] == f"tiledsky: stopped; what is done is kept, go on with: {again}"
     assert "Traceback" not in stderr
     assert not open_run(out, allow_partial=True).complete
+
+
+def test_the_table_of_commands_is_whole() -> None:
+    """A command loads the module that the table names for it, so that one must have it."""
+    from tiledsky import cli
+
+    found: dict[str, set[str]] = {}
+    for info in cli.app.registered_commands:
+        found.setdefault(info.callback.__module__, set()).add(info.name or info.callback.__name__)
+    for group in cli.app.registered_groups:
+        found.setdefault(group.typer_instance.registered_commands[0].callback.__module__, set()).add(group.name)
+    assert found == {f"tiledsky.cli.{module}": set(names) for module, names in cli._MODULES.items()}
+    with pytest.raises(AttributeError, match="no attribute 'ap'"):
+        _ = cli.ap

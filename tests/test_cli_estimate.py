@@ -130,15 +130,21 @@ def test_bits_of_a_run_of_every_input(tmp_path: Path, kind: str) -> None:
     assert_as_run(tmp_path, "sextractor", source)
 
 
-def test_one_band_loads_no_dask(image: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "recipe", "loaded"), [(300, "sextractor", "[]"), (1300, "complex-sky", "['dask']"), (300, "none", "[]")]
+)
+def test_what_is_loaded(tmp_path: Path, size: int, recipe: str, loaded: str) -> None:
+    """One band needs no Dask, FITS no Zarr, and nothing of it distributed."""
+    fits.PrimaryHDU(simulate_scene((size, size), seed=2).image).writeto(tmp_path / "image.fits")
     code = (
         "import sys; from tiledsky.cli import main\n"
         "try: main(sys.argv[1:])\n"
-        "except SystemExit as ended: print(ended.code, sorted(set(sys.modules) & {'dask', 'zarr', 'distributed'}))"
+        "except SystemExit: print(sorted(set(sys.modules) & {'dask', 'zarr', 'distributed', 'tiledsky.cli.runs'}))"
     )
-    words = ("estimate", str(image), str(tmp_path / "sky.fits"), "--recipe", "sextractor")
+    words = ("estimate", str(tmp_path / "image.fits"), str(tmp_path / "sky.fits"), "--recipe", recipe)
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "0 []"
+    assert done.stdout.splitlines()[-1] == loaded, done.stderr
+    assert (tmp_path / "sky.fits").is_file() == (recipe != "none")
 
 
 # --- what it says and leaves

@@ -122,7 +122,8 @@ def estimate(
         sky = _sky(recipe, opened, header, rows, stack)
         arrays = [getattr(sky, name) for name in planes]
         images = [Plane(name.upper(), opened.shape, array.dtype) for name, array in zip(planes, arrays, strict=True)]
-        history = [f"tiledsky {tiledsky.__version__}: recipe {recipe.name}, estimate of {Path(source).name}"]
+        name = Path(source).name.partition("?")[0]  # what follows in an address may be a key to it
+        history = [f"tiledsky {tiledsky.__version__}: recipe {recipe.name}, estimate of {name}"]
         header = result_header(header, fill_of(recipe, opened.planes))
         options = {"header": header, "history": history, "overwrite": overwrite}
         _write(arrays, stack.enter_context(new_fits(target, images, **options)), threads, progress)
@@ -194,7 +195,10 @@ def _sky(recipe: Recipe, source: Source, header: Any, rows: int, stack: ExitStac
     template = np.broadcast_to(np.False_, source.shape)
     if rows < ny:  # one band needs no Dask, which takes half a second to load
         import dask.array as da
+        from dask import config
 
+        # else Dask loads distributed, to ask it whether there is a cluster that would rechunk in another way
+        stack.enter_context(config.set({"array.rechunk.method": "tasks"}))
         template = blank(da.zeros(source.shape, chunks=(rows, nx), dtype=bool))
     planes = {}
     for name, plane in source.planes.items():
