@@ -82,7 +82,8 @@ def _of_step(step: AnyStep, size: int, shape: Pair) -> tuple[float, float]:
     if isinstance(step, RingStep):
         return size + 1 + passes, size
     local = size * any(tier.noise == "local" for tier in step.tiers)
-    return 4 + 1 + (step.masked == "fill") + passes + local + 2, 1
+    counted = 5 * sum(tier.reliability is not None for tier in step.tiers)  # image and mask, with the halo of the tier
+    return 4 + 1 + (step.masked == "fill") + passes + local + counted + 2, 1
 
 
 def check_memory(recipe: Recipe, source: Source, planes: Sequence[str], *, band: Pair, halo: int, threads: int) -> None:
