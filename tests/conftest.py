@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +25,20 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
         return int(ended.value.code or 0), captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def refused(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Callable[..., None]:
+    """Check that a command ends with one line of error that says ``message``, and leaves no output behind."""
+
+    def refused(code: int, message: str, *words: object) -> None:
+        before = sorted(tmp_path.iterdir())
+        found, out, err = call(*words)
+        assert found == code, err
+        assert out == ""
+        assert err.count("\n") == 1
+        assert err.startswith("tiledsky: ")
+        assert re.search(message, err), err
+        assert sorted(tmp_path.iterdir()) == before
+
+    return refused

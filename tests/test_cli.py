@@ -24,27 +24,10 @@ from tests.run.scenes import assert_results, command, make_planes, reference, st
 from tiledsky import open_run, run
 from tiledsky.console import Reporter
 from tiledsky.recipe import preset_names
-from tiledsky.run.export import EXPORTED
+from tiledsky.run.outputs import EXPORTED
 from tiledsky.run.runner import Progress
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def refused(call: Call, tmp_path: Path) -> Callable[..., None]:
-    """Check that a command ends with one line of error that says ``message``, and leaves no output behind."""
-
-    def refused(code: int, message: str, *words: object) -> None:
-        before = sorted(tmp_path.iterdir())
-        found, out, err = call(*words)
-        assert found == code, err
-        assert out == ""
-        assert err.count("\n") == 1
-        assert err.startswith("tiledsky: ")
-        assert re.search(message, err), err
-        assert sorted(tmp_path.iterdir()) == before
-
-    return refused
 
 
 @pytest.fixture
@@ -420,3 +403,17 @@ def test_interrupt(tmp_path: Path) -> None:
     assert stderr.splitlines()[-1] == f"tiledsky: stopped; what is done is kept, go on with: {again}"
     assert "Traceback" not in stderr
     assert not open_run(out, allow_partial=True).complete
+
+
+def test_the_table_of_commands_is_whole() -> None:
+    """A command loads the module that the table names for it, so that one must have it."""
+    from tiledsky import cli
+
+    found: dict[str, set[str]] = {}
+    for info in cli.app.registered_commands:
+        found.setdefault(info.callback.__module__, set()).add(info.name or info.callback.__name__)
+    for group in cli.app.registered_groups:
+        found.setdefault(group.typer_instance.registered_commands[0].callback.__module__, set()).add(group.name)
+    assert found == {f"tiledsky.cli.{module}": set(names) for module, names in cli._MODULES.items()}
+    with pytest.raises(AttributeError, match="no attribute 'ap'"):
+        _ = cli.ap

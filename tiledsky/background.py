@@ -19,7 +19,7 @@ from tiledsky.errors import InputError, ParameterError
 from tiledsky.filters import check_image, float_dtype
 from tiledsky.geometry import Pair
 from tiledsky.mesh import MeshParameters, array_box_statistics, cells_of, finish, surfaces
-from tiledsky.overlap import Patch, call, map_patches
+from tiledsky.overlap import Patch, blank, call, map_patches
 from tiledsky.photutils_objects import box_clip, box_estimator, box_rms_estimator, surface_interpolator, unclipped
 from tiledsky.steps import ZoomInterpolator
 from tiledsky.surface import sky_pixels
@@ -145,6 +145,7 @@ class Background2D:
         native = surface_interpolator(self.interpolator)
         self._dtype = float_dtype(image.dtype) if image.dtype.kind == "f" else np.dtype(np.float32)
         self._lazy_chunks = image.chunks if isinstance(image, da.Array) else None
+        self._template = blank(image)
         if self._lazy_chunks and native is None:
             raise ParameterError(
                 f"interpolator {self.interpolator!r} makes the whole image at once, which a lazy image is not; "
@@ -172,13 +173,6 @@ class Background2D:
     @property
     def _box(self) -> Pair:
         return int(self.box_size[0]), int(self.box_size[1])
-
-    @property
-    def _template(self) -> Any:
-        """An array of the image's shape and chunks that takes no memory."""
-        if self._lazy_chunks is None:
-            return np.broadcast_to(np.False_, self._shape)
-        return da.zeros(self._shape, chunks=self._lazy_chunks, dtype=bool)
 
     def _low_resolution(self, name: str, dtype: Any) -> Any:
         """Return one array of the mesh, lazily or not."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from tiledsky.run.driver import Progress
 from tiledsky.run.stop import Stopped, stoppable
+
+if TYPE_CHECKING:
+    from tiledsky.run.driver import Progress
 
 #: Seconds between the lines of progress where there is no terminal.
 _INTERVAL = 5.0
@@ -57,7 +59,14 @@ class Reporter:
 
     def rows(self, what: str) -> Any:
         """Return a callback for rows done."""
-        return lambda done, total: self.show(what, done, total, f"rows {done}/{total} ({100 * done // total}%)")
+        return self._counted(what, "rows")
+
+    def tasks(self, what: str) -> Any:
+        """Return a callback for tasks done."""
+        return self._counted(what, "tasks")
+
+    def _counted(self, what: str, unit: str) -> Any:
+        return lambda done, total: self.show(what, done, total, f"{unit} {done}/{total} ({100 * done // total}%)")
 
 
 class Ended(Exception):

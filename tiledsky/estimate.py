@@ -14,7 +14,7 @@ from tiledsky.errors import InputError
 from tiledsky.filters import as_float, check_image, float_dtype, ring_halo, ring_step_patch
 from tiledsky.masking import detection_image, tier_mask
 from tiledsky.mesh import array_box_statistics, finish, same_boxes, surfaces
-from tiledsky.overlap import Patch, call, is_dask_array, map_patches
+from tiledsky.overlap import Patch, blank, call, is_dask_array, map_patches
 from tiledsky.planes import base_mask, check_noise, noise_scale, uncovered
 from tiledsky.recipe import Recipe
 from tiledsky.statistics import image_statistics
@@ -227,7 +227,7 @@ class _Builder:
         if name in self.rings:
             return self.rings[name]
         options = {"dtype": self.image.dtype, "coverage": outside, "fill_value": float(self.recipe.fill_value)}
-        return sky_pixels(self.base, self.surfaces[name], which, **options)
+        return sky_pixels(blank(self.image), self.surfaces[name], which, **options)
 
 
 def _base_patch(image: Patch, *planes: Patch, names: tuple[str, ...], dq_bits: int | None) -> Patch:

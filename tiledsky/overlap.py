@@ -196,8 +196,19 @@ def align(array: Any, box: Pair) -> Any:
 
 
 def _aligned(chunks: tuple[int, ...], box: int) -> tuple[int, ...]:
+    if not any(size % box for size in chunks[:-1]):
+        return chunks
     size = TileGrid((sum(chunks), 1), (max(max(chunks) // box, 1) * box, 1))
     return tuple(size.region((i, 0)).shape[0] for i in range(size.counts[0]))
+
+
+def blank(image: Any) -> Any:
+    """Return an array of bool with the shape and chunks of ``image`` that takes no memory: where its pixels lie."""
+    if not is_dask_array(image):
+        return np.broadcast_to(np.False_, image.shape)
+    import dask.array as da
+
+    return da.zeros(image.shape, chunks=image.chunks, dtype=bool)
 
 
 def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -206,9 +217,21 @@ def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return func(*args, **kwargs)
     from dask.base import unpack_collections
 
+    # of an array itself `delayed` makes all tasks anew, under other names, so that they are done twice
+    args = tuple(_joined(arg) if is_dask_array(arg) else arg for arg in args)
     collections, _ = unpack_collections(args, kwargs)
     if collections:
         from dask.delayed import delayed
 
         return delayed(func, pure=True)(*args, **kwargs)
     return func(*args, **kwargs)
+
+
+def _joined(array: Any) -> Any:
+    """Return a dask array as one object that is computed later."""
+    from dask.delayed import Delayed
+    from dask.highlevelgraph import HighLevelGraph
+
+    name = f"joined-{array.name}"
+    layer: dict[Any, Any] = {name: (np.block, array.__dask_keys__())}
+    return Delayed(name, HighLevelGraph.from_collections(name, layer, dependencies=[array]))

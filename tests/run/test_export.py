@@ -14,7 +14,8 @@ from astropy.wcs import WCS
 from tiledsky import Run, open_run, run, simulate_scene
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.io.source import HEADER
-from tiledsky.run.export import EXPORTED, export, ingest, simulate
+from tiledsky.run.export import export, ingest, simulate
+from tiledsky.run.outputs import EXPORTED
 
 from .scenes import make_planes, write_fits
 

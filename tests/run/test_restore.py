@@ -16,7 +16,8 @@ from astropy.wcs import WCS
 import tiledsky
 from tiledsky.cli import main
 from tiledsky.errors import InputError, ParameterError, RunError
-from tiledsky.run.export import FILL, export
+from tiledsky.run.export import export
+from tiledsky.run.outputs import FILL
 from tiledsky.run.restore import add_back, floats_apart, restore
 
 from .scenes import make_planes, write_arrays

@@ -6,25 +6,60 @@ Exit codes: 0 done, 1 `check` found the sky not good enough, 2 wrong arguments o
 
 from __future__ import annotations
 
+import gc
 import shlex
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import tiledsky
-
-# The modules add their commands to the app, in this order.
-# isort: off
-from tiledsky.cli import runs, quality, reports, files, publish, arrays, clusters
-
-# isort: on
-from tiledsky.cli.options import app
+from tiledsky.cli.options import app as _app
 from tiledsky.console import Ended
 from tiledsky.errors import RunError, TiledSkyError
 
-__all__ = ["app", "arrays", "clusters", "files", "main", "publish", "quality", "reports", "runs"]
+if TYPE_CHECKING:
+    from tiledsky.cli.options import app
+
+__all__ = ["app", "main"]
+
+#: Modules that add commands to the app, in the order of the help, and the names of these.
+_MODULES = {
+    "runs": ("plan", "run", "verify"),
+    "direct": ("estimate",),
+    "quality": ("check", "inject", "advise"),
+    "reports": ("report", "compare", "view"),
+    "files": ("simulate", "ingest", "export", "merge-masks", "restore", "recipes", "info"),
+    "publish": ("publish",),
+    "arrays": ("submit",),
+    "clusters": ("cluster",),
+}
+
+
+def _load(words: Sequence[str]) -> None:
+    """Import the module of the command that ``words`` begin with, or all: most take seconds, and are not needed."""
+    chosen = [module for module, names in _MODULES.items() if words and words[0] in names]
+    modules = [f"tiledsky.cli.{module}" for module in chosen or _MODULES]
+    if all(module in sys.modules for module in modules):
+        return
+    gc.disable()  # what modules make stays: to look through it for garbage again and again is an eighth of a start
+    try:
+        for module in modules:
+            import_module(module)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def __getattr__(name: str) -> Any:
+    """Give the app to whoever asks for it, with all its commands."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _load(())
+    return _app
 
 
 def _version(wanted: bool) -> None:
@@ -33,7 +68,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@_app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -44,8 +79,9 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors are one line on standard error and an exit code."""
+    _load(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(arguments)
+        _app(arguments)
     except Ended as ended:
         said = "tiledsky: stopped"
         if ended.goes_on:

@@ -18,6 +18,7 @@ from tiledsky.cli.options import (
     UserMaskOption,
     WeightOption,
     app,
+    names_of,
 )
 from tiledsky.console import reporting
 from tiledsky.errors import ParameterError
@@ -27,6 +28,7 @@ from tiledsky.io.source import InputOptions
 from tiledsky.recipe import Recipe, preset_names, recipe_text
 from tiledsky.run import export as streams
 from tiledsky.run.masks import merge_masks
+from tiledsky.run.outputs import EXPORTED
 from tiledsky.run.restore import restore
 from tiledsky.run.result import open_run
 
@@ -78,13 +80,12 @@ def ingest(
 def export(
     source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
     out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
-    planes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(streams.EXPORTED),
+    planes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(EXPORTED),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
     """Write planes of a run to FITS, with the header and WCS of the science image."""
-    names = [name.strip() for name in planes.split(",") if name.strip()]
     with reporting() as report:
-        streams.export(source, out, planes=names, overwrite=overwrite, progress=report.rows("export"))
+        streams.export(source, out, planes=names_of(planes), overwrite=overwrite, progress=report.rows("export"))
 
 
 @app.command("merge-masks", rich_help_panel=FILES)

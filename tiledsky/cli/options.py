@@ -43,3 +43,8 @@ UserMaskOption = Annotated[
     str | None,
     typer.Option(metavar="FILE[:HDU]", help="A mask of your own, beside the one of a run: pixels or a region file."),
 ]
+
+
+def names_of(text: str) -> list[str]:
+    """Names that are separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -27,9 +27,20 @@ from tiledsky.io.fitsscan import HduInfo, compression_of, inflate, quiet, scan_f
 from tiledsky.io.fitsselect import ROLE_NAMES, Role, choose
 from tiledsky.io.fitssum import verify_checksums
 from tiledsky.io.fitstiles import TileTable
-from tiledsky.io.fitswrite import Plane, write_fits
+from tiledsky.io.fitswrite import NewImage, Plane, check_target, new_fits, write_fits
 
-__all__ = ["FitsImage", "FitsRef", "Plane", "Role", "open_image", "split_hdu", "write_fits"]
+__all__ = [
+    "FitsImage",
+    "FitsRef",
+    "NewImage",
+    "Plane",
+    "Role",
+    "check_target",
+    "new_fits",
+    "open_image",
+    "split_hdu",
+    "write_fits",
+]
 
 FITS_ENDINGS = (".fits", ".fit", ".fts", ".fz", ".gz", ".bz2")
 _PLAIN_BLOCK = 4 << 20  # bytes converted at once: what a read needs beside its result

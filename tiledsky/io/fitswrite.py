@@ -1,14 +1,16 @@
-"""Write 2-D FITS images of any size, a block of rows at a time."""
+"""Write 2-D FITS images of any size, a block at a time."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from astropy.io.fits import Card, Header
@@ -46,9 +48,9 @@ class Plane:
         (ny, nx).
     dtype : numpy dtype
         bool (stored as uint8), uint8, int8, int16, uint16, int32, uint32, int64, float32 or float64.
-    rows : callable
+    rows : callable, optional
         ``rows(y0, y1)`` returns rows y0..y1-1 as an array of shape (y1 - y0, nx) and that dtype. Called once for each
-        block, from the first row to the last.
+        block, from the first row to the last. None: for `new_fits`, whose pixels are put.
     header : astropy.io.fits.Header, optional
         Cards of this plane alone, in place of those of the same name in the common header.
     bunit : str, optional
@@ -60,7 +62,7 @@ class Plane:
     name: str
     shape: tuple[int, int]
     dtype: DTypeLike
-    rows: Callable[[int, int], NDArray[Any]]
+    rows: Callable[[int, int], NDArray[Any]] | None = None
     header: Header | None = None
     bunit: str | None = None
     block_rows: int | None = None
@@ -114,8 +116,110 @@ def write_fits(
     -----
     Memory: a block of rows as the source gives it and once more in big-endian order.
     """
+    with new_fits(path, planes, header=header, history=history, single=single, overwrite=overwrite) as images:
+        for plane, image in zip(planes, images, strict=True):
+            _put_rows(plane, image)
+
+
+class NewImage:
+    """Pixels of one image of a file that is being written: put in any order, by any thread."""
+
+    def __init__(self, plane: Plane, descriptor: int, offset: int) -> None:
+        self._plane, self._descriptor, self._offset = plane, descriptor, offset
+        self._lock, self._missing = threading.Lock(), plane.shape[0] * plane.shape[1]
+
+    def put(self, pixels: NDArray[Any], y0: int, x0: int = 0) -> None:
+        """Write pixels of the plane's dtype, the first of them at row ``y0``, column ``x0``; each pixel once.
+
+        Whole rows lie one after the other and are written in one go.
+        """
+        nx, (rows, columns) = self._plane.shape[1], pixels.shape
+        if pixels.dtype.newbyteorder("=") != np.dtype(self._plane.dtype).newbyteorder("="):
+            raise RunError(f"plane {self._plane.name}: {pixels.dtype} pixels were put, declared were another type")
+        stored = _big_endian(pixels)
+        at = self._offset + (y0 * nx + x0) * pixels.dtype.itemsize
+        if columns == nx:
+            _write_at(self._descriptor, stored.data, at)
+        else:
+            for row in stored.reshape(rows, -1):
+                _write_at(self._descriptor, row.data, at)
+                at += nx * pixels.dtype.itemsize
+        if columns == nx and hasattr(os, "posix_fadvise"):
+            # Linux begins at once to write out what it may forget, so that the sync at the end finds little to do
+            os.posix_fadvise(self._descriptor, at, stored.nbytes, os.POSIX_FADV_DONTNEED)
+        with self._lock:
+            self._missing -= pixels.size
+
+    def check(self) -> None:
+        """Refuse an image with pixels that were never put, which would read as 0."""
+        if self._missing:
+            raise RunError(f"plane {self._plane.name}: {self._missing} pixels were not written; put each of them once")
+
+
+@contextmanager
+def new_fits(
+    path: str | os.PathLike[str],
+    planes: Sequence[Plane],
+    *,
+    header: Header | None = None,
+    history: Iterable[str] = (),
+    single: bool = False,
+    overwrite: bool = False,
+) -> Iterator[list[NewImage]]:
+    """Make a FITS file whose pixels come in any order and from any thread.
+
+    Parameters, errors and what happens to the file as of `write_fits`.
+
+    Yields
+    ------
+    list of NewImage
+        One a plane. All of their pixels must be put, and nothing may put any more, when the block ends.
+    """
     target = Path(path)
-    _check(target, planes, single=single, overwrite=overwrite)
+    check_target(target, overwrite=overwrite)
+    _check(planes, single=single)
+    encoded = _headers(planes, header, history, single=single)
+    needed = sum(map(len, encoded)) + sum(plane.nbytes for plane in planes)
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise RunError(f"{target}: needs {needed} bytes and its disk has {free} free; make room or write elsewhere")
+    # Not tempfile: its files are readable by their owner only, and stay so when renamed.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
+    try:
+        with open(temporary, "xb", buffering=0) as file:
+            images, at = [], 0
+            os.ftruncate(file.fileno(), needed)  # the padding reads as zeros
+            if not single:
+                at += _write_at(file.fileno(), encoded.pop(0), at)
+            for plane, head in zip(planes, encoded, strict=True):
+                at += _write_at(file.fileno(), head, at)
+                images.append(NewImage(plane, file.fileno(), at))
+                at += plane.nbytes
+            yield images
+            for image in images:
+                image.check()
+            os.fsync(file.fileno())
+        if not overwrite and target.exists():
+            raise ParameterError(f"{target}: appeared while it was written; remove it or pass overwrite=True")
+        os.replace(temporary, target)
+        _sync_directory(target.parent)
+    except OSError as exc:
+        raise RunError(f"{target}: cannot be written ({exc.strerror or exc}); check disk and permissions") from exc
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_at(descriptor: int, data: bytes | memoryview, offset: int) -> int:
+    """Write all of some bytes at a position and return how many."""
+    view, at = memoryview(data).cast("B"), offset
+    while view:
+        written = os.pwrite(descriptor, view, at)
+        view, at = view[written:], at + written
+    return at - offset
+
+
+def _headers(planes: Sequence[Plane], header: Header | None, history: Iterable[str], *, single: bool) -> list[bytes]:
+    """Headers of all HDUs, as bytes: the primary's alone first, unless the only plane is in it."""
     common = Header() if header is None else header
     cards, dropped = describing_cards(common)
     heads = [_plane_header(plane, common, primary=single) for plane in planes]
@@ -128,33 +232,16 @@ def write_fits(
     for line in (*history, *(f"left out on writing: {what}" for what in dropped)):
         for part in line.splitlines():
             heads[0].add_history(part.encode("ascii", "replace").decode().expandtabs())
-    encoded = [_encode(head) for head in heads]
-    needed = sum(map(len, encoded)) + sum(plane.nbytes for plane in planes)
-    free = shutil.disk_usage(target.parent).free
-    if needed > free:
-        raise RunError(f"{target}: needs {needed} bytes and its disk has {free} free; make room or write elsewhere")
-    # Not tempfile: its files are readable by their owner only, and stay so when renamed.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
-    try:
-        with open(temporary, "xb") as file:
-            if not single:
-                file.write(encoded.pop(0))
-            for plane, head in zip(planes, encoded, strict=True):
-                file.write(head)
-                _write_rows(file, plane)
-            file.flush()
-            os.fsync(file.fileno())
-        if not overwrite and target.exists():
-            raise ParameterError(f"{target}: appeared while it was written; remove it or pass overwrite=True")
-        os.replace(temporary, target)
-        _sync_directory(target.parent)
-    except OSError as exc:
-        raise RunError(f"{target}: cannot be written ({exc.strerror or exc}); check disk and permissions") from exc
-    finally:
-        temporary.unlink(missing_ok=True)
+    return [_encode(head) for head in heads]
 
 
-def _check(target: Path, planes: Sequence[Plane], *, single: bool, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse a name under which no FITS file can be written, or with which one would be lost.
+
+    Raises
+    ------
+    ParameterError
+    """
     if target.suffix.lower() in (".gz", ".bz2", ".fz"):
         raise ParameterError(f"{target}: would not be compressed as its name says; end the name in .fits")
     if not target.parent.is_dir():
@@ -163,6 +250,9 @@ def _check(target: Path, planes: Sequence[Plane], *, single: bool, overwrite: bo
         raise ParameterError(f"{target}: is a directory; name a file in it")
     if target.exists() and not overwrite:
         raise ParameterError(f"{target}: exists and would be lost; name another file or pass overwrite=True")
+
+
+def _check(planes: Sequence[Plane], *, single: bool) -> None:
     if not planes or (single and len(planes) != 1):
         raise ParameterError(f"{len(planes)} planes with single={single}; give one plane for single, at least one else")
     names = [plane.name.upper() for plane in planes]
@@ -218,7 +308,8 @@ def _encode(head: Header) -> bytes:
         return head.tostring(sep="", endcard=True, padding=True).encode("ascii")
 
 
-def _write_rows(file: BinaryIO, plane: Plane) -> None:
+def _put_rows(plane: Plane, image: NewImage) -> None:
+    assert plane.rows is not None  # of planes that are put alone it is
     dtype = np.dtype(plane.dtype)
     ny, nx = plane.shape
     step = plane.block_rows or max(1, _ROW_BLOCK // (nx * dtype.itemsize))
@@ -230,8 +321,7 @@ def _write_rows(file: BinaryIO, plane: Plane) -> None:
                 f"plane {plane.name}: rows({y0}, {y1}) returned {block.dtype} {block.shape}, declared were {dtype} "
                 f"{(y1 - y0, nx)}; the file would be wrong, correct the plane's dtype or shape"
             )
-        file.write(_big_endian(block).data)
-    file.write(b"\0" * (plane.nbytes - ny * nx * dtype.itemsize))
+        image.put(block, y0)
 
 
 def _big_endian(block: NDArray[Any]) -> NDArray[Any]:

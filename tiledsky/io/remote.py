@@ -11,12 +11,13 @@ import hashlib
 import os
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import zarr
-
 from tiledsky.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    import zarr
 
 #: How addresses begin.
 SCHEMES = ("s3", "gs", "az", "https", "http")
@@ -97,6 +98,7 @@ def open_node(url: str) -> zarr.Array[Any] | zarr.Group:
     RunError
         The store does not answer.
     """
+    import zarr
     from zarr.storage import ObjectStore
 
     try:

@@ -7,27 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
-import zarr
 from astropy.io.fits import Header
 from numpy.typing import NDArray
 
-from tiledsky.errors import InputError, RunError, TiledSkyError
+from tiledsky.errors import InputError, TiledSkyError
 from tiledsky.geometry import Pair, Region
-from tiledsky.io.address import is_address, located
+from tiledsky.io.address import located
 from tiledsky.io.fetch import Fetched
 from tiledsky.io.fits import FITS_ENDINGS, FitsImage, FitsRef, open_image, split_hdu
 from tiledsky.io.fitsscan import quiet
 from tiledsky.io.regions import SUFFIXES, RegionMask, RegionRef, open_regions
-from tiledsky.io.remote import as_system, is_outage, is_url, listed_digest, unreachable
-from tiledsky.io.shards import is_plain, read_region
-from tiledsky.io.store import RUN_FOLDER, SUCCESS
-from tiledsky.io.zarrcheck import check_zarr_array, check_zarr_name, open_zarr, open_zarr_array
+from tiledsky.io.remote import as_system, is_outage, is_url, unreachable
+
+if TYPE_CHECKING:
+    import zarr
 
 #: Plane name to the role that chooses its HDU and its dtype.
 ROLES = {
@@ -39,8 +37,6 @@ ROLES = {
     "user_mask": "mask",
     "source_mask": "mask",
 }
-#: Names of the arrays of a group that an option can mean, the first that is there; of others their own name.
-_ARRAYS = {"mask": ("mask", "user_mask", "source_mask"), "user_mask": ("user_mask", "mask")}
 #: Attribute of a group with the FITS header of its science plane, as text.
 HEADER = "fits_header"
 #: Attribute (1) of an array whose bits are those of a run's mask plane.
@@ -110,8 +106,10 @@ class SourcePlane:
             if self.regions is not None:
                 now = open_regions(self.regions.path, shape=self.shape, header=self.regions.header)
                 return replace(self, regions=now, identity=now.identity)
+            from tiledsky.io.zarrsource import zarr_plane
+
             assert self.array is not None
-            return _zarr_plane(located(self.array))
+            return zarr_plane(located(self.array))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
@@ -123,6 +121,8 @@ class SourcePlane:
             return FitsReader(self.fits.open())
         if self.regions is not None:
             return self.regions.open()
+        from tiledsky.io.zarrcheck import open_zarr_array
+
         return open_zarr_array(str(self.array))
 
 
@@ -135,6 +135,10 @@ class FitsReader:
     def __getitem__(self, slices: tuple[slice, slice]) -> NDArray[Any]:
         y, x = slices
         return self.image.read(y.start, y.stop, x.start, x.stop)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.image.close()
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ class Source:
         return self.planes["science"].shape
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
     """A plane, the header that came with it, planes beside it in its group, whether its bits are those of a mask."""
 
     plane: SourcePlane
@@ -224,7 +228,7 @@ def open_source(
             continue
         if option.endswith("mask") and Path(where).suffix.lower() in SUFFIXES:
             ref = open_regions(where, shape=shape, header=header)
-            opened = _Opened(SourcePlane(None, None, shape, RegionMask.dtype.name, ref.identity, ref))
+            opened = Opened(SourcePlane(None, None, shape, RegionMask.dtype.name, ref.identity, ref))
         else:
             opened = _open_plane(where, option, None, scratch, checksum)
         name = ("source_mask" if opened.mask_bits else "user_mask") if option == "mask" else option
@@ -252,7 +256,7 @@ def _check(source: Source) -> None:
 
 def _open_plane(
     where: str | os.PathLike[str], name: str, hdu: str | int | None, scratch: Path | None, checksum: bool
-) -> _Opened:
+) -> Opened:
     path, named = split_hdu(where)
     away = is_url(where)
     if Path(where).is_dir() or (away and not path.lower().endswith(FITS_ENDINGS)):
@@ -270,7 +274,13 @@ def _open_plane(
     return opened._replace(plane=replace(opened.plane, url=path))
 
 
-def _open_fits(path: Path, hdu: str | int | None, name: str, scratch: Path | None, checksum: bool) -> _Opened:
+def _open_zarr(path: Path, name: str, inner: str | int | None) -> Opened:
+    from tiledsky.io.zarrsource import open_zarr_plane  # a third of a second, which FITS files need not wait for
+
+    return open_zarr_plane(path, name, inner)
+
+
+def _open_fits(path: Path, hdu: str | int | None, name: str, scratch: Path | None, checksum: bool) -> Opened:
     if isinstance(hdu, str) and hdu.isdecimal():
         hdu = int(hdu)
     role: Any = ROLES.get(name, "mask")
@@ -284,7 +294,7 @@ def _open_fits(path: Path, hdu: str | int | None, name: str, scratch: Path | Non
         image.close()
     else:
         _keep_open.append(image)  # its scratch copy lives as long as the image
-    return _Opened(plane, text)
+    return Opened(plane, text)
 
 
 #: Unpacked images and copies of this process: the run that reads them is driven from here.
@@ -303,81 +313,6 @@ def _ends_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _open_zarr(path: Path, name: str, inner: str | int | None) -> _Opened:
-    try:
-        return _open_zarr_node(path, name, inner)
-    except (InputError, RunError):
-        raise
-    except Exception as error:  # whatever damaged metadata make Zarr raise
-        raise InputError(f"{path}: not a Zarr store that can be read ({type(error).__name__}: {error})") from None
-
-
-def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> _Opened:
-    node = open_zarr(path)
-    if isinstance(node, zarr.Array):
-        _check_finished(path.resolve().parent)
-        return _Opened(_zarr_plane(path), str(node.attrs.get(HEADER, "")), {}, _has_mask_bits(node))
-    _check_finished(path)
-    group = node
-    wanted = (check_zarr_name(path, str(inner)),) if inner is not None else _ARRAYS.get(name, (name,))
-    found = [k for k in wanted if k in group and isinstance(group[k], zarr.Array)]
-    if not found:
-        web = str(path).startswith("http")  # the web has no lists
-        arrays = [] if web else sorted(k for k, a in group.arrays())
-        has = ", ".join(arrays) or ("others, if any" if web else "none")
-        raise InputError(f"{path}: no array {wanted[0]!r} in this group; it has {has}; name one")
-    siblings = {}
-    if name == "science" and inner is None:
-        siblings = {k: _zarr_plane(path / k) for k in ROLES if k != name and k in group}
-    array = group[found[0]]
-    bits = found[0] == "source_mask" or _has_mask_bits(array)
-    return _Opened(_zarr_plane(path / found[0]), str(group.attrs.get(HEADER, "")), siblings, bits)
-
-
-def _has_mask_bits(array: Any) -> bool:
-    return array.attrs.get(MASK_BITS) == 1
-
-
-def _check_finished(folder: Path) -> None:
-    """Refuse planes of a run that is not finished: what was not written yet would read as no source, or NaN."""
-    if (folder / RUN_FOLDER / "identity.json").is_file() and not (folder / RUN_FOLDER / SUCCESS).is_file():
-        raise InputError(f"{folder} is a run that is not finished; go on with the command that began it")
-
-
-def _zarr_plane(path: Path) -> SourcePlane:
-    array: Any = open_zarr(path)
-    if isinstance(array, zarr.Group):
-        raise InputError(f"{path}: is a Zarr group, not an array; name one of its arrays")
-    if array.ndim != 2 or array.dtype.kind not in "biuf":
-        raise InputError(
-            f"{path}: {array.ndim}-D array of {array.dtype}; an image is 2-D and of numbers, name another array"
-        )
-    if min(array.shape) < 1:
-        raise InputError(f"{path}: {array.shape[0]} x {array.shape[1]} px has no pixel; name another array")
-    check_zarr_array(path, array)
-    digest = listed_digest(str(path)) if is_address(path) else _files_digest(path)
-    identity = f"{path.resolve()} {array.shape} {array.dtype} {digest}"
-    return SourcePlane(None, str(path.resolve()), tuple(array.shape), array.dtype.newbyteorder("=").name, identity)
-
-
-def _files_digest(path: Path) -> str:
-    """Digest of the sizes and times of all files of an array: a chunk that is written anew changes it."""
-    digest = hashlib.blake2b(digest_size=16)
-    for folder, folders, files in os.walk(path):
-        folders.sort()
-        for name in sorted(files):
-            try:
-                status = os.stat(os.path.join(folder, name))
-            except OSError as error:
-                raise InputError(
-                    f"{os.path.join(folder, name)}: cannot be read ({error.strerror}); restore it"
-                ) from None
-            if not stat.S_ISREG(status.st_mode):
-                raise InputError(f"{os.path.join(folder, name)}: is a pipe or a device, not a file; remove it")
-            digest.update(f"{os.path.relpath(folder, path)}/{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
 def parse_header(text: str) -> Header:
     """Return the header kept as text by a source or a run."""
     with quiet():
@@ -387,6 +322,10 @@ def parse_header(text: str) -> Header:
 def read_plane(plane: Any, region: Region) -> NDArray[Any]:
     """Pixels of a region of a plane."""
     try:
+        if isinstance(plane, FitsReader | RegionMask):
+            return np.asarray(plane[region.slices])
+        from tiledsky.io.shards import is_plain, read_region
+
         return read_region(plane, region) if is_plain(plane) else np.asarray(plane[region.slices])
     except TiledSkyError:
         raise

@@ -19,13 +19,10 @@ from tiledsky.io.fits import Plane, write_fits
 from tiledsky.io.shards import write_object
 from tiledsky.io.source import HEADER, MASK_BITS, InputOptions, open_source, read_plane
 from tiledsky.io.store import create_plane
+from tiledsky.run.outputs import EXPORTED, fill_of, result_header
 from tiledsky.run.result import Run, open_run
 from tiledsky.simulate import Catalogue, scene_block, simulate_scene
 
-#: What `export` writes unless told otherwise.
-EXPORTED = ("background", "background_rms", "background_error", "mask", "subtracted")
-#: Card with the value that the exported sky and subtracted image have outside the coverage.
-FILL = "TSKYFILL"
 #: Tile of stores that are not runs: a multiple of common boxes and chunks.
 _TILE = 1920
 _ROWS = 256
@@ -72,18 +69,8 @@ def export(
     ]
     versions = run.provenance["versions"]
     history = [f"tiledsky {versions['tiledsky']}: recipe {run.recipe.name}, run {run.provenance['run_id']}"]
-    header = run.header
-    header.remove(FILL, ignore_missing=True)  # of an earlier run, where its export was this one's input
-    if (value := fill_of(run)) is not None:
-        header[FILL] = (value, "of sky and subtracted image outside the coverage")
+    header = result_header(run.header, fill_of(run.recipe, run.provenance["input"]))
     write_fits(out, images, header=header, history=history, overwrite=overwrite)
-
-
-def fill_of(run: Run) -> float | None:
-    """Return what the sky and the subtracted image of a run hold outside the coverage; None if nowhere, or NaN."""
-    recipe = run.recipe
-    covered = recipe.uncovered == "coverage" and "coverage" not in run.provenance["input"]
-    return None if covered or recipe.fill_value == "nan" else float(recipe.fill_value)
 
 
 class RowCount:

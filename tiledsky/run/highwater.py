@@ -20,8 +20,9 @@ _UNIT = 1 if sys.platform == "darwin" else 1024
 
 #: Freed memory that a worker keeps for its next arrays, and size up to which arrays come from it: the most of glibc.
 KEPT = 32 << 20
-#: Gives freed memory back to the system, of glibc alone.
-_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
+#: Gives freed memory back to the system; says how much of it is kept: of glibc alone.
+_TRIM, _SET = (getattr(ctypes.CDLL(None), name, None) for name in ("malloc_trim", "mallopt"))
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 #: Largest mark before it was set back, bytes; and what was done since.
 _largest, _work = 0, ""
@@ -46,6 +47,13 @@ def reset(work: str = "") -> bool:
         return False
     _largest = max(_largest, before)
     return True
+
+
+def keep_freed() -> None:
+    """Keep freed memory for the next arrays in this process, as workers do by their environment."""
+    if _SET is not None:
+        for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+            _SET(option, KEPT)
 
 
 def process_peak() -> int:

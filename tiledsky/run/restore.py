@@ -20,7 +20,8 @@ from tiledsky.io.address import located
 from tiledsky.io.fits import FitsImage, Plane, image_hdus, open_image, write_fits
 from tiledsky.io.source import FitsReader, SourcePlane, open_source
 from tiledsky.io.store import read_json
-from tiledsky.run.export import FILL, RowCount, RowProgress, fill_of
+from tiledsky.run.export import RowCount, RowProgress
+from tiledsky.run.outputs import FILL, fill_of
 from tiledsky.run.result import open_run
 
 _NAMES = ("SUBTRACTED", "BACKGROUND")
@@ -238,7 +239,7 @@ def _of_run(path: Path) -> _Parts:
         science=run.plane("science") if "science" in run.planes else array_of_input(path),
         shape=tuple(subtracted.shape),
         dtype=subtracted.dtype,
-        fill=fill_of(run),
+        fill=fill_of(run.recipe, run.provenance["input"]),
         header=run.header,
         block_rows=subtracted.chunks[0],
     )

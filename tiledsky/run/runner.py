@@ -9,18 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import tiledsky
-from tiledsky.dq import dq_bits
-from tiledsky.errors import InputError
 from tiledsky.filters import float_dtype
 from tiledsky.io.address import located
-from tiledsky.io.source import InputOptions, Source, open_source, parse_header
+from tiledsky.io.source import InputOptions, Source, open_source
 from tiledsky.io.store import write_json
-from tiledsky.planes import check_noise
 from tiledsky.recipe import Recipe
 from tiledsky.run.cluster import worker_limits
 from tiledsky.run.crew import TASK_TIMEOUT, Options
 from tiledsky.run.driver import Progress, Tasks, drive
 from tiledsky.run.forecast import check_fits, describe, fitted_plan, planes_of
+from tiledsky.run.inputs import check_planes
 from tiledsky.run.plan import Plan, identity, make_plan
 from tiledsky.run.result import Run, open_run
 from tiledsky.run.storage import RunStore, stored_plan
@@ -176,7 +174,7 @@ def planned(
     """Check recipe, input and their fit, and plan a run, wherever its store will be; arguments as of `prepare`."""
     recipe = Recipe.load(recipe).expanded()
     opened = open_source(source, **inputs)
-    bits = _check(recipe, opened)
+    bits = check_planes(recipe, opened)
     dtype = float_dtype(opened.planes["science"].dtype)
     # planes from FITS files are copied; if all are Zarr arrays they are read in place
     ingest = any(p.fits is not None for p in opened.planes.values())
@@ -187,16 +185,6 @@ def planned(
     if bits is not None:
         told["dq_bits"] = str(bits)  # they can follow from the header
     return PlannedRun(recipe, opened, plan, told)
-
-
-def _check(recipe: Recipe, source: Source) -> int | None:
-    """Check what a recipe needs of the input's planes; return the dq flags that count (None: all, or no dq plane)."""
-    check_noise(recipe, source.planes)
-    dq = source.planes.get("dq")
-    bits = None if dq is None else dq_bits(recipe.dq_flags, header=parse_header(source.header))
-    if dq is not None and bits is not None and dq.dtype.startswith("float"):
-        raise InputError(f"{dq.path}: {dq.dtype} pixels have no flags to choose from; give integers, or dq_flags 'all'")
-    return bits
 
 
 def _provenance(prepared: PreparedRun, tasks: Tasks, seconds: float, threads: int) -> dict[str, Any]:

@@ -1,0 +1,66 @@
+"""The recipe of a whole image at once, without a run: estimate."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tiledsky.cli.options import (
+    ChecksumOption,
+    CoverageOption,
+    DqOption,
+    ErrorOption,
+    HduOption,
+    MaskOption,
+    UserMaskOption,
+    WeightOption,
+    app,
+    names_of,
+)
+from tiledsky.console import reporting
+from tiledsky.io.source import InputOptions
+from tiledsky.run.direct import estimate as estimate_file
+from tiledsky.run.highwater import keep_freed, process_peak
+from tiledsky.run.outputs import EXPORTED
+
+
+@app.command()
+def estimate(
+    source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
+    recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
+    planes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(EXPORTED),
+    hdu: HduOption = None,
+    weight: WeightOption = None,
+    error: ErrorOption = None,
+    dq: DqOption = None,
+    coverage: CoverageOption = None,
+    mask: MaskOption = None,
+    user_mask: UserMaskOption = None,
+    checksum: ChecksumOption = True,
+    threads: Annotated[int | None, typer.Option(help="Default: one for each core.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
+) -> None:
+    """Estimate the sky of an image that fits in memory, FITS to FITS: no run store, no measures, nothing to resume."""
+    began = time.monotonic()
+    inputs: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
+    inputs |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
+    keep_freed()
+    with reporting() as report:
+        progress = report.tasks("estimate")
+        made = estimate_file(
+            source,
+            out,
+            recipe,
+            planes=names_of(planes),
+            threads=threads,
+            overwrite=overwrite,
+            progress=progress,
+            **inputs,
+        )
+    (ny, nx), peak = made.shape, process_peak() / 1e6
+    typer.echo(f"{out}: {ny} x {nx} px, {made.recipe}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB")
+    typer.echo(f"planes: {', '.join(made.planes)}")
