@@ -75,6 +75,24 @@ def test_fitted_skies(family, seed):
     assert 0.85 < np.sqrt(np.mean(pull**2)) < 1.15
 
 
+@pytest.mark.parametrize(("family", "seed", "bias"), [("wings", 60, 0.013), ("correlated noise", 64, 0.0015)])
+def test_skies_under_wings_and_correlated_noise(family, seed, bias):
+    """What only searches that know their reliability find, and leave alone."""
+    scene = FAMILIES[family][0](seed)
+    sky, twin = (estimate_background(scene.image, name).background for name in ("deep-sky", "complex-sky"))
+    error = sky - scene.sky
+    assert error.std() < 0.5 * (twin - scene.sky).std()
+    assert abs(error.mean()) < bias
+
+
+def test_a_sky_without_structure():
+    """Beside one value for the whole image, the best that there is."""
+    scene = FAMILIES["flat"][0](77)
+    sky = estimate_background(scene.image, "deep-sky")
+    single = scene.image[sky.mask == 0].mean()
+    assert np.sqrt(np.mean(np.square(sky.background - scene.sky))) < 1.2 * abs(single)
+
+
 def test_a_galaxy_keeps_its_light():
     scene = FAMILIES["galaxy"][0](72)
     found = figures(scene, (estimate_background(scene.image, "extended-light").background, None))
