@@ -129,6 +129,7 @@ class _Took:
 
 def _command(*words: str | Path, folder: Path, **environment: str) -> _Took:
     """Run a command to its end; what it says is shown only if it fails."""
+    os.sync()  # what the last program left to be written is not to be waited for by this one
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     with tempfile.NamedTemporaryFile("r") as facts:
         done = subprocess.run(

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 `check` found the sky not good enough, 2 wrong arguments o
 
 from __future__ import annotations
 
+import atexit
 import gc
 import shlex
 import sys
@@ -79,6 +80,8 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors are one line on standard error and an exit code."""
+    if arguments is None:  # what ends with the process need not be looked through for garbage: half a second
+        atexit.register(gc.freeze)
     _load(sys.argv[1:] if arguments is None else arguments)
     try:
         _app(arguments)
