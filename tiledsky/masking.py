@@ -21,7 +21,7 @@ from tiledsky.kernels.grow import grow_disc, grow_square, grow_tophat
 from tiledsky.overlap import Patch, map_patches
 from tiledsky.recipe import validated
 from tiledsky.steps import SigmaClip, Tier
-from tiledsky.thresholds import Thresholds, tier_thresholds
+from tiledsky.thresholds import Thresholds, search_radius, tier_thresholds
 
 _GROW: dict[str, Any] = {"disc": grow_disc, "tophat": grow_tophat, "square": grow_square}
 
@@ -41,9 +41,8 @@ def growth_radius(tier: Tier) -> int:
 
 
 def tier_radius(tier: Tier) -> int:
-    """Halo of a tier: its kernel, ``n_pixels - 1`` for the size of a source, its growth."""
-    taps = taps_of(fwhm=tier.fwhm, sigma=tier.sigma, kernel_radius=tier.kernel_radius)
-    return (0 if taps is None else taps.size // 2) + tier.n_pixels - 1 + growth_radius(tier)
+    """Halo of a tier: that of its search, and its growth."""
+    return search_radius(tier) + growth_radius(tier)
 
 
 def tiers_halo(tiers: Sequence[Tier]) -> Pair:

@@ -101,9 +101,14 @@ def threshold(tier: Tier, statistics: Statistics, found: Counts | None = None) -
     return center + (tier.n_sigma if found is None else reliable_n_sigma(tier, found)) * noise
 
 
+def search_radius(tier: Tier) -> int:
+    """Halo of the search of a tier: its kernel, and ``n_pixels - 1`` for the size of a source."""
+    return _searched(tier).halo[0] + tier.n_pixels - 1
+
+
 def ranks_halo(tiers: Sequence[Tier]) -> Pair:
     """Halo of the counts for those tiers that have a reliability."""
-    return (max((t.n_pixels - 1 + _searched(t).halo[0] for t in tiers if t.reliability is not None), default=0),) * 2
+    return (max((search_radius(t) for t in tiers if t.reliability is not None), default=0),) * 2
 
 
 def _searched(tier: Tier) -> NoiseImage:

@@ -59,6 +59,14 @@ def _across(values: Floats, weight: Floats, d: int, sums: Floats) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
+def _find(weight: Floats, mean_weight: Floats, there: NDArray[np.bool_]) -> None:
+    """Boxes that are no gaps, beside the mean weight of the boxes about each block."""
+    for y in range(there.shape[0]):
+        for x in range(there.shape[1]):
+            there[y, x] = weight[y, x] > _SHARE * between(mean_weight, y, x)
+
+
+@numba.njit(nogil=True, cache=True)
 def _spread(ladder: Floats, reach: Floats, y0: int, out: Floats) -> None:
     """Variance at cells from the maps of blocks of each d, between which it is interpolated."""
     for y in range(out.shape[0]):
@@ -93,13 +101,13 @@ def gap_variance(
     -----
     Where nothing is known across d boxes, it is what is known across fewer. Halo: that of the window and `REACH` rows.
     """
-    near = np.zeros(values.shape)
-    _spread(mean_weight[np.newaxis].repeat(2, axis=0), np.ones(values.shape), 0, near)
-    there = weight > _SHARE * near
+    there = np.zeros(values.shape, np.bool_)
+    _find(weight, mean_weight, there)
+    counted = np.where(there, weight, 0.0)
     ladder = np.zeros((_FAREST + 1, *noise.shape))
     found = np.zeros((3, *noise.shape))
     for d in range(1, _FAREST + 1):
-        _across(values, np.where(there, weight, 0.0), d, found)
+        _across(values, counted, d, found)
         squares, expected, number = (windowed(part) for part in found)
         with np.errstate(divide="ignore", invalid="ignore"):
             strays = (squares - _MARGIN * noise * expected) / number

@@ -35,6 +35,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numba
@@ -215,14 +216,6 @@ class MeshFit:
         spread = max(float(np.max(np.abs(v - self.center), initial=0.0)) for v, _ in known)
         self.constant, self.alone = spread == 0.0, sum(w.size for _, w in known) == 1
         self.floor = max((1e-12 * spread) ** 2, 1e-300)
-        self.moments, self.products = np.zeros((6, 6)), np.zeros(6)
-        for band in row_bands(self.shape):
-            basis = self._basis(band.start, band.stop)
-            values, cell_weight = self._cells(band.start, band.stop)
-            for i, one in enumerate(basis):
-                weighted = one * cell_weight
-                self.moments[i] += [np.sum(weighted * other) for other in basis]
-                self.products[i] += np.sum(weighted * values)
         self.typical = float(np.median(np.concatenate([w for _, w in known]), overwrite_input=True))
 
     def rows(self, rows: slice = slice(None)) -> LocalFit:
@@ -270,20 +263,33 @@ class MeshFit:
 
     def _whole(self, first: int, last: int) -> Iterator[tuple[int, Floats, Floats]]:
         """Degree, fit and leverage over weight in some rows, of polynomials fitted to the whole mesh."""
-        basis = self._basis(first, last)
+        basis, (moments, products) = self._basis(first, last), self._normal
         for degree in range((self.rungs.whole or 0) + 1):
             n = (degree + 1) * (degree + 2) // 2
-            matrix = self.moments[:n, :n]
+            matrix = moments[:n, :n]
             if np.linalg.cond(matrix) > _SINGULAR:
                 return
             # term by term: the order of sums in a matrix product may depend on the number of rows
-            factors, inverse = np.linalg.solve(matrix, self.products[:n]), np.linalg.inv(matrix)
+            factors, inverse = np.linalg.solve(matrix, products[:n]), np.linalg.inv(matrix)
             fit, lever = np.zeros(basis.shape[1:]), np.zeros(basis.shape[1:])
             for i in range(n):
                 fit += factors[i] * basis[i]
                 for j in range(n):
                     lever += inverse[i, j] * basis[i] * basis[j]
             yield degree, fit, lever
+
+    @cached_property
+    def _normal(self) -> tuple[Floats, Floats]:
+        """Normal equations of parabolas fitted to the whole mesh: moments, and products with the values."""
+        moments, products = np.zeros((6, 6)), np.zeros(6)
+        for band in row_bands(self.shape):
+            basis = self._basis(band.start, band.stop)
+            values, weight = self._cells(band.start, band.stop)
+            for i, one in enumerate(basis):
+                weighted = one * weight
+                moments[i] += [np.sum(weighted * other) for other in basis]
+                products[i] += np.sum(weighted * values)
+        return moments, products
 
     def _basis(self, first: int, last: int) -> Floats:
         """Monomials of rows and columns from -1 to 1, lower degrees first, in some rows, (6, rows, nbx)."""
