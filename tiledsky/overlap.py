@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -80,9 +80,9 @@ def is_dask_array(value: Any) -> bool:
 
 
 def _is_collection(value: Any) -> bool:
-    if "dask.base" not in sys.modules:
+    if "dask" not in sys.modules:
         return False
-    from dask.base import is_dask_collection
+    from dask import is_dask_collection
 
     return bool(is_dask_collection(value))
 
@@ -213,18 +213,26 @@ def blank(image: Any) -> Any:
 
 def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call ``func`` now, or lazily (`dask.delayed`) where an argument is or holds a dask collection."""
-    if "dask.base" not in sys.modules:
+    if "dask" not in sys.modules:
         return func(*args, **kwargs)
-    from dask.base import unpack_collections
-
     # of an array itself `delayed` makes all tasks anew, under other names, so that they are done twice
     args = tuple(_joined(arg) if is_dask_array(arg) else arg for arg in args)
-    collections, _ = unpack_collections(args, kwargs)
-    if collections:
+    if _holds_collection((args, kwargs)):
         from dask.delayed import delayed
 
         return delayed(func, pure=True)(*args, **kwargs)
     return func(*args, **kwargs)
+
+
+def _holds_collection(value: Any) -> bool:
+    """Whether a value is a dask collection, or one lies in its items or fields, however deep."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(map(_holds_collection, value))
+    if isinstance(value, dict):
+        return any(map(_holds_collection, value.values()))
+    if is_dataclass(value) and not isinstance(value, type):
+        return any(_holds_collection(getattr(value, field.name)) for field in fields(value))
+    return _is_collection(value)
 
 
 def _joined(array: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask.base import compute, is_dask_collection
+from dask import compute, is_dask_collection
 from numpy.typing import NDArray
 
 from tiledsky.errors import ParameterError

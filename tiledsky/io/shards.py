@@ -13,7 +13,7 @@ import struct
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,8 +24,6 @@ import zarr
 from numcodecs import blosc
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
-from zarr.core.indexing import morton_order_iter
-from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore
 
 from tiledsky.geometry import Pair, Region
@@ -33,6 +31,7 @@ from tiledsky.geometry import Pair, Region
 #: Offset and length of a chunk that was not written.
 _MISSING = 2**64 - 1
 _CRC = struct.Struct("<I")
+_checksum: Callable[[Any], int] = google_crc32c.value  # of anything that holds bytes
 #: The most that compression may add to a chunk.
 _OVERHEAD = 64
 
@@ -47,7 +46,7 @@ def is_plain(array: Any) -> bool:
     if not isinstance(array, zarr.Array) or type(array.store) is not LocalStore or array.ndim != 2:
         return False
     metadata = array.metadata
-    if not isinstance(metadata, ArrayV3Metadata) or metadata.storage_transformers:
+    if metadata.zarr_format != 3 or metadata.storage_transformers:
         return False
     if metadata.chunk_key_encoding.to_dict() != {"name": "default", "configuration": {"separator": "/"}}:
         return False
@@ -149,7 +148,7 @@ def _encoded(array: zarr.Array[Any], pixels: NDArray[Any]) -> list[bytes]:
     counts = shards[0] // height, shards[1] // width
     index = np.full((*counts, 2), _MISSING, "<u8")
     offset = 0
-    for iy, ix in morton_order_iter(counts):
+    for iy, ix in _morton_order(counts):
         part = pixels[iy * height : (iy + 1) * height, ix * width : (ix + 1) * width]
         if not part.size:
             continue
@@ -158,6 +157,15 @@ def _encoded(array: zarr.Array[Any], pixels: NDArray[Any]) -> list[bytes]:
         index[iy, ix] = offset, length
         offset += length
     return _sealed(index.tobytes(), parts)
+
+
+def _morton_order(counts: Pair) -> list[Pair]:
+    """Cells of a grid in the order in which Zarr writes the chunks of a shard: along Morton's curve, y first."""
+
+    def place(cell: Pair) -> int:
+        return sum((cell[axis] >> bit & 1) << (2 * bit + axis) for bit in range(32) for axis in (0, 1))
+
+    return sorted(np.ndindex(counts), key=place)
 
 
 def _filled(pixels: NDArray[Any], empty: NDArray[Any]) -> NDArray[Any]:
@@ -174,7 +182,7 @@ def _chunk(pixels: NDArray[Any], parts: list[bytes]) -> list[bytes]:
 
 
 def _sealed(data: bytes, parts: list[bytes]) -> list[bytes]:
-    parts += [data, _CRC.pack(google_crc32c.value(data))]
+    parts += [data, _CRC.pack(_checksum(data))]
     return parts
 
 
@@ -220,6 +228,6 @@ def _read(file: BinaryIO, offset: int, length: int, size: int, most: int) -> NDA
         raise ValueError(f"{length} bytes from byte {offset} on are no chunk of a file of {size} bytes")
     data = np.frombuffer(os.pread(file.fileno(), length, offset), np.uint8)
     body = data[: -_CRC.size]
-    if data.size != length or _CRC.unpack(data[-_CRC.size :])[0] != google_crc32c.value(body):  # type: ignore[arg-type]
+    if data.size != length or _CRC.unpack(data[-_CRC.size :].tobytes())[0] != _checksum(body):
         raise ValueError(f"stored and computed checksum of {length} bytes from byte {offset} on do not match")
     return body

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike
-from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.abc.buffer import Buffer
+from zarr.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from tiledsky.errors import InputError, RunError

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
+
+from tiledsky.kernels.llvm import call, loop, variable
 
 intrinsic: Any = numba_intrinsic  # its results are called from compiled code only, without the typing context
 
@@ -74,24 +75,21 @@ def gather_columns(
 
         addresses = ir.VectorType(element.as_pointer(), LANES)
         suffix = "f32.v16p0" if size == 4 else "f64.v16p0"
-        load = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(vector, [addresses, ir.IntType(32), mask, vector]),
-            f"llvm.masked.gather.v{LANES}{suffix}",
-        )
         source, target = pointer(0), pointer(3)
         start = builder.load(builder.bitcast(pointer(1), integers.as_pointer()), align=8)
         place = builder.bitcast(pointer(5), integers.as_pointer())
-        count = cgutils.alloca_once_value(builder, builder.load(place, align=8))
+        count = variable(builder, builder.load(place, align=8))
         # Addresses as integers: the IR builder has no vector of pointers into an array.
         step = ir.Constant(integers, [size] * LANES)
         origin = splat(builder, builder.ptrtoint(source, ir.IntType(64)))
         bases = builder.add(origin, builder.mul(start, step))
-        with cgutils.for_range(builder, arguments[2]) as loop:
-            x = builder.call(
-                load,
+        with loop(builder, arguments[2].type(0), arguments[2]) as i:
+            x = call(
+                builder,
+                f"llvm.masked.gather.v{LANES}{suffix}",
+                vector,
                 [
-                    builder.inttoptr(builder.add(bases, builder.mul(splat(builder, loop.index), step)), addresses),
+                    builder.inttoptr(builder.add(bases, builder.mul(splat(builder, i), step)), addresses),
                     ir.Constant(ir.IntType(32), size),
                     ir.Constant(mask, [1] * LANES),
                     constant(0.0),
@@ -99,7 +97,7 @@ def gather_columns(
             )
             finite = builder.fcmp_ordered("==", builder.fsub(x, x), constant(0.0))
             builder.store(builder.sub(builder.load(count), builder.sext(finite, integers)), count)
-            row = builder.mul(builder.add(arguments[4], loop.index), ir.Constant(arguments[4].type, LANES))
+            row = builder.mul(builder.add(arguments[4], i), ir.Constant(arguments[4].type, LANES))
             out = builder.bitcast(builder.gep(target, [row]), vector.as_pointer())
             builder.store(builder.select(finite, x, constant(np.inf)), out, align=size)
         builder.store(builder.load(count), place, align=8)
@@ -220,8 +218,8 @@ def _lane_sums(terms: Terms) -> Any:
             shorts = ir.VectorType(ir.IntType(32), LANES)  # row numbers: half the vectors of int64
             starts, stops = (builder.trunc(load(i, integers), shorts) for i in (3, 4))
             centres, factors = load(5, doubles), load(6, doubles)
-            totals = [cgutils.alloca_once_value(builder, constant(0.0)) for _ in range(2)]
-            with cgutils.for_range_slice(builder, arguments[1], arguments[2], ir.Constant(ir.IntType(64), 1)) as (i, _):
+            totals = [variable(builder, constant(0.0)) for _ in range(2)]
+            with loop(builder, arguments[1], arguments[2]) as i:
                 offset = builder.mul(i, ir.Constant(i.type, LANES))
                 x = builder.load(
                     builder.bitcast(builder.gep(data, [offset]), values.as_pointer()),

@@ -13,21 +13,16 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from tiledsky.kernels.lanes import LANES, Terms, intrinsic, location_terms, moment_terms, scale_terms, splat
+from tiledsky.kernels.llvm import call, loop, variable
 
 
 def _reduce(builder: Any, name: str, vector: Any, *start: Any) -> Any:
     """Reduce a vector to a scalar with LLVM's ``vector.reduce``; `name` is the operation."""
     element = vector.type.element
     kind = f"i{element.width}" if isinstance(element, ir.IntType) else ("f32" if element == ir.FloatType() else "f64")
-    function = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(element, [*(s.type for s in start), vector.type]),
-        f"llvm.vector.reduce.{name}.v{LANES}{kind}",
-    )
-    return builder.call(function, [*start, vector])
+    return call(builder, f"llvm.vector.reduce.{name}.v{LANES}{kind}", element, [*start, vector])
 
 
 def _each_vector(
@@ -36,7 +31,7 @@ def _each_vector(
     """Emit a loop over the vectors of the first n elements of an array; `visit` emits its body from value and place."""
     vector = ir.VectorType(context.get_data_type(array_type.dtype), LANES)
     data = context.make_array(array_type)(context, builder, array).data
-    with cgutils.for_range_slice(builder, n.type(0), n, n.type(LANES)) as (i, _):
+    with loop(builder, n.type(0), n, LANES) as i:
         pointer = builder.bitcast(builder.gep(data, [i]), vector.as_pointer())
         visit(builder.load(pointer, align=array_type.dtype.bitwidth // 8), pointer)
 
@@ -53,10 +48,10 @@ class _Extremes:
         return ir.Constant(self.vector, [value] * LANES)
 
     def counter(self) -> Any:
-        return cgutils.alloca_once_value(self.builder, ir.Constant(self.integers, [0] * LANES))
+        return variable(self.builder, ir.Constant(self.integers, [0] * LANES))
 
     def extreme(self, start: float) -> Any:
-        return cgutils.alloca_once_value(self.builder, self.constant(start))
+        return variable(self.builder, self.constant(start))
 
     def count(self, total: Any, condition: Any) -> None:
         b = self.builder
@@ -169,7 +164,7 @@ def _sums_between(terms: Terms) -> Any:
             def constant(value: float) -> Any:
                 return ir.Constant(doubles, [value] * LANES)
 
-            totals = [cgutils.alloca_once_value(builder, constant(0.0)) for _ in range(2)]
+            totals = [variable(builder, constant(0.0)) for _ in range(2)]
 
             def visit(x: Any, pointer: Any) -> None:
                 inside = builder.and_(builder.fcmp_ordered(">=", x, low), builder.fcmp_ordered("<=", x, high))

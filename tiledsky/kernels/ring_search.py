@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
+
+from tiledsky.kernels.llvm import loop, variable
 
 LANES = 32  # pixels searched together: one 512-bit, two 256-bit or four 128-bit registers of 16-bit codes
 TOP = 32767  # code of everything above the window of codes; 0 is everything below it, -1 is not counted
@@ -75,8 +76,8 @@ def _count_above(typing_context, codes, base, offsets, first, last, sign, pivot,
         load, _ = _rows(context, builder, kinds[8], words, _I16)
         load_state, store_state = _rows(context, builder, kinds[9], state, _I32)
         pivots = load(pivot)
-        above = cgutils.alloca_once_value(builder, ir.Constant(_I16, [0] * LANES))
-        with cgutils.for_range_slice(builder, first, last, ir.Constant(_INDEX, 1)) as (i, _count):
+        above = variable(builder, ir.Constant(_I16, [0] * LANES))
+        with loop(builder, first, last) as i:
             offset = builder.add(base, builder.load(builder.gep(offset_start, [i])))
             code = builder.load(_lane_pointer(context, builder, kinds[0], codes, offset, _I16), align=2)
             # a comparison is -1 where true
@@ -103,10 +104,10 @@ def _count_and_neighbours(typing_context, codes, base, offsets, first, last, wor
         load, store = _rows(context, builder, kinds[5], words, _I16)
         load_state, store_state = _rows(context, builder, kinds[6], state, _I32)
         pivots = load(_PIVOT)
-        above = cgutils.alloca_once_value(builder, ir.Constant(_I16, [0] * LANES))
-        nearest_below = cgutils.alloca_once_value(builder, load(_BELOW))
-        nearest_above = cgutils.alloca_once_value(builder, load(_ABOVE))
-        with cgutils.for_range_slice(builder, first, last, ir.Constant(_INDEX, 1)) as (i, _count):
+        above = variable(builder, ir.Constant(_I16, [0] * LANES))
+        nearest_below = variable(builder, load(_BELOW))
+        nearest_above = variable(builder, load(_ABOVE))
+        with loop(builder, first, last) as i:
             offset = builder.add(base, builder.load(builder.gep(offset_start, [i])))
             code = builder.load(_lane_pointer(context, builder, kinds[0], codes, offset, _I16), align=2)
             is_above = builder.sext(builder.icmp_signed(">", code, pivots), _I16)

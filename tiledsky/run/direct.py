@@ -219,7 +219,7 @@ def _write(arrays: Sequence[Any], images: Sequence[NewImage], threads: int, prog
             progress(1, 1)
         return
     import dask.array as da
-    from dask.base import compute
+    from dask import compute
     from dask.callbacks import Callback
     from dask.threaded import get
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import zarr
-from zarr.core.buffer import Buffer
+from zarr.abc.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from tiledsky.geometry import Pair, mesh_shape
