@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,31 @@ def test_array_of_a_group(group: Path) -> None:
     with pytest.raises(
         InputError, match="no array 'none' in this group; it has other, science, user_mask, weight; name"
     ):
+        open_source(group, hdu="none")
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, _socket, lambda p: p.symlink_to("/dev/zero"), lambda p: p.write_text("[" * 200_000)],
+    ids=["pipe", "socket", "device", "nested"],
+)
+@pytest.mark.parametrize("file", ["zarr.json", ".zarray", ".zgroup"])
+def test_members_of_a_group_that_are_no_arrays(group: Path, make: Any, file: str, monkeypatch: Any) -> None:
+    monkeypatch.chdir(group)  # the name of a socket has at most 107 bytes
+    shutil.rmtree("weight")
+    Path("weight").mkdir()
+    make(Path("weight") / file)
+    if make is os.mkfifo or file == "zarr.json":
+        with pytest.raises(InputError, match=r"weight/.*is no file|not a Zarr store that can be read"):
+            open_source(group)
+    shutil.move("weight", "unused")  # not asked for: it is not opened, and no array
+    assert list(open_source(group).planes) == ["science", "user_mask"]
+    with pytest.raises(InputError, match="no array 'none' in this group; it has other, science, user_mask; name one"):
         open_source(group, hdu="none")
 
 

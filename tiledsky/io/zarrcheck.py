@@ -44,8 +44,7 @@ def open_zarr(path: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
     if is_url(path):
         return open_node(os.fspath(path))
     try:
-        for name in _METADATA:
-            _check_metadata_file(Path(path) / name)
+        check_metadata_files(path)
         return zarr.open(str(path), mode="r", use_consolidated=False)
     except InputError:
         raise
@@ -62,6 +61,15 @@ def open_zarr_array(path: str | os.PathLike[str], *, chunk_bytes: int = CHUNK_BY
         raise InputError(f"{path}: is a Zarr group, not an array; name one of its arrays")
     check_zarr_array(path, node, chunk_bytes=chunk_bytes)
     return node
+
+
+def array_alone_or_named(path: Path, name: str) -> zarr.Array[Any] | None:
+    """Open an array, or that of this name in a group (None: it has none), and check it with `check_zarr_array`."""
+    node = open_zarr(path)
+    if isinstance(node, zarr.Array):
+        check_zarr_array(path, node)
+        return node
+    return open_zarr_array(path / name) if has_member(path, node, name) else None
 
 
 def check_zarr_name(path: str | os.PathLike[str], name: str) -> str:
@@ -179,6 +187,42 @@ def _chunk(path: str | os.PathLike[str], shape: Any, axes: int) -> int:
             path, f"has chunks of {tuple(shape)}", f"every one of {axes} axes needs 1 or more; repair its metadata"
         )
     return math.prod(int(n) for n in shape)
+
+
+def check_metadata_files(folder: str | os.PathLike[str]) -> None:
+    """Refuse metadata of an array or a group, in a folder, that would be waited for or that never end.
+
+    Raises
+    ------
+    InputError
+    """
+    for name in _METADATA:
+        _check_metadata_file(Path(folder) / name)
+
+
+def has_member(path: Path, group: zarr.Group, name: str) -> bool:
+    """Whether there is an array or a group of this name in a group; its metadata files are looked at before.
+
+    Raises
+    ------
+    InputError
+        See `check_metadata_files`.
+    """
+    if not is_url(path):
+        check_metadata_files(path / name)
+    return name in group
+
+
+def member_arrays(path: Path, group: zarr.Group) -> list[str]:
+    """Names of the arrays right in a group that is in a folder; what cannot be looked at is none."""
+    names = []
+    for folder in sorted(path.iterdir()):
+        try:
+            if folder.is_dir() and has_member(path, group, folder.name) and isinstance(group[folder.name], zarr.Array):
+                names.append(folder.name)
+        except Exception:  # damaged metadata raise whatever the parser meets first; another array was asked for
+            continue
+    return names
 
 
 def _check_metadata_file(path: Path) -> None:

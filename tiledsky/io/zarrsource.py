@@ -15,7 +15,7 @@ from tiledsky.io.address import is_address
 from tiledsky.io.remote import listed_digest
 from tiledsky.io.source import HEADER, MASK_BITS, ROLES, Opened, SourcePlane
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
-from tiledsky.io.zarrcheck import check_zarr_array, check_zarr_name, open_zarr
+from tiledsky.io.zarrcheck import check_zarr_array, check_zarr_name, has_member, member_arrays, open_zarr
 
 #: Names of the arrays of a group that an option can mean, the first that is there; of others their own name.
 _ARRAYS = {"mask": ("mask", "user_mask", "source_mask"), "user_mask": ("user_mask", "mask")}
@@ -45,15 +45,18 @@ def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> Opened:
     _check_finished(path)
     group = node
     wanted = (check_zarr_name(path, str(inner)),) if inner is not None else _ARRAYS.get(name, (name,))
-    found = [k for k in wanted if k in group and isinstance(group[k], zarr.Array)]
+    found = [k for k in wanted if has_member(path, group, k) and isinstance(group[k], zarr.Array)]
     if not found:
         web = str(path).startswith("http")  # the web has no lists
-        arrays = [] if web else sorted(k for k, a in group.arrays())
+        if is_address(path):
+            arrays = [] if web else sorted(k for k, a in group.arrays())
+        else:
+            arrays = member_arrays(path, group)
         has = ", ".join(arrays) or ("others, if any" if web else "none")
         raise InputError(f"{path}: no array {wanted[0]!r} in this group; it has {has}; name one")
     siblings = {}
     if name == "science" and inner is None:
-        siblings = {k: zarr_plane(path / k) for k in ROLES if k != name and k in group}
+        siblings = {k: zarr_plane(path / k) for k in ROLES if k != name and has_member(path, group, k)}
     array = group[found[0]]
     bits = found[0] == "source_mask" or _has_mask_bits(array)
     return Opened(zarr_plane(path / found[0]), str(group.attrs.get(HEADER, "")), siblings, bits)

@@ -16,7 +16,7 @@ from tiledsky.geometry import Pair, Region
 from tiledsky.io.address import located
 from tiledsky.io.source import read_plane
 from tiledsky.io.store import write_bytes
-from tiledsky.io.zarrcheck import open_zarr
+from tiledsky.io.zarrcheck import array_alone_or_named
 from tiledsky.report import curves, facts, figures, html, panels
 from tiledsky.report.colors import Shown, spread
 from tiledsky.run.result import Run, open_run
@@ -83,8 +83,7 @@ def write_comparison(
 
 
 def _true_sky(path: str | os.PathLike[str], shape: Pair) -> Any:
-    found = open_zarr(located(path))
-    sky = found if hasattr(found, "shape") else found.get("sky")
+    sky = array_alone_or_named(located(path), "sky")
     if sky is None or tuple(sky.shape) != shape:
         size = f"{shape[0]} x {shape[1]}"
         raise InputError(f"{path}: no array 'sky' of {size} px; give what simulate --truth wrote for this image")
