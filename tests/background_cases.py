@@ -47,6 +47,7 @@ def theirs(*args, **kwargs):
 def ours(*args, **kwargs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyUserWarning)
+        warnings.simplefilter("ignore", AstropyDeprecationWarning)  # objects of photutils as interpolators
         return Background2D(*args, **kwargs)
 
 

@@ -109,7 +109,7 @@ def test_lazy_values_are_checked_when_computed():
     masked = Background2D(da.ones((60, 60), chunks=20), 10, mask=np.ones((60, 60), bool))
     for bkg in (nan, masked):
         for name in NAMES:
-            with pytest.raises(InputError, match="none of the 36 boxes"):
+            with pytest.raises(InputError, match=r"All boxes contain .*36 boxes"):
                 getattr(bkg, name).compute()
 
 

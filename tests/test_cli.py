@@ -89,7 +89,10 @@ def test_image_without_a_valid_pixel(call: Call, image: Path, sky: list[object])
         hdus[0].data[...] = np.nan
     code, out, err = call("run", image, *sky, "--workers", 1)
     assert (code, out) == (3, "")
-    assert "none of the 9 boxes of 64 x 64 px has more than 10% good pixels" in err.splitlines()[-1]
+    assert (
+        "All boxes contain no more than 10% of 4096 unmasked or finite pixels (9 boxes of 64 x 64 px)"
+        in err.splitlines()[-1]
+    )
     assert "Traceback" not in err
 
 

@@ -60,7 +60,11 @@ HOMES = {
 BELOW_KERNELS = {"errors", "geometry", "kernels"}
 KERNEL_LIBRARIES = {"numpy", "scipy", "numba", "llvmlite", "tiledsky"}
 
+# Parts of libraries that their authors do not promise to keep, although no underscore says so.
+INTERNAL = {"zarr.core", "numba.core", "dask.base", "numpy.core", "distributed.comm", "astropy.io.fits.hdu"}
+
 MODULES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted(p for folder in ("tests", "deploy") for p in (PACKAGE.parent / folder).rglob("*.py"))
 
 
 def place(path: Path) -> str:
@@ -115,6 +119,17 @@ def test_kernels_know_arrays_only(path):
     foreign = {n for n in imported(path) if n.split(".")[0] not in KERNEL_LIBRARIES | standard}
     assert not foreign
     assert not {n for n in imported(path) if n.startswith("tiledsky.") and n.split(".")[1] not in BELOW_KERNELS}
+
+
+@pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=lambda p: str(p.relative_to(PACKAGE.parent)))
+def test_other_libraries_are_used_by_their_public_names(path):
+    own = {"tiledsky", "tests", "__future__", "_pytest"}
+    for name in imported(path):
+        if name.split(".")[0] not in own:
+            private = [part for part in name.split(".") if part.startswith("_") and not part.endswith("__")]
+            assert not private, f"{path.name} imports {name}, which its library may drop in any version"
+            internal = [i for i in INTERNAL if name == i or name.startswith(f"{i}.")]
+            assert not internal, f"{path.name} imports {name}: {internal[0]} may change in any version"
 
 
 def test_only_the_command_line_prints():

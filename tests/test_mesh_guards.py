@@ -144,7 +144,10 @@ def test_min_pixels():
     few = finish(levels, step(**options, min_pixels=40))
     assert np.array_equal(few.excluded, (levels[0].n_good < 40) | (levels[0].n_good <= 5))
     assert few.excluded.sum() > finish(levels, step(**options)).excluded.sum()
-    with pytest.raises(InputError, match=r"none of the 240 boxes of 10 x 10 px has more than 5% and at least 101 good"):
+    with pytest.raises(
+        InputError,
+        match=r"All boxes contain no more than 5% of 100 and of 100 unmasked or finite pixels \(240 boxes of 10 x 10",
+    ):
         finish(levels, step(**options, min_pixels=101))
 
 

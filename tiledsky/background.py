@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cached_property
 from typing import Any
 
@@ -11,16 +10,28 @@ import numpy as np
 from astropy.nddata import NDData
 from astropy.stats import SigmaClip
 from astropy.units import Quantity
-from astropy.utils.exceptions import AstropyUserWarning
+from dask import compute
 from numpy.typing import NDArray
-from photutils.background import BkgIDWInterpolator, SExtractorBackground, StdBackgroundRMS
+from photutils.background import BkgIDWInterpolator, BkgZoomInterpolator, SExtractorBackground, StdBackgroundRMS
 
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.filters import check_image, float_dtype
 from tiledsky.geometry import Pair
 from tiledsky.mesh import MeshParameters, array_box_statistics, cells_of, finish, surfaces
 from tiledsky.overlap import Patch, blank, call, map_patches
-from tiledsky.photutils_objects import box_clip, box_estimator, box_rms_estimator, surface_interpolator, unclipped
+from tiledsky.photutils_objects import (
+    INCLUSIVE,
+    box_clip,
+    box_estimator,
+    box_rms_estimator,
+    check_pixels,
+    mask_like,
+    surface_interpolator,
+    unclipped,
+    union_of,
+    warn_deprecated,
+    whole_numbers,
+)
 from tiledsky.steps import ZoomInterpolator
 from tiledsky.surface import sky_pixels
 
@@ -33,6 +44,7 @@ _PARAMETERS = (
     "sigma_clip",
     "bkg_estimator",
     "bkg_rms_estimator",
+    "n_threads",
     "interpolator",
 )
 
@@ -40,8 +52,8 @@ _PARAMETERS = (
 class Background2D:
     """Background and background rms of an image, from clipped statistics in boxes.
 
-    Takes the place of `photutils.background.Background2D` 3.0: same parameters, attributes, warnings and kinds of
-    errors. It is faster, and takes dask arrays.
+    Takes the place of `photutils.background.Background2D` 3.0 and 3.1: same parameters, attributes, warnings and kinds
+    of errors. It is faster, and takes dask arrays.
 
     Parameters
     ----------
@@ -57,9 +69,9 @@ class Background2D:
     fill_value : float
         For pixels of `coverage_mask`.
     exclude_percentile : float
-        0 to 100. A box takes part if more than ``(1 - exclude_percentile / 100) * by * bx`` of its pixels are left
-        after masks, image edge and clipping: 100 excludes only boxes without a pixel, 0 all. Excluded boxes are filled
-        from their neighbours.
+        0 to 100. A box takes part if at least ``(1 - exclude_percentile / 100) * by * bx`` of its pixels are left
+        after masks, image edge and clipping (beside photutils 3.0, as there: more than these, so that 0 excludes every
+        box); 100 excludes only boxes without a pixel. Excluded boxes are filled from their neighbours.
     filter_size : int or (int, int)
         Window of the median filter of the mesh, in boxes, odd; 1 does not filter.
     filter_threshold : float, optional
@@ -71,15 +83,20 @@ class Background2D:
         Objects of `photutils.background`, or functions ``f(boxes, axis=1)`` on boxes as rows, NaN where left out.
         Default `SExtractorBackground` and `StdBackgroundRMS`. Clipping of their own is put aside (in a copy). Objects
         of photutils with their default parameters run as compiled kernels.
+    n_threads : int
+        For a numpy image; the bits are the same for any number. Estimators of your own must bear threads.
     interpolator : optional
         `tiledsky.recipe.ZoomInterpolator` (the default) or `tiledsky.recipe.IDWInterpolator`, or photutils' objects of
-        these names. A zoom of other order or mode and any other callable are called as photutils calls them (not for
-        dask arrays): ``f(mesh, shape=, dtype=, box_size=)``.
+        these names, which photutils 4 drops. A zoom of other order or mode and any other callable are called as
+        photutils calls them (not for dask arrays): ``f(mesh, shape=, dtype=, box_size=)``.
+    bkgrms_estimator : optional
+        The name of `bkg_rms_estimator` before photutils 3.
 
     Attributes
     ----------
     box_size, filter_size : ndarray of 2 integers
-    fill_value, exclude_percentile, filter_threshold, sigma_clip, bkg_estimator, bkg_rms_estimator, interpolator
+    fill_value, exclude_percentile, filter_threshold, sigma_clip, bkg_estimator, bkg_rms_estimator, n_threads,
+    interpolator
         As given, or the default.
     coverage_mask : array of bool or None
 
@@ -87,11 +104,15 @@ class Background2D:
     ------
     ParameterError, InputError
         Both are ValueErrors: a parameter without meaning, arrays that do not fit, no pixel or no box left.
+    MaskTypeError
+        An InputError and a TypeError: a mask that is not of bool.
 
     Warns
     -----
     AstropyUserWarning
         Pixels outside the masks are not finite. Not for dask arrays: it would come late, and in a worker.
+    AstropyDeprecationWarning
+        An interpolator of photutils, `bkgrms_estimator`, `npixels_mesh` or `npixels_map` is used.
 
     Notes
     -----
@@ -103,9 +124,9 @@ class Background2D:
     image takes up to four bytes a pixel for masks, and a copy if it is not float or not in native byte order. A dask
     task holds a chunk (cut at box corners) and its masks, or the whole mesh (24 bytes a box, more while it is filled).
 
-    Against photutils 3.0: box medians, clipping and counts are the same numbers; means and deviations are summed in
-    float64 also for float32 images. IDW weights share the last place among boxes that are equally far. The keywords
-    and attributes that are deprecated there are not here; `interpolator` is not deprecated.
+    Against photutils: box medians, clipping and counts are the same numbers; means and deviations are summed in
+    float64 also for float32 images. IDW weights share the last place among boxes that are equally far. The
+    interpolators of tiledsky are not deprecated.
     """
 
     def __init__(
@@ -122,22 +143,35 @@ class Background2D:
         sigma_clip: Any = _CLIP,
         bkg_estimator: Any = None,
         bkg_rms_estimator: Any = None,
+        n_threads: int = 1,
         interpolator: Any = None,
+        bkgrms_estimator: Any = None,
     ) -> None:
         image, hidden, self._unit = _unpacked(data)
         self._shape: Pair = tuple(image.shape)
         self._has_mask = mask is not None and mask is not np.ma.nomask
-        self.coverage_mask = _mask_like(image, coverage_mask, "coverage_mask")
-        ignore = [_mask_like(image, mask, "mask"), self.coverage_mask, _mask_like(image, hidden, "mask")]
-        self.box_size = np.minimum(_pair("box_size", box_size), self._shape)
+        self.coverage_mask = mask_like(image, coverage_mask, "coverage_mask")
+        ignore = [mask_like(image, mask, "mask"), self.coverage_mask, mask_like(image, hidden, "mask")]
+        self.box_size = np.minimum(whole_numbers("box_size", box_size), self._shape)
         self.fill_value = fill_value
         if not 0 <= exclude_percentile <= 100:
             raise ParameterError(
                 f"exclude_percentile must be between 0 and 100, not {exclude_percentile}, percent of a box"
             )
         self.exclude_percentile = exclude_percentile
-        self.filter_size = _pair("filter_size", filter_size, odd=True)
+        self.filter_size = whole_numbers("filter_size", filter_size, odd=True)
         self.filter_threshold = filter_threshold
+        if isinstance(n_threads, bool) or not isinstance(n_threads, int | np.integer) or n_threads < 1:
+            raise ParameterError(f"n_threads must be a positive integer, not {n_threads!r}; 1 is one thread")
+        self.n_threads = int(n_threads)
+        if bkgrms_estimator is not None:
+            warn_deprecated("'bkgrms_estimator' was deprecated; use bkg_rms_estimator instead")
+            bkg_rms_estimator = bkgrms_estimator
+        if isinstance(interpolator, BkgZoomInterpolator | BkgIDWInterpolator):
+            warn_deprecated(
+                "an object of photutils as 'interpolator' was deprecated: photutils 4 has none; use "
+                "tiledsky.recipe.ZoomInterpolator or IDWInterpolator"
+            )
         self.sigma_clip = sigma_clip
         self.bkg_estimator = unclipped(SExtractorBackground() if bkg_estimator is None else bkg_estimator)
         self.bkg_rms_estimator = unclipped(StdBackgroundRMS() if bkg_rms_estimator is None else bkg_rms_estimator)
@@ -161,18 +195,35 @@ class Background2D:
             estimator=box_estimator(self.bkg_estimator),
             rms_estimator=box_rms_estimator(self.bkg_rms_estimator),
             interpolator=ZoomInterpolator() if native is None else native,
+            inclusive=INCLUSIVE,
         )
         self._cells = cells_of(self._shape, parameters)
-        left_out = _any_of(ignore)
+        left_out = union_of(ignore)
         if self._lazy_chunks is None:
-            _check_pixels(image, left_out)
-        statistics = array_box_statistics(image.astype(self._dtype, copy=False), left_out, parameters)
+            check_pixels(image, left_out)
+        statistics = self._computed(
+            array_box_statistics(self._banded(image.astype(self._dtype, copy=False)), left_out, parameters)
+        )
         self._mesh = call(finish, statistics, parameters)
         self._surfaces = None if native is None else call(surfaces, self._mesh, native)
 
     @property
     def _box(self) -> Pair:
         return int(self.box_size[0]), int(self.box_size[1])
+
+    def _banded(self, image: Any) -> Any:
+        """Return a numpy image as a dask array of bands of whole boxes, one a thread and more, if there are threads."""
+        if self._lazy_chunks or self.n_threads == 1:
+            return image
+        rows = -(-self._shape[0] // (4 * self.n_threads * self._box[0])) * self._box[0]
+        return da.from_array(image, chunks=(rows, -1), name=False)
+
+    def _computed(self, value: Any) -> Any:
+        """Return the value of what was made from a banded image."""
+        if self._lazy_chunks or self.n_threads == 1:
+            return value
+        (result,) = compute(value, scheduler="threads", num_workers=self.n_threads)
+        return result
 
     def _low_resolution(self, name: str, dtype: Any) -> Any:
         """Return one array of the mesh, lazily or not."""
@@ -191,14 +242,14 @@ class Background2D:
     def _pixels(self, which: int) -> Any:
         if self._surfaces is not None:
             pixels = sky_pixels(
-                self._template,
+                self._banded(self._template),
                 self._surfaces,
                 which,
                 dtype=self._dtype,
                 coverage=self.coverage_mask,
                 fill_value=self.fill_value,
             )
-            return self._in_unit(pixels)
+            return self._in_unit(self._computed(pixels))
         options: dict[str, Any] = {"shape": self._shape, "dtype": self._dtype, "box_size": self.box_size}
         if isinstance(self.interpolator, BkgIDWInterpolator):
             options |= {"mesh_yxcen": self._centres(), "mesh_nan_mask": self._mesh.excluded}
@@ -242,6 +293,18 @@ class Background2D:
     def n_pixels_mesh(self) -> Any:
         """Pixels a box that its statistics are of, (nby, nbx)."""
         return self._low_resolution("n_good", np.int64)
+
+    @property
+    def npixels_mesh(self) -> Any:
+        """`n_pixels_mesh` under its name before photutils 3."""
+        warn_deprecated("npixels_mesh was deprecated; use n_pixels_mesh instead")
+        return self.n_pixels_mesh
+
+    @property
+    def npixels_map(self) -> Any:
+        """`n_pixels_map` under its name before photutils 3."""
+        warn_deprecated("npixels_map was deprecated; use n_pixels_map instead")
+        return self.n_pixels_map
 
     @property
     def n_pixels_map(self) -> Any:
@@ -291,12 +354,11 @@ class Background2D:
 
     def _described(self) -> dict[str, Any]:
         array = f"<array; shape={self._shape}>"
-        masks = {"mask": array if self._has_mask else None}
-        masks["coverage_mask"] = None if self.coverage_mask is None else array
+        given = {"mask": self._has_mask, "coverage_mask": self.coverage_mask is not None}
         return {
             "data": array,
             "box_size": self.box_size,
-            **masks,
+            **{name: array if there else None for name, there in given.items()},
             **{name: getattr(self, name) for name in _PARAMETERS},
         }
 
@@ -329,62 +391,6 @@ def _unpacked(data: Any) -> tuple[Any, Any, Any]:
             f"data has shape {image.shape}, so there are no pixels; pass an image of known, positive shape"
         )
     return image, hidden, unit
-
-
-def _mask_like(image: Any, mask: Any, name: str) -> Any:
-    """Return the mask as bool, lazy as the image is; None for none."""
-    if mask is None or mask is np.ma.nomask:
-        return None
-    mask = mask if isinstance(mask, da.Array) else np.asarray(mask)
-    if mask.ndim != 2:
-        raise InputError(
-            f"{name} must be a 2D array, a value for every pixel, but has {mask.ndim} axes; pass one plane"
-        )
-    if mask.shape != image.shape:
-        raise InputError(
-            f"data and {name} must have the same shape, not {image.shape} and {mask.shape}; pass masks of this image"
-        )
-    if isinstance(image, da.Array):
-        lazy = mask.rechunk(image.chunks) if isinstance(mask, da.Array) else da.from_array(mask, chunks=image.chunks)
-        return lazy.astype(bool)
-    return np.asarray(mask).astype(bool, copy=False)
-
-
-def _pair(name: str, value: Any, *, odd: bool = False) -> NDArray[np.int64]:
-    """Return one or two sizes as two."""
-    sizes = np.atleast_1d(value)
-    if sizes.ndim != 1 or sizes.size not in (1, 2):
-        raise ParameterError(f"{name} must have 1 or 2 elements, not {value!r}; give one size, or (y, x)")
-    if sizes.dtype.kind not in "iu" or sizes.min() < 1:
-        raise ParameterError(f"{name} must have integer values above 0, not {value!r}; give whole pixels or boxes")
-    if odd and (sizes % 2 == 0).any():
-        raise ParameterError(
-            f"{name} must have an odd value for both axes, not {value!r}, to have a middle; add or take 1"
-        )
-    return np.broadcast_to(sizes, 2).astype(np.int64)
-
-
-def _any_of(masks: list[Any]) -> Any:
-    """Return the union of those masks that are there."""
-    union = None
-    for mask in masks:
-        if mask is not None:
-            union = mask if union is None else union | mask
-    return union
-
-
-def _check_pixels(image: NDArray[Any], left_out: NDArray[np.bool_] | None) -> None:
-    """Refuse an image without a good pixel; warn of bad ones outside the masks."""
-    bad = ~np.isfinite(image)
-    if bad.all():
-        raise InputError(
-            "Input data contains all non-finite (NaN or infinity) pixels, so there is no sky; pass other data"
-        )
-    if (bad if left_out is None else bad > left_out).any():
-        message = "Input data contains non-finite (NaN or infinity) values outside the masks; they are left out."
-        warnings.warn(message, AstropyUserWarning, stacklevel=3)
-    if left_out is not None and (bad | left_out).all():
-        raise InputError("all pixels of data are masked, so there is no sky to measure; mask less")
 
 
 def _counts(template: Patch, *, n_good: NDArray[np.int64], box: Pair) -> Patch:

@@ -28,6 +28,10 @@ class InputError(TiledSkyError, ValueError):
     exit_code = 3
 
 
+class MaskTypeError(InputError, TypeError):
+    """A mask whose values are not of bool; a TypeError too, as photutils raises it."""
+
+
 class RunError(TiledSkyError, RuntimeError):
     """A run that did not finish, or a run store that does not match what was asked."""
 

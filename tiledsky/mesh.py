@@ -75,6 +75,8 @@ class MeshParameters:
         A callable gets (pixels, ignore, box_size) and returns a copy of the pixels, NaN where ignored or clipped.
     estimator, rms_estimator : str or callable
         As `tiledsky.kernels.boxes.box_statistics` takes them.
+    inclusive : bool
+        Whether a box with just the share of bad pixels that `exclude_percentile` allows takes part; never in recipes.
     """
 
     name: str
@@ -89,6 +91,7 @@ class MeshParameters:
     min_pixels: int = 1
     grow_boxes: int = 0
     reject_sigma: float | None = None
+    inclusive: bool = False
 
 
 def kernel_clip(clip: SigmaClip | None) -> boxes.Clip | None:
@@ -166,9 +169,11 @@ def box_levels(
         All of them.
     """
     by, bx = step.box_size
+    inclusive = isinstance(step, MeshParameters) and step.inclusive
     bad = []
     for k, (background, counted) in enumerate(zip(backgrounds, counts, strict=True)):
         limit: dict[str, Any] = {"box_npixels": (by * bx) << 2 * k, "exclude_percentile": step.exclude_percentile}
+        limit["inclusive"] = inclusive
         unusable = np.empty(background.shape, bool)
         for rows in row_bands(background.shape):
             values, n_good = background[rows], counted[rows]
@@ -177,10 +182,12 @@ def box_levels(
         bad.append(unusable)
     level = grown_boxes(bad)
     if (level < 0).all():
-        few = f" and at least {step.min_pixels}" if step.min_pixels > 1 else ""
+        share = f"{100 - step.exclude_percentile:g}% of {by * bx}" + (
+            f" and of {step.min_pixels - 1}" if step.min_pixels > 1 else ""
+        )
         raise InputError(
-            f"background {step.name!r}: none of the {level.size} boxes of {by} x {bx} px has more than "
-            f"{100 - step.exclude_percentile:g}%{few} good pixels, so there is no sky to measure; raise "
+            f"background {step.name!r}: All boxes contain {'fewer' if inclusive else 'no more'} than {share} unmasked "
+            f"or finite pixels ({level.size} boxes of {by} x {bx} px), so there is no sky to measure; raise "
             "exclude_percentile, use larger boxes or mask less"
         )
     return level

@@ -1,4 +1,4 @@
-"""Objects of photutils and astropy that say how to make a background, in the terms of the kernels."""
+"""What of `tiledsky.Background2D` follows photutils: its objects in the terms of the kernels, its rules and words."""
 
 from __future__ import annotations
 
@@ -9,17 +9,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import dask.array as da
 import numpy as np
 from astropy.stats import SigmaClip
-from astropy.utils.exceptions import AstropyUserWarning
+from astropy.utils.exceptions import AstropyDeprecationWarning, AstropyUserWarning
 from numpy.typing import NDArray
+from photutils import __version__ as photutils_version
 from photutils import background as photutils
+from photutils.utils import exceptions as photutils_exceptions
 
-from tiledsky.errors import ParameterError
+from tiledsky.errors import InputError, MaskTypeError, ParameterError
 from tiledsky.geometry import Pair
 from tiledsky.kernels.boxes import Clip
 from tiledsky.steps import AnyInterpolator, IDWInterpolator, ZoomInterpolator
 
+_IS_3_1 = tuple(int(n) for n in photutils_version.split(".")[:2]) >= (3, 1)
+#: Whether a box at the limit of exclude_percentile takes part: 3.1 has it so.
+INCLUSIVE = _IS_3_1
+_NON_FINITE = "nonfinite" if _IS_3_1 else "non-finite"
+#: 3.1 has a class of its own below astropy's.
+_DeprecationWarning = getattr(photutils_exceptions, "PhotutilsDeprecationWarning", AstropyDeprecationWarning)
 _WARNING_FILTERS = threading.Lock()  # warnings.catch_warnings is not safe in threads
 _MODE = {"median_factor": 3.0, "mean_factor": 2.0}
 #: Estimators of photutils that have a kernel here, and the parameters that the kernel has.
@@ -148,3 +157,70 @@ def surface_interpolator(interpolator: Any) -> AnyInterpolator | None:
             f"interpolator={interpolator!r} cannot be called; give ZoomInterpolator or IDWInterpolator"
         )
     return None
+
+
+def whole_numbers(name: str, value: Any, *, odd: bool = False) -> NDArray[np.int64]:
+    """Return one or two sizes as two."""
+    sizes = np.atleast_1d(value)
+    if sizes.ndim != 1 or sizes.size not in (1, 2):
+        raise ParameterError(f"{name} must have 1 or 2 elements, not {value!r}; give one size, or (y, x)")
+    if sizes.dtype.kind not in "iu" or sizes.min() < 1:
+        raise ParameterError(f"{name} must have integer values above 0, not {value!r}; give whole pixels or boxes")
+    if odd and (sizes % 2 == 0).any():
+        raise ParameterError(
+            f"{name} must have an odd value for both axes, not {value!r}, to have a middle; add or take 1"
+        )
+    return np.broadcast_to(sizes, 2).astype(np.int64)
+
+
+def mask_like(image: Any, mask: Any, name: str) -> Any:
+    """Return the mask as bool, lazy as the image is; None for none."""
+    if mask is None or mask is np.ma.nomask:
+        return None
+    mask = mask if isinstance(mask, da.Array) else np.asarray(mask)
+    if mask.ndim != 2:
+        raise InputError(
+            f"{name} must be a 2D array, a value for every pixel, but has {mask.ndim} axes; pass one plane"
+        )
+    if mask.shape != image.shape:
+        raise InputError(
+            f"data and {name} must have the same shape, not {image.shape} and {mask.shape}; pass masks of this image"
+        )
+    if mask.dtype != bool:
+        raise MaskTypeError(
+            f"{name} must be a boolean array, not of {mask.dtype}, whose values could mean anything; pass {name} != 0"
+        )
+    if isinstance(image, da.Array):
+        lazy = mask.rechunk(image.chunks) if isinstance(mask, da.Array) else da.from_array(mask, chunks=image.chunks)
+        return lazy.astype(bool)
+    return np.asarray(mask).astype(bool, copy=False)
+
+
+def union_of(masks: list[Any]) -> Any:
+    """Return the union of those masks that are there."""
+    union = None
+    for mask in masks:
+        if mask is not None:
+            union = mask if union is None else union | mask
+    return union
+
+
+def check_pixels(image: NDArray[Any], left_out: NDArray[np.bool_] | None) -> None:
+    """Refuse an image without a good pixel; warn of bad ones outside the masks."""
+    bad = ~np.isfinite(image)
+    if bad.all():
+        raise InputError(
+            f"Input data contains all {_NON_FINITE} (NaN or infinity) values, so there is no sky; pass other data"
+        )
+    if (bad if left_out is None else bad > left_out).any():
+        message = f"Input data contains {_NON_FINITE} (NaN or infinity) values outside the masks; they are left out."
+        warnings.warn(message, AstropyUserWarning, stacklevel=3)
+    if left_out is not None and (bad | left_out).all():
+        raise InputError(
+            "All input pixels are masked. Cannot compute a background. There is no sky to measure; mask less"
+        )
+
+
+def warn_deprecated(message: str) -> None:
+    """Warn, where the caller of the class will see it, of what photutils drops."""
+    warnings.warn(message, _DeprecationWarning, stacklevel=3)

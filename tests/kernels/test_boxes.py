@@ -78,7 +78,9 @@ def photutils_mesh(
             bkg_estimator=LOCATION[estimator](sigma_clip=None),
             bkg_rms_estimator=SCALE[rms_estimator](sigma_clip=None),
         )
-    return BoxStatistics(result._bkg_stats, result._bkgrms_stats, result.n_pixels_mesh)
+    empty = result.n_pixels_mesh == 0  # these it has filled from their neighbours
+    background, rms = (np.where(empty, np.nan, m) for m in (result.background_mesh, result.background_rms_mesh))
+    return BoxStatistics(background, rms, result.n_pixels_mesh)
 
 
 CLIP_10 = SigmaClip(sigma=3.0, maxiters=10)

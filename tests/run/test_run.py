@@ -206,7 +206,7 @@ def test_tile_without_a_valid_pixel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", ["complex-sky", "sextractor"])
 def test_image_without_a_valid_pixel(tmp_path: Path, recipe: str) -> None:
     planes = {"science": np.full((130, 140), np.nan, np.float32)}
-    with pytest.raises(InputError, match=r"no (pixel is left|sky to measure)|none of the 9 boxes") as caught:
+    with pytest.raises(InputError, match=r"no (pixel is left|sky to measure)|All boxes contain .*9 boxes") as caught:
         run(recipe, out=tmp_path / "run.zarr", tile_size=64, **write_arrays(tmp_path, planes))
     assert "\n" not in str(caught.value)
 

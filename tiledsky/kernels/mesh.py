@@ -24,7 +24,13 @@ Floats = NDArray[Any]
 
 
 def exclude(
-    background: Floats, rms: Floats, n_good: NDArray[Any], *, box_npixels: int, exclude_percentile: float
+    background: Floats,
+    rms: Floats,
+    n_good: NDArray[Any],
+    *,
+    box_npixels: int,
+    exclude_percentile: float,
+    inclusive: bool = False,
 ) -> tuple[Floats, Floats]:
     """Set the boxes with too few good pixels to NaN.
 
@@ -38,7 +44,9 @@ def exclude(
         Pixels of a whole box, ``by * bx``; used for the partial boxes at the image's edge as well.
     exclude_percentile : float
         Largest percentage of bad pixels, 0 to 100. A box stays if ``n_good > (1 - exclude_percentile / 100) *
-        box_npixels``: 0 drops every box (as photutils 3.0 does), 100 keeps each box that has a pixel.
+        box_npixels``: 0 drops every box, 100 keeps each box that has a pixel.
+    inclusive : bool
+        Keep boxes that lie at this limit too (``>=``): 0 then keeps the boxes without a bad pixel.
 
     Returns
     -------
@@ -52,7 +60,8 @@ def exclude(
 
     Notes
     -----
-    Boundary and floating-point expression are those of `photutils.background.Background2D` 3.0.
+    The floating-point expression is that of `photutils.background.Background2D`; so is the limit, of 3.0 by default
+    and of 3.1 if inclusive.
     """
     if not 0.0 <= exclude_percentile <= 100.0:
         raise ParameterError(
@@ -64,7 +73,8 @@ def exclude(
             f"background {background.shape}, rms {rms.shape} and n_good {n_good.shape} differ in shape, so boxes "
             "cannot be matched; pass the three arrays of one mesh"
         )
-    poor = (n_good <= (1 - (exclude_percentile / 100.0)) * box_npixels) | (n_good == 0)
+    limit = (1 - (exclude_percentile / 100.0)) * box_npixels
+    poor = ((n_good < limit) if inclusive else (n_good <= limit)) | (n_good == 0)
     background, rms = background.copy(), rms.copy()
     background[poor] = np.nan
     rms[poor] = np.nan
