@@ -149,6 +149,12 @@ def _spline_matrix(cells, box):
     return basis(pixels) @ np.linalg.inv(basis(np.arange(cells)))
 
 
+def drawn_out(mesh):
+    """Mesh with whole mirror images of itself, 8 cells or more, on all sides, and how many cells come before it."""
+    before = [-(-8 // n) * n for n in mesh.shape]
+    return np.pad(mesh, [(n, n) for n in before], mode="symmetric"), before
+
+
 def spline_surface(mesh, box):
     """Pixels of the cubic spline through the cells' centres, mirrored at the outer edges."""
     return _spline_matrix(mesh.shape[0], box[0]) @ mesh @ _spline_matrix(mesh.shape[1], box[1]).T

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from photutils.background import Background2D, MedianBackground, StdBackgroundRMS
+from photutils.background import MedianBackground, StdBackgroundRMS
 from scipy import ndimage
 
+from tests.background_cases import theirs
+from tests.kernels import oracles
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.kernels.fill import fill
 from tiledsky.kernels.mesh import (
@@ -39,7 +41,7 @@ def _nanmedian(values):
 
 
 def _background2d(data, box, **options):
-    return Background2D(
+    return theirs(
         data,
         box,
         sigma_clip=None,
@@ -193,7 +195,10 @@ def test_median_filter_refuses():
 
 
 def _zoom(mesh, box):
-    return ndimage.zoom(mesh, box, order=3, mode="reflect", grid_mode=True)
+    """SciPy's zoom of the mesh drawn out by its mirror images, and cut: before 1.18 it is wrong for a few boxes."""
+    larger, (y, x) = oracles.drawn_out(mesh)
+    pixels = ndimage.zoom(larger, box, order=3, mode="reflect", grid_mode=True)
+    return pixels[y * box[0] :, x * box[1] :][: mesh.shape[0] * box[0], : mesh.shape[1] * box[1]]
 
 
 @pytest.mark.parametrize("box", [*BOXES, (50, 1), (1, 5)])
@@ -223,6 +228,14 @@ def test_spline_equals_the_background_of_photutils(box, dtype):
     assert np.mean(got != reference.background) < 1e-5 or dtype == np.float64
     assert got.min() == mesh.min()
     assert got.max() == mesh.max()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (1, 7), (5, 4), (300, 3)])
+def test_a_level_comes_out_of_the_spline_and_nothing_else(shape):
+    mesh = _mesh(shape) - 100.0
+    change = spline_coefficients(mesh + 2.0**20) - 2.0**20 - spline_coefficients(mesh)
+    np.testing.assert_allclose(change, 0.0, rtol=0, atol=8 * np.spacing(2.0**20))
+    np.testing.assert_allclose(spline_coefficients(np.full(shape, 1e6)), 1e6, rtol=1e-15)
 
 
 def test_constant_mesh_gives_its_value_exactly():

@@ -13,9 +13,9 @@ from typing import Any
 import numba
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy import ndimage
 
 from tiledsky.errors import InputError, ParameterError
+from tiledsky.kernels.prefilter import cubic_coefficients
 
 _COLUMN_BLOCK = 512  # pixels: four float64 rows of a block stay in a 32 kB cache
 
@@ -168,8 +168,8 @@ def spline_coefficients(mesh: Floats) -> NDArray[np.float64]:
     Returns
     -------
     ndarray (nby, nbx), float64
-        `scipy.ndimage.spline_filter` of order 3, mode "reflect". Every coefficient depends on every box: make them
-        once from the whole mesh, any tile then reads its part.
+        `scipy.ndimage.spline_filter` of order 3, mode "reflect", of scipy 1.18 (see `tiledsky.kernels.prefilter`).
+        Every coefficient depends on every box: make them once from the whole mesh, any tile then reads its part.
 
     Raises
     ------
@@ -181,8 +181,7 @@ def spline_coefficients(mesh: Floats) -> NDArray[np.float64]:
             f"{np.count_nonzero(~np.isfinite(mesh))} boxes of the mesh are NaN or infinite, and the spline would "
             "spread them over the whole image; fill the mesh first"
         )
-    coefficients: NDArray[np.float64] = ndimage.spline_filter(mesh, order=3, output=np.float64, mode="reflect")
-    return coefficients
+    return cubic_coefficients(mesh)
 
 
 def region_cells(region: Region, box_size: tuple[int, int], mesh_shape: tuple[int, int]) -> Region:
