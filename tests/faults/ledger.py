@@ -65,6 +65,9 @@ ROWS = (
         "a typed error that names the file, or the right pixels; in 5 s and 128 MiB"),
     Row("zarr", "Zarr metadata with changed, missing and hostile values",
         "a typed error that names the store, or pixels; in 5 s and 64 MiB"),
+    Row("others", "Another user of the machine connects to every port of a run, in the open, with other keys and with "
+        "none, looks for its keys, and prepares the folder of its workers",
+        "no answer, no code, no key; the folder is not used"),
     Row("many", "A plan of 60,000 tiles that do nothing", "submitted in a minute, a scheduler below 500 MB"),
 )  # fmt: skip
 
@@ -72,6 +75,7 @@ ROWS = (
 COUNTS = {
     "test_zarrcheck.py::test_mutated_metadata": 100,
     "test_driver.py::test_tasks_that_all_kill": 10,
+    "test_cluster.py::test_every_port_asks": 15,
     "test_memory.py::test_measured_is_below_projected[usual": 9,
     "test_memory.py::test_measured_is_below_projected[every": 39,
 }
@@ -121,6 +125,10 @@ NAMED = {
     "test_verify.py::test_write_refused": "disk",
     "test_verify.py::test_input_that_changes_while_it_is_read": "changed",
     "test_verify.py::test_input_that_goes_away": "changed",
+    "test_cluster.py::test_every_port_asks": "others",
+    "test_cluster.py::test_keys_are_seen": "others",
+    "test_cluster.py::test_dashboard_at_an_address": "others",
+    "test_cluster.py::test_folder_of_workers": "others",
     "test_cluster.py::test_two_workers": "same",
     "test_cluster.py::test_two_threads": "same",
     "test_cli.py::test_killed_scheduler": "scheduler",

@@ -142,7 +142,7 @@ def test_driver_killed_ten_times(words: list[str], tmp_path: Path, whole: Any, t
 def test_signals_at_several_moments(words: list[str], tmp_path: Path, whole: Any, tally: Tally) -> None:
     out = tmp_path / "run.zarr"
     moments = [
-        (signal.SIGTERM, "dashboard"),  # the cluster stands
+        (signal.SIGTERM, "2 workers"),  # the cluster stands
         (signal.SIGINT, 1),
         (signal.SIGTERM, 9),
         (signal.SIGHUP, 20),

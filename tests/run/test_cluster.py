@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import ssl
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
 import dask
 import psutil
@@ -17,6 +22,7 @@ from distributed.security import Security
 
 from tiledsky import Recipe, run
 from tiledsky.errors import InputError, ParameterError, RunError
+from tiledsky.run.closed import private_folder
 from tiledsky.run.cluster import check_address, local_client, parse_memory, scheduler_client
 
 from .scenes import KEEPING, assert_results, make_planes, reference, stored_bytes, write_arrays, write_fits
@@ -81,15 +87,101 @@ def test_input_that_shrinks_gives_its_tile(client: Any, tmp_path: Path, planes: 
         run("sextractor", path, tmp_path / "run.zarr", tile_size=64, client=client, progress=shrink)
 
 
-def test_nothing_listens_to_the_outside(client: Any) -> None:
+# --- other users of the machine
+
+
+def processes(client: Any) -> list[psutil.Process]:
+    """This process, its children, the workers of a client and what watches over them."""
     pids = {os.getpid(), *client.run(os.getpid).values(), *client.run(os.getpid, nanny=True).values()}
     pids |= {child.pid for child in psutil.Process().children(recursive=True)}
-    listening = [
-        c.laddr.ip for pid in pids for c in psutil.Process(pid).net_connections(kind="inet") if c.status == "LISTEN"
-    ]
-    assert len(listening) >= 4  # scheduler, dashboard, two workers
-    assert set(listening) == {"127.0.0.1"}
-    assert client.dashboard_link.startswith("http://127.0.0.1:")
+    return [psutil.Process(pid) for pid in sorted(pids)]
+
+
+def listening(client: Any) -> list[tuple[str, int]]:
+    found = [c for process in processes(client) for c in process.net_connections(kind="inet") if c.status == "LISTEN"]
+    return [tuple(c.laddr) for c in found]
+
+
+def answer(port: int, context: ssl.SSLContext | None) -> bytes:
+    """First bytes that a port says to somebody with these keys; without: to a request for a page."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
+        if context is None:
+            plain.sendall(b"GET /sitemap.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            return plain.recv(1)
+        with context.wrap_socket(plain) as talk:
+            return talk.recv(1)
+
+
+def contexts(security: Security) -> tuple[ssl.SSLContext, ssl.SSLContext, ssl.SSLContext]:
+    """Keys of a cluster; keys of others, who trust anyone; no keys."""
+    made = [who.get_connection_args("client")["ssl_context"] for who in (security, Security.temporary())]
+    made.append(ssl.create_default_context())
+    for context in made:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return made[0], made[1], made[2]
+
+
+def test_nothing_listens_to_the_outside(client: Any) -> None:
+    found = listening(client)
+    assert len(found) >= 4  # scheduler, two workers, what watches over them
+    assert {host for host, _ in found} == {"127.0.0.1"}
+    assert client.dashboard_link == ""
+
+
+def test_every_port_asks_for_the_keys_of_the_run(client: Any) -> None:
+    ours, others, none = contexts(client.security)
+    for _, port in listening(client):
+        assert answer(port, ours)
+        for context in (others, none):
+            with pytest.raises((ssl.SSLError, ConnectionError), match=r"(?i)alert|reset|EOF|closed"):
+                answer(port, context)
+        said = b""
+        with suppress(ConnectionResetError):
+            said = answer(port, None)
+        assert said == b""
+
+
+def test_keys_are_seen_by_nobody(client: Any) -> None:
+    key = client.security.get_tls_config_for_role("worker")["key"]
+    assert "PRIVATE KEY" in key
+    secret = key.splitlines()[1]
+    for process in processes(client):
+        assert secret not in " ".join(process.cmdline())
+        assert secret not in " ".join(process.environ().values())
+        for file in process.open_files():
+            assert secret.encode() not in Path(file.path).read_bytes()
+
+
+def test_dashboard_at_an_address_that_nobody_can_guess() -> None:
+    with local_client(workers=1, dashboard=True) as client:
+        link = client.dashboard_link
+        host, secret = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/([\w-]{32})/status", link).groups()  # type: ignore[union-attr]
+        for known in ("status", "info/main/workers.html", "json/counts.json", "individual-progress"):
+            with urlopen(f"{host}/{secret}/{known}", timeout=60) as page:
+                assert page.status == 200
+        others = ["", "status", "sitemap.json", "json/counts.json", "statics/css/base.css", "static/js/bokeh.min.js"]
+        others += [f"{secret[:-1]}/status", f"{secret}x/status", f"/{secret}/status", "x/status", "%00/status"]
+        for other in others:
+            with pytest.raises(HTTPError, match="404"):
+                urlopen(f"{host}/{other}", timeout=60)
+        assert listening(client).count(("127.0.0.1", int(host.rpartition(":")[2]))) == 1
+    with pytest.raises(URLError, match="refused"):
+        urlopen(link, timeout=60)
+
+
+def test_folder_of_workers_is_not_one_that_others_made(tmp_path: Path) -> None:
+    with dask.config.set({"temporary-directory": str(tmp_path)}):
+        own = private_folder()
+        assert (own.parent, own.stat().st_mode & 0o777) == (tmp_path, 0o700)
+        assert private_folder() == own
+        own.chmod(0o777)
+        assert private_folder() != own
+        own.rmdir()
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        own.symlink_to(tmp_path / "theirs")
+        other = private_folder()
+        assert (other.resolve().parent, other.stat().st_mode & 0o777) == (tmp_path, 0o700)
+        assert list((tmp_path / "theirs").iterdir()) == []
 
 
 @pytest.mark.parametrize(("name", "value"), [("OMP_NUM_THREADS", "1"), ("MALLOC_TRIM_THRESHOLD_", "33554432")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +54,7 @@ def test_names() -> None:
         ("kind = 'slurm'\nwalltime = '90'", "walltime '90' is no time; write it like 04:00:00 or 1-12:00:00"),
         ("kind = 'slurm'\nwalltime = '00:01:30'", "ends before a worker has done much; use at least 00:02:00"),
         ("kind = 'slurm'\naddress = 'tls://h:1'", "a cluster of kind slurm has no address"),
+        ("kind = 'scheduler'\ndashboard = true", "serves its dashboard or not; leave dashboard out"),
         ("kind = 'slurm'\nca = 'ca.pem'", "TLS takes all three of ca, certificate and key"),
         ("kind = ", "not valid TOML"),
     ],
@@ -169,6 +172,18 @@ def test_job_scripts(tmp_path: Path, kind: str, lines: list[str]) -> None:
     assert options["--protocol"] == "tls://"
     assert {"module load python", "export OMP_NUM_THREADS=1"} <= set(script)
     assert "export DASK_DISTRIBUTED__WORKER__MEMORY__SPILL=False" in script
+    assert "export DASK_DISTRIBUTED__WORKER__HTTP__ROUTES='[]'" in script
+    assert "--no-dashboard" in words
+
+
+def test_scratch_of_a_job_is_its_own(tmp_path: Path) -> None:
+    (own,) = [line for line in job_script(ClusterFile(kind="slurm")).splitlines() if "TEMPORARY_DIRECTORY=" in line]
+    said = f'{own}; stat -c "%a %n" "$DASK_TEMPORARY_DIRECTORY"'
+    done = subprocess.run(["bash", "-c", said], env={"TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]},
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout.startswith(f"700 {tmp_path}/")
+    given = job_script(loaded(tmp_path, FILE.format("slurm")))  # scratch = "$TMPDIR/dask"
+    assert "TEMPORARY_DIRECTORY" not in given
 
 
 def test_step_of_an_allocation() -> None:

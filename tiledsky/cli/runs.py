@@ -88,6 +88,9 @@ def run(
     memory_limit: Annotated[str | None, typer.Option(help="Of each worker (default: 2GB).")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Use this Dask scheduler (tcp://... or tls://...).")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a tcp:// scheduler on another machine.")] = False,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Serve Dask's dashboard on this machine, at a secret address.")
+    ] = False,
     task_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="Kill the worker of a task that takes longer; 0: never.")
     ] = TASK_TIMEOUT,
@@ -119,7 +122,7 @@ def run(
         if stage == FINISH and report_too:
             write_after(open_run(out))
         return
-    config = _cluster(cluster, scheduler, workers=workers, threads=threads, memory=memory_limit)
+    config = _cluster(cluster, scheduler, workers=workers, threads=threads, memory=memory_limit, dashboard=dashboard)
     with reporting(goes_on=True) as report:
         # of another scheduler the workers say themselves what they have
         limit = parse_memory(config.memory) if config.kind != "scheduler" else None
@@ -127,7 +130,7 @@ def run(
         prepared = prepare(recipe, source, out, tile_size=tile_size, **planes, **limits)
         prepared.check(restart=restart)
         with cluster_client(config, insecure=insecure) as client, reported(performance_report):
-            report.line(f"dashboard {client.dashboard_link}")
+            report.line(_connected(config, client))
             result = prepared.execute(
                 client=client,
                 restart=restart,
@@ -146,14 +149,23 @@ def run(
         write_after(result)
 
 
-def _cluster(cluster: str, scheduler: str | None, **sizes: Any) -> ClusterFile:
+def _connected(config: ClusterFile, client: Any) -> str:
+    """Say what a run works on, and who else can get at it."""
+    workers = f"{len(client.scheduler_info(n_workers=-1)['workers'])} workers ({config.kind})"
+    if config.kind != "scheduler":
+        return f"{workers}, dashboard {client.dashboard_link}" if config.dashboard else workers
+    open_to = "" if client.scheduler.address.startswith("tls:") else ", not encrypted: whoever can connect runs code"
+    return f"{workers} at {client.scheduler.address}{open_to}"
+
+
+def _cluster(cluster: str, scheduler: str | None, *, dashboard: bool, **sizes: Any) -> ClusterFile:
     """Return where the workers come from, by the options of the command line."""
     if scheduler is None:
-        return load_cluster(cluster).changed(**sizes)
+        return load_cluster(cluster).changed(dashboard=dashboard or None, **sizes)
     config = load_cluster(cluster)
     if config.kind not in ("local", "scheduler"):
         raise ParameterError(f"--scheduler and a cluster of kind {config.kind} do not go together; leave one out")
-    return config.changed(kind="scheduler", address=scheduler)
+    return config.changed(kind="scheduler", address=scheduler, dashboard=dashboard or None)
 
 
 @app.command("verify")

@@ -1,6 +1,7 @@
 """Dask clusters: an embedded one on this machine, or one that somebody else runs.
 
-Everything binds to loopback: a Dask scheduler runs any client's code.
+A Dask scheduler runs any client's code, and a port of loopback is open to everyone who is logged in: the embedded one
+talks TLS with keys made for the run, which are in memory and in pipes between its processes alone.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _CONFIG = {
     "distributed.deploy.lost-worker-timeout": "1000 days",
     # no record of every transition: it takes more room than the tasks
     "distributed.admin.low-level-log-length": 1000,
+    # web servers of workers that a script starts
+    "distributed.worker.http.routes": [],
 }
 #: Settings of Dask that a client needs for TLS, and the fields of its ``Security`` that they end up in.
 _TLS = {"ca-file": "tls_ca_file", "client.cert": "tls_client_cert", "client.key": "tls_client_key"}
@@ -65,7 +68,7 @@ def parse_memory(text: str) -> int:
 
 
 def worker_environment() -> dict[str, str]:
-    """Return the variables that workers started by a script need: threads of libraries, memory, no spilling."""
+    """Return the variables that workers started by a script need: threads of libraries, memory, no pages."""
     settings = {name: value for name, value in _CONFIG.items() if name.startswith("distributed.worker.")}
     names = {f"DASK_{name.upper().replace('.', '__').replace('-', '_')}": value for name, value in settings.items()}
     return {**_ENVIRONMENT, **{name: str(value) for name, value in names.items()}}
@@ -79,18 +82,24 @@ def worker_limits(client: Any) -> tuple[int | None, int]:
 
 
 @contextmanager
-def local_client(*, workers: int = 2, threads: int = 1, memory_limit: str = "2GB") -> Iterator[Any]:
+def local_client(
+    *, workers: int = 2, threads: int = 1, memory_limit: str = "2GB", dashboard: bool = False
+) -> Iterator[Any]:
     """Start a cluster of ``workers`` processes with ``threads`` threads each on this machine, and connect to it.
 
-    The dashboard is at a free port of 127.0.0.1.
+    No other user of the machine can connect. With ``dashboard``, that of Dask is at a secret address of 127.0.0.1, the
+    client's ``dashboard_link``.
     """
     if workers < 1 or threads < 1:
         raise ParameterError(f"{workers} workers with {threads} threads do no work; use at least one of each")
     from distributed import Client, LocalCluster
+    from distributed.security import Security
+
+    from tiledsky.run.closed import NO_DASHBOARD, NO_PAGES, ClosedNanny, pages_closed, private_folder
 
     memory = parse_memory(memory_limit)
     environment = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in _ENVIRONMENT.items()}
-    with dask.config.set({**_CONFIG, **environment}), ExitStack() as stack:
+    with dask.config.set({**_CONFIG, **NO_PAGES, **environment}), ExitStack() as stack:
         with held():
             cluster = _started(
                 LocalCluster,
@@ -98,10 +107,14 @@ def local_client(*, workers: int = 2, threads: int = 1, memory_limit: str = "2GB
                 threads_per_worker=threads,
                 memory_limit=memory,
                 host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
+                security=Security.temporary(),
+                worker_class=ClosedNanny,
+                local_directory=str(private_folder()),
+                scheduler_kwargs=NO_DASHBOARD,
                 silence_logs=50,
             )
             stack.enter_context(cluster)
+            stack.enter_context(pages_closed(cluster, dashboard=dashboard))
             client = stack.enter_context(Client(cluster))
         try:
             yield client

@@ -74,6 +74,8 @@ class ClusterFile(Model):
     ca, certificate, key : str, optional
         TLS files of the client (and of jobs), relative to this file. Jobs have TLS without them too, with keys made
         for the run.
+    dashboard : bool
+        Serve Dask's dashboard, at a secret address of 127.0.0.1 that is printed. Default: no.
     wait : float
         Seconds to wait for the first worker, and for a worker after all were lost. Of a scheduler that somebody else
         runs: for it to be there too; without this key it has to be there.
@@ -98,6 +100,7 @@ class ClusterFile(Model):
     ca: str | None = None
     certificate: str | None = None
     key: str | None = None
+    dashboard: bool = False
     wait: float = Field(3600.0, gt=0)
     _root: Path = PrivateAttr(default_factory=Path.cwd)
 
@@ -120,6 +123,8 @@ class ClusterFile(Model):
             raise ValueError("TLS takes all three of ca, certificate and key; give the others too")
         if self.kind != "scheduler" and self.address is not None:
             raise ValueError(f"a cluster of kind {self.kind} has no address; use kind = 'scheduler'")
+        if self.kind == "scheduler" and self.dashboard:
+            raise ValueError("a scheduler that somebody else runs serves its dashboard or not; leave dashboard out")
         return self
 
     @property

@@ -1,8 +1,7 @@
 """Workers as jobs of a queue (SLURM, PBS, LSF, SGE), or as steps of the SLURM job that this process runs in.
 
-The scheduler is in this process. All talk TLS with keys made for the run: a port of a login node, also of loopback, is
-open to everyone who is logged in there, and a Dask scheduler runs any client's code. Jobs and steps that are lost are
-replaced, as many times as it takes.
+The scheduler is in this process. All talk TLS with keys made for the run, as on one machine (`tiledsky.run.cluster`).
+Jobs and steps that are lost are replaced, as many times as it takes.
 """
 
 from __future__ import annotations
@@ -35,6 +34,11 @@ _SETTINGS = {
     # a job whose worker is gone that long is replaced; a worker that its nanny starts anew is back before
     "distributed.deploy.lost-worker-timeout": "15s",
 }
+#: Lines of a job script: a folder for workers that other users of the machine cannot write to.
+_OWN_FOLDER = [
+    'export DASK_TEMPORARY_DIRECTORY="$(mktemp -d)"',
+    """trap 'rm -rf "$DASK_TEMPORARY_DIRECTORY"' EXIT""",
+]
 #: Seconds between looks for the first worker, and between starts of a step that ends again and again.
 _POLL, _AGAIN = 0.2, 5.0
 
@@ -57,7 +61,8 @@ def cluster_client(config: ClusterFile, *, insecure: bool = False) -> Iterator[A
         No worker comes, a queue does not take the job, a scheduler does not answer.
     """
     if config.kind == "local":
-        made = local_client(workers=config.workers, threads=config.threads, memory_limit=config.memory)
+        sizes: dict[str, Any] = {"workers": config.workers, "threads": config.threads, "memory_limit": config.memory}
+        made = local_client(**sizes, dashboard=config.dashboard)
     elif config.kind == "scheduler":
         made = _scheduler_client(config, insecure=insecure)
     elif config.kind == "allocation":
@@ -103,14 +108,7 @@ def _security(config: ClusterFile) -> Any:
     """TLS of the config, or made for the run."""
     from distributed.security import Security
 
-    try:
-        return _given(config) or Security.temporary()
-    except ImportError:
-        raise _missing("cryptography") from None
-
-
-def _missing(name: str) -> ParameterError:
-    return ParameterError(f"clusters of jobs need {name}, which is not installed; pip install 'tiledsky[jobqueue]'")
+    return _given(config) or Security.temporary()
 
 
 def loopback() -> str:
@@ -139,7 +137,9 @@ def _queue_class(config: ClusterFile) -> Any:
     try:
         import dask_jobqueue
     except ImportError:
-        raise _missing("dask-jobqueue") from None
+        raise ParameterError(
+            "clusters of jobs need dask-jobqueue, which is not installed; pip install 'tiledsky[jobqueue]'"
+        ) from None
     names = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
     return getattr(dask_jobqueue, names[config.kind])
 
@@ -152,7 +152,9 @@ def job_script(config: ClusterFile) -> str:
 
 def _job_options(config: ClusterFile) -> dict[str, Any]:
     """Options of a job."""
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in worker_environment().items()]
+    prologue = [f"export {name}={shlex.quote(value)}" for name, value in worker_environment().items()]
+    lifetime = ["--lifetime", f"{config.lifetime}s", "--lifetime-stagger", f"{config.lifetime // 20}s"]
+    prologue += [] if config.scratch else _OWN_FOLDER
     return {
         "queue": config.queue,
         "cores": config.workers_per_job * config.threads,
@@ -163,8 +165,8 @@ def _job_options(config: ClusterFile) -> dict[str, Any]:
         "local_directory": config.scratch,
         "job_name": "tiledsky",
         "job_extra_directives": list(config.directives),
-        "job_script_prologue": [*exports, *config.setup],
-        "worker_extra_args": ["--lifetime", f"{config.lifetime}s", "--lifetime-stagger", f"{config.lifetime // 20}s"],
+        "job_script_prologue": [*prologue, *config.setup],
+        "worker_extra_args": ["--no-dashboard", *lifetime],
         "python": config.python or sys.executable,
         **_queue_options(config),
     }
@@ -213,16 +215,19 @@ def _scheduler_client(config: ClusterFile, *, insecure: bool) -> Iterator[Any]:
 def _queue_client(config: ClusterFile) -> Iterator[Any]:
     from distributed import Client
 
-    with dask.config.set(_SETTINGS), ExitStack() as stack:
+    from tiledsky.run.closed import NO_DASHBOARD, NO_PAGES, pages_closed
+
+    with dask.config.set({**_SETTINGS, **NO_PAGES}), ExitStack() as stack:
         with held():
             cluster = _queue_class(config)(
-                scheduler_options={"dashboard_address": "127.0.0.1:0"},
+                scheduler_options=NO_DASHBOARD,
                 security=_security(config),
                 shared_temp_directory=str(_logs(config)),
                 silence_logs="error",
                 **_job_options(config),
             )
             stack.enter_context(cluster)
+            stack.enter_context(pages_closed(cluster, dashboard=config.dashboard))
             client = stack.enter_context(Client(cluster))
         try:
             # scale() would never replace a job that is lost
@@ -250,19 +255,22 @@ def _allocation_client(config: ClusterFile) -> Iterator[Any]:
         raise ParameterError("kind allocation works within a SLURM job; start this command with sbatch or salloc")
     from distributed import Client, Scheduler, SpecCluster
 
+    from tiledsky.run.closed import NO_DASHBOARD, NO_PAGES, pages_closed
+
     security = _security(config)
     options = {
         "interface": _interface(config),
         "protocol": "tls://",
         "security": security,
-        "dashboard_address": "127.0.0.1:0",
+        **NO_DASHBOARD,
     }
-    with dask.config.set(_SETTINGS), ExitStack() as stack:
+    with dask.config.set({**_SETTINGS, **NO_PAGES}), ExitStack() as stack:
         with held():
             cluster = SpecCluster(
                 workers={}, scheduler={"cls": Scheduler, "options": options}, security=security, silence_logs=50
             )
             stack.enter_context(cluster)
+            stack.enter_context(pages_closed(cluster, dashboard=config.dashboard))
             client = stack.enter_context(Client(cluster))
             command = step_command(config, cluster.scheduler_address, _key_files(config, security, stack))
             stack.enter_context(_Steps(command, config))
