@@ -182,9 +182,8 @@ def box_levels(
         bad.append(unusable)
     level = grown_boxes(bad)
     if (level < 0).all():
-        share = f"{100 - step.exclude_percentile:g}% of {by * bx}" + (
-            f" and of {step.min_pixels - 1}" if step.min_pixels > 1 else ""
-        )
+        few = f" and of {step.min_pixels - 1}" if step.min_pixels > 1 else ""
+        share = f"{100 - step.exclude_percentile:g}% of {by * bx}{few}"
         raise InputError(
             f"background {step.name!r}: All boxes contain {'fewer' if inclusive else 'no more'} than {share} unmasked "
             f"or finite pixels ({level.size} boxes of {by} x {bx} px), so there is no sky to measure; raise "
