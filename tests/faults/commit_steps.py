@@ -41,8 +41,7 @@ class Sweep:
         self.prepared = prepare(KEEPING, image, self.out, tile_size=tile)
         with self.prepared.locked(restart=False):
             self.prepared.create()
-        parts = self.out, self.prepared.run_id, self.prepared.recipe, self.prepared.plan
-        self.checker = Checker(*parts)
+        self.checker = Checker(self.out, self.prepared.run_id, self.prepared.layout)
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
 
@@ -116,7 +115,7 @@ class Sweep:
         return code == expected
 
     def _right(self, objects: dict[str, tuple[int, int]]) -> bool:
-        return all((self.out / path).is_file() and size_and_crc(self.out / path) == o for path, o in objects.items())
+        return all((self.out / path).is_file() and size_and_crc(self.out, path) == o for path, o in objects.items())
 
     def finish(self) -> dict[str, Any]:
         """Finish the run: what was done is whole, and no task is left."""

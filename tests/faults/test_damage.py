@@ -200,7 +200,7 @@ def test_damage_behind_damage(image: Path, finished: Path, tmp_path: Path, whole
 def test_torn_markers(finished: Path, tmp_path: Path, tally: Tally, stage: str) -> None:
     run_id = json.loads((finished / "run/identity.json").read_text())["run_id"]
     file = finished / f"run/markers/{stage}/0.0.json"
-    markers, content = Markers(tmp_path, run_id), file.read_bytes()
+    markers, content = Markers(tmp_path, run_id, lambda stage, index: []), file.read_bytes()
     copy = tmp_path / f"run/markers/{stage}/0.0.json"
     copy.parent.mkdir(parents=True)
     true = json.loads(content)

@@ -114,12 +114,17 @@ def test_run_files(tmp_path: Path) -> None:
         store.read_json(tmp_path, "plan.json")
 
 
+def owned(stage: str, index: tuple[int, int]) -> list[str]:
+    """Objects of a task by the plan."""
+    return ["p/0", "p/1"]
+
+
 @pytest.fixture
 def committed(tmp_path: Path) -> tuple[Markers, dict[str, Any]]:
     (tmp_path / "p").mkdir()
     (tmp_path / "p/0").write_bytes(b"pixels" * 1000)
     (tmp_path / "p/1").write_bytes(b"")
-    markers = Markers(tmp_path, "run1")
+    markers = Markers(tmp_path, "run1", owned)
     return markers, markers.write("ring", (3, 4), objects=["p/0", "p/1"], seconds=1.5)
 
 
@@ -131,7 +136,7 @@ def test_marker_says_what_was_written(committed: Any, tmp_path: Path) -> None:
 
 
 def test_no_marker_for_what_is_not_there(tmp_path: Path) -> None:
-    markers = Markers(tmp_path, "run1")
+    markers = Markers(tmp_path, "run1", owned)
     with pytest.raises(RunError, match="p/7 cannot be written"):
         markers.write("ring", (0, 0), objects=["p/7"])
     assert markers.read("ring", (0, 0)) is None
@@ -154,9 +159,37 @@ def test_marker_of_another_form_is_none(committed: Any, text: str) -> None:
     assert markers.read("ring", (3, 4)) is None
 
 
+@pytest.mark.parametrize("path", ["/etc/hostname", "../p/1", "p/../p/1", "p/2"])
+def test_marker_with_objects_of_others_is_none(committed: Any, tmp_path: Path, path: str) -> None:
+    markers, marker = committed
+    (tmp_path / "p/2").write_bytes(b"")
+    changed = {**marker, "objects": [marker["objects"][0], {"path": path, "size": 0, "crc32": 0}]}
+    markers.path("ring", (3, 4)).write_text(json.dumps(store.sealed(changed)))
+    assert markers.read("ring", (3, 4)) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"objects": {}},
+        {"objects": [None]},
+        {"objects": [{"path": 1, "size": 0, "crc32": 0}]},
+        {"objects": [{"path": "p/0", "size": True, "crc32": 0}]},
+        {"cpu_seconds": "1"},
+        {"peak_memory": None},
+        {"task_peak": [1]},
+        {"status": 1},
+    ],
+)
+def test_marker_with_values_of_other_types_is_none(committed: Any, change: dict[str, Any]) -> None:
+    markers, marker = committed
+    markers.path("ring", (3, 4)).write_text(json.dumps(store.sealed({**marker, **change})))
+    assert markers.load("ring", (3, 4)) is None
+
+
 def test_marker_needs_its_objects_and_its_run(committed: Any, tmp_path: Path) -> None:
     markers, marker = committed
-    assert Markers(tmp_path, "run2").read("ring", (3, 4)) is None
+    assert Markers(tmp_path, "run2", owned).read("ring", (3, 4)) is None
     assert markers.read("ring", (4, 3)) is None
     assert markers.read("mask", (3, 4)) is None
     (tmp_path / "p/0").write_bytes(b"pixels" * 999)

@@ -39,11 +39,8 @@ def planes(seed: int = 3) -> dict[str, np.ndarray[Any, Any]]:
 def make(path: Path, *, seed: int = 3, measures: bool = True, result: str = "warn") -> Path:
     """Write a finished run, with all that a report speaks of."""
     header = fits.Header({"OBJECT": "<b>field</b> & more", "BUNIT": "MJy/sr"})
-    make_run(path, planes(seed), header=header)
-    provenance = json.loads((path / "run" / "provenance.json").read_text())
-    provenance |= {
+    facts: dict[str, Any] = {
         "input": {"science": "/data/<image>.fits", "weight": "/data/weight.fits"},
-        "recipe": "plain",
         "tasks": 24,
         "cpu_seconds": 3.25,
         "wall_seconds_last": 4.5,
@@ -51,7 +48,7 @@ def make(path: Path, *, seed: int = 3, measures: bool = True, result: str = "war
         "memory": {"output": {"projected": 400_000_000, "measured": 300_000_000}},
         "stage_cpu_seconds": {"output": 2.0, "ingest": 1.0},
     }
-    (path / "run" / "provenance.json").write_text(json.dumps(provenance))
+    make_run(path, planes(seed), header=header, **facts)
     if measures:
         (path / "run" / "diagnostics.json").write_text(json.dumps(diagnostics(SHAPE, seed=seed, result=result)))
     return path

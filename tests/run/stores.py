@@ -10,9 +10,10 @@ import zarr
 from astropy.io import fits
 
 from tiledsky import Recipe
-from tiledsky.io.source import HEADER, open_source
-from tiledsky.io.store import RUN_FOLDER, SUCCESS, create_plane, write_bytes, write_json
-from tiledsky.run.plan import make_plan
+from tiledsky.io.source import ROLES, open_source
+from tiledsky.io.store import RUN_FOLDER, SUCCESS, sealed, write_bytes, write_json
+from tiledsky.run.layout import Layout
+from tiledsky.run.plan import identity, make_plan, run_id
 
 PLAIN = {"name": "plain", "steps": [{"kind": "background", "name": "sky", "box_size": 8}]}
 
@@ -23,30 +24,52 @@ def make_run(
     *,
     header: fits.Header | None = None,
     recipe: dict[str, Any] | None = None,
-    tile: tuple[int, int] = (64, 64),
+    tile: int = 64,
     science: Path | None = None,
     inputs: tuple[str, ...] = ("science",),
     finished: bool = True,
+    **facts: Any,
 ) -> Path:
     """Write a run store: its planes, and the files of its run folder that reading it needs.
 
-    ``science``: Zarr array that was read in place; ``inputs``: planes that the run had.
+    ``science``: Zarr array that was read in place; ``inputs``: planes that the run had; ``facts``: of its provenance.
     """
     chosen = Recipe.from_dict(recipe or PLAIN)
     first = next(iter(planes.values()))
-    group = zarr.open_group(str(path), mode="w")
-    group.require_group(RUN_FOLDER)
-    group.attrs[HEADER] = "" if header is None else header.tostring(sep="\n", endcard=False, padding=False)
+    read = None if science is None else open_source(science).planes["science"]
+    dtypes = {name: plane.dtype.name for name, plane in planes.items() if name in ROLES}
+    dtypes = {"science": "float32", **dtypes} if read is None else {"science": read.dtype}
+    floats = [plane.dtype.name for name, plane in planes.items() if name not in ROLES and plane.dtype.kind == "f"]
+    plan = make_plan(chosen, first.shape, (floats or ["float32"])[0], tile_size=tile, ingest=science is None)
+    parts, told = Layout(chosen, plan, dtypes), {name: f"input {name}" for name in dtypes}
+    if read is not None:
+        told["science"] = read.identity
+        write_json(path, "source.json", {"science": read.to_json()})
+    for name, data in parts.zarr_files("" if header is None else header.tostring("\n", False, False)).items():
+        if "/" not in name or not name.endswith("/zarr.json") or name.removesuffix("/zarr.json") in (*planes, "run"):
+            write_bytes(path / name, data)
+    group = zarr.open_group(str(path), mode="r+")
     for name, plane in planes.items():
-        create_plane(group, name, shape=first.shape, dtype=plane.dtype, tile=tile)[...] = plane
-    plan = make_plan(chosen, first.shape, "float32", tile_size=64, ingest=science is None)
+        group[name][...] = plane  # type: ignore[index]
+    digests = identity(chosen, plan, told)
+    known = {
+        "identity": digests,
+        "run_id": run_id(digests),
+        "code": "0.0",
+        "input": told,
+        "dtypes": dtypes,
+        "files": {},
+    }
     write_json(path, "recipe.json", chosen.model_dump(mode="json"))
     write_json(path, "plan.json", plan.to_json())
-    write_json(path, "identity.json", {"run_id": path.stem})
-    if science is not None:
-        write_json(path, "source.json", {"science": open_source(science).planes["science"].to_json()})
-    versions = {"tiledsky": "0.0"}
-    write_json(path, "provenance.json", {"run_id": path.stem, "versions": versions, "input": dict.fromkeys(inputs)})
+    write_json(path, "identity.json", sealed(known))
+    made = {
+        "run_id": run_id(digests),
+        "versions": {"tiledsky": "0.0"},
+        "recipe": chosen.name,
+        "input": dict.fromkeys(inputs),
+    }
+    write_json(path, "provenance.json", sealed({**made, **facts}))
     if finished:
         write_bytes(path / RUN_FOLDER / SUCCESS, b"")
     return path

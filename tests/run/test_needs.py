@@ -19,6 +19,7 @@ from tiledsky import Recipe, run
 from tiledsky.io.store import read_json
 from tiledsky.run import stages
 from tiledsky.run.context import forget
+from tiledsky.run.layout import Layout
 from tiledsky.run.needs import Done, needed, reads
 from tiledsky.run.plan import Plan, Stage, make_plan
 from tiledsky.run.stages import execute
@@ -120,7 +121,8 @@ class Watched:
 
     def found(self, root: Path) -> set[Task]:
         """Tasks that are needed, from the module that is tested."""
-        checker = Checker(root, self.run_id, self.recipe, self.plan)
+        layout = Layout(self.recipe, self.plan, read_json(root, "identity.json")["dtypes"])
+        checker = Checker(root, self.run_id, layout)
         return {(name, index) for name, some in needed(self.recipe, self.plan, checker.done).items() for index in some}
 
 
@@ -231,6 +233,7 @@ BIG = """
 import json, resource, sys, time
 from pathlib import Path
 from tiledsky import Recipe
+from tiledsky.run.layout import Layout
 from tiledsky.run.needs import Done, needed
 from tiledsky.run.plan import make_plan
 

@@ -194,7 +194,7 @@ def test_run(tmp_path: Path, dtype: type) -> None:
         assert WCS(hdus[0].header).wcs_pix2world([[7, 9]], 0) == pytest.approx(WCS(header()).wcs_pix2world([[7, 9]], 0))
         *before, first, second = hdus[0].header["HISTORY"]
         assert before == ["made of eight exposures"]
-        assert first == f"tiledsky {tiledsky.__version__}: sky added back to run sky"
+        assert first == f"tiledsky {tiledsky.__version__}: sky added back to run {tiledsky.open_run(run).run_id}"
         assert second == f"sum in float64, rounded to {np.dtype(dtype).name}"
     assert (result.shape, result.dtype) == (SHAPE, np.dtype(dtype).name)
     assert (result.uncovered, result.nan, result.restored) == (0, 150, 150 * 170 - 150)

@@ -70,9 +70,9 @@ def test_levels_are_means_of_the_pixels(wide: Run, inputs: dict[str, str]) -> No
     for size in LEVELS:
         for name in ("science", "background", "subtracted", "residual", "mask"):
             expected = block_nanmean(pixels_of(wide, inputs, name), size)
-            stored = wide.group[f"levels/{size}/{name}"][...]
+            stored = wide.array(f"levels/{size}/{name}")[...]
             np.testing.assert_allclose(stored, expected, rtol=2e-6, atol=2e-7, err_msg=f"{name} {size}")
-    assert np.isnan(wide.group["levels/4/residual"][...]).any()
+    assert np.isnan(wide.array("levels/4/residual")[...]).any()
 
 
 @pytest.mark.parametrize("tile_size", [160, 700])
@@ -82,7 +82,7 @@ def test_levels_do_not_depend_on_tiles(wide: Run, inputs: dict[str, str], tmp_pa
     for size in LEVELS:
         for name in ("science", "background", "subtracted", "residual", "mask"):
             path = f"levels/{size}/{name}"
-            np.testing.assert_array_equal(other.group[path][...], wide.group[path][...])
+            np.testing.assert_array_equal(other.array(path)[...], wide.array(path)[...])
     assert verify(other.path) == []
 
 

@@ -48,7 +48,9 @@ def check(
 ) -> None:
     """Say how good the sky of a finished run is; exit code 1 if a check fails."""
     run = open_run(source)
-    verdict = run.diagnostics["verdict"] if recipe is None else judge(run.diagnostics, Recipe.load(recipe).checks)
+    found = run.diagnostics
+    checks = run.recipe.checks if recipe is None else Recipe.load(recipe).checks
+    verdict = judge(found, checks) if recipe is not None or not found.get("verdict") else found["verdict"]
     if as_json:
         typer.echo(json.dumps(verdict, indent=1))
     else:

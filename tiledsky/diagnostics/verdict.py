@@ -28,7 +28,7 @@ def judge(diagnostics: dict[str, Any], checks: Checks | None = None) -> dict[str
         measure, unit, value_of = _CHECKS[name]
         try:
             found = value_of(diagnostics)
-        except (KeyError, TypeError, ZeroDivisionError):  # a measure that is not there, or null
+        except (LookupError, TypeError, ValueError, ArithmeticError, StopIteration):  # not there, or null
             found = None
         if found is not None and found[0] is None:
             found = None

@@ -14,7 +14,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +27,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore
 
 from tiledsky.geometry import Pair, Region
+from tiledsky.io.inside import inside, open_inside
 
 #: Offset and length of a chunk that was not written.
 _MISSING = 2**64 - 1
@@ -36,6 +37,31 @@ _checksum: Callable[[Any], int] = google_crc32c.value  # of anything that holds 
 _OVERHEAD = 64
 
 
+class StoreFolder(LocalStore):
+    """Folder of a run store as Zarr reads it: no link in it is followed, and nothing but files is opened."""
+
+    def _look(self, key: str) -> None:
+        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            open_inside(self.root, key).close()
+
+    async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
+        """Return an object, or None."""
+        self._look(key)
+        return await super().get(key, *arguments, **options)
+
+    def get_sync(self, key: str, *arguments: Any, **options: Any) -> Any:
+        """Return an object, or None."""
+        self._look(key)
+        return super().get_sync(key, *arguments, **options)
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
+        """Return parts of objects."""
+        ranges = list(key_ranges)
+        for key, _ in ranges:
+            self._look(key)
+        return await super().get_partial_values(prototype, ranges)
+
+
 def compressors(dtype: DTypeLike) -> list[Any]:
     """Codecs of a plane: fast compression, then a checksum (zstd or lz4 alone let most flipped bits through)."""
     return [BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize), Crc32cCodec()]
@@ -43,15 +69,19 @@ def compressors(dtype: DTypeLike) -> list[Any]:
 
 def is_plain(array: Any) -> bool:
     """Whether an array is stored as `tiledsky.io.store.create_plane` does it, in a folder of this machine."""
-    if not isinstance(array, zarr.Array) or type(array.store) is not LocalStore or array.ndim != 2:
-        return False
+    here = isinstance(array, zarr.Array) and type(array.store) in (LocalStore, StoreFolder)
+    return here and sys.byteorder == "little" and is_made_here(array)
+
+
+def is_made_here(array: zarr.Array[Any]) -> bool:
+    """Whether the metadata of an array are as `tiledsky.io.store.create_plane` makes them, wherever it is stored."""
     metadata = array.metadata
-    if metadata.zarr_format != 3 or metadata.storage_transformers:
+    if metadata.zarr_format != 3 or metadata.storage_transformers or array.ndim != 2:
         return False
     if metadata.chunk_key_encoding.to_dict() != {"name": "default", "configuration": {"separator": "/"}}:
         return False
     dtype = array.dtype
-    if dtype.kind not in "biuf" or not dtype.isnative or sys.byteorder != "little":
+    if dtype.kind not in "biuf" or not dtype.isnative:
         return False
     inner = (BytesCodec(endian="little" if dtype.itemsize > 1 else None), *compressors(dtype))
     if array.shards is None:
@@ -69,11 +99,12 @@ def write_object(array: zarr.Array[Any], region: Region, pixels: NDArray[Any]) -
         return
     with _one_thread():
         parts = _encoded(array, np.asarray(pixels, array.dtype))
-    path = _file(array, (region.y0 // size[0], region.x0 // size[1]))
+    root, key = _place(array, (region.y0 // size[0], region.x0 // size[1]))
+    path = inside(root, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{uuid.uuid4().hex}.partial")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.writelines(parts)
         temporary.replace(path)
     except Exception:
@@ -95,7 +126,7 @@ def read_region(array: zarr.Array[Any], region: Region) -> NDArray[Any]:
         for index, part in _parts(region, size):
             target = out[part.y0 - region.y0 : part.y1 - region.y0, part.x0 - region.x0 : part.x1 - region.x0]
             try:
-                file = _file(array, index).open("rb")
+                file = _opened(array, index)
             except FileNotFoundError:
                 target[...] = array.fill_value
                 continue
@@ -104,9 +135,16 @@ def read_region(array: zarr.Array[Any], region: Region) -> NDArray[Any]:
     return out
 
 
-def _file(array: zarr.Array[Any], index: Pair) -> Path:
+def _place(array: zarr.Array[Any], index: Pair) -> tuple[Path, str]:
+    """Folder of the store of an array, and the path of an object in it."""
     assert isinstance(array.store, LocalStore)
-    return array.store.root / array.path / "c" / str(index[0]) / str(index[1])
+    return array.store.root, f"{array.path}/c/{index[0]}/{index[1]}".lstrip("/")
+
+
+def _opened(array: zarr.Array[Any], index: Pair) -> BinaryIO:
+    root, key = _place(array, index)
+    # inputs may be put together of links; run stores are not
+    return open_inside(root, key) if isinstance(array.store, StoreFolder) else (root / key).open("rb")
 
 
 def _parts(region: Region, size: Pair) -> Iterator[tuple[Pair, Region]]:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from zarr.storage import MemoryStore
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Pair, Region, inner_chunk
 from tiledsky.io.address import is_address, located
+from tiledsky.io.inside import inside, open_inside, read_inside, size_inside, unforeseen, write_new
 from tiledsky.io.remote import bucket
-from tiledsky.io.shards import compressors
+from tiledsky.io.shards import StoreFolder, compressors
 
 #: Subfolder with markers, summaries and plan; everything else is Zarr.
 RUN_FOLDER = "run"
@@ -58,29 +59,37 @@ def create_plane(
     )
 
 
-def open_store(path: str | os.PathLike[str], *, mode: str = "r") -> zarr.Group:
-    """Open a Zarr group; one line of error if there is none."""
+def open_store(path: str | os.PathLike[str]) -> zarr.Group:
+    """Open the Zarr group of a run store for reading; one line of error if there is none.
+
+    What is read of it is read by `tiledsky.io.inside`: not through links. Format 3 alone: runs write no other.
+    """
     where = located(path)
     if not where.is_dir():
         raise InputError(f"{path}: no such Zarr store; give the folder that a run or ingest wrote")
     try:
-        return zarr.open_group(_as_zarr(where, mode), mode=mode)  # type: ignore[arg-type]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a Zarr group ({error}); give the folder that a run or ingest wrote") from None
+        return zarr.open_group(_as_zarr(where), mode="r", zarr_format=3, use_consolidated=False)
+    except RunError:
+        raise
+    except Exception as error:  # damaged metadata raise whatever the parser meets first
+        said = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: not a Zarr group of format 3 ({said}); give the folder that a run or ingest wrote"
+        ) from None
 
 
 def open_plane(root: Path, name: str) -> zarr.Array[Any]:
     """Open an array of a store for reading, whatever became of the rest of the store."""
-    return zarr.open_array(_as_zarr(root / name, "r"), mode="r")
+    return zarr.open_array(_as_zarr(root), path=name, mode="r", zarr_format=3)
 
 
-def _as_zarr(path: Path, mode: str) -> Any:
-    """Store of Zarr at a path or an address."""
+def _as_zarr(path: Path) -> Any:
+    """Store of Zarr at a path or an address, for reading."""
     if not is_address(path):
-        return str(path)
+        return StoreFolder(path, read_only=True)
     from zarr.storage import ObjectStore
 
-    return ObjectStore(bucket(str(path)), read_only=mode == "r")
+    return ObjectStore(bucket(str(path)), read_only=True)
 
 
 def writable(array: zarr.Array[Any]) -> zarr.Array[Any]:
@@ -140,16 +149,17 @@ def remove_objects(root: Path, paths: Iterable[str]) -> None:
     """Delete objects: a truncated shard could not be rewritten in place."""
     for path in paths:
         with writing(root / path):
-            _remove(root, root / path)
+            _remove(root, path)
 
 
-def _remove(root: Path, file: Path) -> None:
-    """Delete a file, or whatever stands in its place or in that of one of its folders."""
+def _remove(root: Path, path: str) -> None:
+    """Delete a file, or whatever stands in its place or in that of one of its folders; never through a link."""
+    file = inside(root, path)
     try:
         file.unlink(missing_ok=True)
     except NotADirectoryError:
-        inside = file.relative_to(root).parents
-        for folder in (root / name for name in reversed(inside)):
+        above = file.relative_to(root).parents
+        for folder in (root / name for name in reversed(above)):
             if folder.is_file():
                 folder.unlink(missing_ok=True)
     except (IsADirectoryError, PermissionError):
@@ -159,7 +169,10 @@ def _remove(root: Path, file: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: temporary name, sync, rename.
+    """Write a file whole or not at all: a temporary name that nobody can foretell, sync, rename.
+
+    What stands at its name is replaced, also if it is a link; of the folders above it links are followed. Files of a
+    store: `write_inside`.
 
     Raises
     ------
@@ -169,20 +182,24 @@ def write_bytes(path: Path, data: bytes) -> None:
     if is_address(path):
         path.write_bytes(data)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = unforeseen(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            write_new(temporary, data)
             temporary.replace(path)
         except OSError:
             with suppress(OSError):
                 temporary.unlink()  # on a full disk it takes the room of what could be written
             raise
         _sync_folder(path.parent)
+
+
+def write_inside(root: Path, path: str, data: bytes) -> None:
+    """Write a file of a store as `write_bytes` does, but never through a link."""
+    with writing(root / path):
+        place = inside(root, path)
+    write_bytes(place, data)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -199,7 +216,7 @@ def stands(path: Path) -> bool:
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
-    """Remove a folder and all that is in it."""
+    """Remove a folder and all that is in it; links in it are removed, not followed."""
     if is_address(path):
         path.remove_all()  # type: ignore[attr-defined]
     else:
@@ -216,7 +233,7 @@ def files_below(root: Path) -> Iterator[Path]:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file is what a killed writer left: of `write_bytes`, or of Zarr."""
+    """Whether a file is what a killed writer left: of `write_bytes`, or of an object."""
     return name.startswith(".") or name.endswith(".partial")
 
 
@@ -225,18 +242,18 @@ def describe_object(root: Path, path: str) -> dict[str, Any]:
     file = root / path
     with writing(file):
         if not is_address(file):
-            with file.open("rb") as handle:
+            with open_inside(root, path) as handle:
                 os.fsync(handle.fileno())
-        size, crc = size_and_crc(file)
+        size, crc = size_and_crc(root, path)
         if not is_address(file):
             _sync_folder(file.parent)
     return {"path": path, "size": size, "crc32": crc}
 
 
-def size_and_crc(file: Path) -> Pair:
-    """Read a file; return its size and CRC-32."""
+def size_and_crc(root: Path, path: str) -> Pair:
+    """Read a file of a store; return its size and CRC-32."""
     crc, size = 0, 0
-    with file.open("rb", buffering=0) as handle:
+    with open_inside(root, path) as handle:
         while block := handle.read(1 << 20):
             crc, size = zlib.crc32(block, crc), size + len(block)
     return size, crc
@@ -253,23 +270,51 @@ def is_sealed(data: Any) -> bool:
     return isinstance(data, dict) and "crc32" in data and sealed(data) == data
 
 
-class Markers:
-    """Done markers of the tasks of a run: one small JSON file each, under the run's id."""
+#: What a marker says of a task beside its objects, and of what type; None: not known.
+_FACTS: dict[str, tuple[type, ...]] = {
+    "cpu_seconds": (int, float),
+    "peak_memory": (int,),
+    "task_peak": (int, type(None)),
+    "status": (str,),
+}
 
-    def __init__(self, root: Path, run_id: str) -> None:
-        self.root, self.run_id = root, run_id
+
+def _is_marker(data: Any) -> bool:
+    """Whether data is a whole marker: sealed, and each of its values of the type that it has."""
+    if not is_sealed(data) or not {"run_id", "stage", "tile", "objects"} <= data.keys():
+        return False
+    if not all(isinstance(data[key], types) for key, types in _FACTS.items() if key in data):
+        return False
+    return isinstance(data["objects"], list) and all(
+        isinstance(o, dict) and isinstance(o.get("path"), str) and type(o.get("size")) is type(o.get("crc32")) is int
+        for o in data["objects"]
+    )
+
+
+class Markers:
+    """Done markers of the tasks of a run: one small JSON file each, under the run's id.
+
+    ``owned`` says which objects a task makes (stage, index), by the plan: a marker with others is none.
+    """
+
+    def __init__(self, root: Path, run_id: str, owned: Callable[[str, Pair], Iterable[str]]) -> None:
+        self.root, self.run_id, self.owned = root, run_id, owned
+
+    def name(self, stage: str, index: Pair) -> str:
+        """Path within the store of the marker of one task."""
+        return f"{RUN_FOLDER}/markers/{stage}/{index[0]}.{index[1]}.json"
 
     def path(self, stage: str, index: Pair) -> Path:
         """File of the marker of one task."""
-        return self.root / RUN_FOLDER / "markers" / stage / f"{index[0]}.{index[1]}.json"
+        return self.root / self.name(stage, index)
 
     def load(self, stage: str, index: Pair) -> dict[str, Any] | None:
         """Return the marker if it is whole and of this task of this run, whatever became of its objects. Else None."""
         try:
-            marker = json.loads(self.path(stage, index).read_bytes())
+            marker = json.loads(read_inside(self.root, self.name(stage, index)))
         except (OSError, ValueError, RecursionError):
             return None
-        if not is_sealed(marker) or not {"run_id", "stage", "tile", "objects"} <= marker.keys():
+        if not _is_marker(marker):
             return None
         mine = (marker["run_id"], marker["stage"], marker["tile"]) == (self.run_id, stage, list(index))
         return marker if mine else None
@@ -277,10 +322,10 @@ class Markers:
     def read(self, stage: str, index: Pair) -> dict[str, Any] | None:
         """Return the marker if it is valid: of this run, whole, its objects there with their sizes. Else None."""
         marker = self.load(stage, index)
-        if marker is None:
+        if marker is None or {o["path"] for o in marker["objects"]} != set(self.owned(stage, index)):
             return None
         try:
-            if all((self.root / o["path"]).stat().st_size == o["size"] for o in marker["objects"]):
+            if all(size_inside(self.root, o["path"]) == o["size"] for o in marker["objects"]):
                 return marker
         except OSError:
             return None
@@ -290,7 +335,7 @@ class Markers:
         """Remove a marker, before what it vouches for is touched; a system that fails later does not bring it back."""
         file = self.path(stage, index)
         there = stands(file)
-        remove_objects(self.root, [file.relative_to(self.root).as_posix()])
+        remove_objects(self.root, [self.name(stage, index)])
         if there and not is_address(file):
             with writing(file):
                 _sync_folder(file.parent)
@@ -299,7 +344,7 @@ class Markers:
         """Commit: sync and describe the objects, then write the marker."""
         described = [describe_object(self.root, path) for path in objects]
         marker = sealed({"run_id": self.run_id, "stage": stage, "tile": list(index), "objects": described, **facts})
-        write_bytes(self.path(stage, index), json.dumps(marker, indent=1).encode())
+        write_inside(self.root, self.name(stage, index), json.dumps(marker, indent=1).encode())
         return marker
 
 
@@ -310,7 +355,7 @@ def summary_path(stage: str, index: Pair) -> str:
 
 def write_json(root: Path, name: str, data: Any) -> None:
     """Write a JSON file of the run folder."""
-    write_bytes(root / RUN_FOLDER / name, json_bytes(data))
+    write_inside(root, f"{RUN_FOLDER}/{name}", json_bytes(data))
 
 
 def json_bytes(data: Any) -> bytes:
@@ -322,12 +367,14 @@ def read_json(root: Path, name: str) -> Any:
     """Read a JSON file of the run folder."""
     path = root / RUN_FOLDER / name
     try:
-        return json.loads(path.read_bytes())
-    except OSError:
+        return json.loads(read_inside(root, f"{RUN_FOLDER}/{name}"))
+    except FileNotFoundError:
         raise RunError(
             f"{path} is missing, so {root} is no run store or was damaged; run again with --restart"
         ) from None
-    except ValueError:
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}); run again with --restart") from None
+    except (ValueError, RecursionError):
         raise RunError(f"{path} is damaged; run again with --restart") from None
 
 

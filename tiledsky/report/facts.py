@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiledsky.io.store import RUN_FOLDER
+from tiledsky.io.store import RUN_FOLDER, stands
 from tiledsky.run.result import Run
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep
 
@@ -44,11 +43,7 @@ class StageCost:
 
 def diagnostics_of(run: Run) -> dict[str, Any]:
     """Return the measures and the verdict that a run keeps; empty where it has none."""
-    try:
-        found = json.loads((run.path / RUN_FOLDER / "diagnostics.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return run.diagnostics if stands(run.path / RUN_FOLDER / "diagnostics.json") else {}
 
 
 def verdict_of(diagnostics: dict[str, Any]) -> tuple[str, str, list[Check]]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.geometry import Pair, Region
-from tiledsky.io.store import RUN_FOLDER, write_bytes
+from tiledsky.io.inside import inside
+from tiledsky.io.store import RUN_FOLDER, write_inside
 from tiledsky.recipe import Recipe
 from tiledsky.run.attempt import FAILED, Failure
 from tiledsky.run.crew import Crew, Here, Options
@@ -142,11 +143,17 @@ class Quarantine:
 
     def __init__(self, root: Path, plan: Plan, stage: Stage, tasks: Sequence[Pair]) -> None:
         self.root, self.plan, self.stage = root, plan, stage
-        self.folder = root / RUN_FOLDER / FAILED / stage.name
+        self.within = f"{RUN_FOLDER}/{FAILED}/{stage.name}"
+        self.folder = root / self.within
         self.failed: dict[Pair, Failure] = {}
-        self.files = {file.name for file in self.folder.iterdir()} if self.folder.is_dir() else set()
-        for name in self.files - {self._name(index) for index in tasks}:
-            (self.folder / name).unlink(missing_ok=True)
+        there = {file.name for file in inside(root, f"{self.within}/").iterdir()} if self.folder.is_dir() else set()
+        # by the plan, not by what is found: nothing else in the folder is ours
+        names = {index: (self._name(index), f".{index[0]}.{index[1]}.timeout") for index in plan.grid(stage)}
+        kept = set(tasks)
+        for index, ours in names.items() if there else ():
+            for name in there.intersection(ours[index in kept :]):
+                (self.folder / name).unlink(missing_ok=True)
+        self.files = {name for index in kept for name in names[index][:1]} & there
         self._tidy()
 
     def admit(self, index: Pair, failure: Failure) -> None:
@@ -173,7 +180,7 @@ class Quarantine:
             "worker": failure.worker,
             "traceback": failure.traceback,
         }
-        write_bytes(self.folder / self._name(index), json.dumps(record, indent=1).encode())
+        write_inside(self.root, f"{self.within}/{self._name(index)}", json.dumps(record, indent=1).encode())
 
     def dismiss(self, index: Pair) -> None:
         """Forget an earlier failure of a task that is done."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.io.fits import Plane, write_fits
+from tiledsky.io.inside import unforeseen
 from tiledsky.io.shards import write_object
 from tiledsky.io.source import HEADER, MASK_BITS, InputOptions, open_source, read_plane
 from tiledsky.io.store import create_plane
@@ -95,7 +96,8 @@ def new_store(out: str | os.PathLike[str]) -> Iterator[zarr.Group]:
         raise ParameterError(f"{path} exists and is not overwritten; change the name or remove it")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; make it or change the name")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = unforeseen(path)
+    temporary.mkdir()  # which fails if anything is there
     try:
         yield zarr.open_group(str(temporary), mode="w")
         temporary.rename(path)

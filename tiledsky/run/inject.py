@@ -15,8 +15,8 @@ from tiledsky.diagnostics.injection import Injection, changes, draw, finalize, l
 from tiledsky.errors import RunError
 from tiledsky.geometry import TileGrid
 from tiledsky.io.shards import write_object
-from tiledsky.io.source import HEADER, SourcePlane, read_plane
-from tiledsky.io.store import create_plane, read_json, write_bytes, write_json
+from tiledsky.io.source import HEADER, read_plane
+from tiledsky.io.store import create_plane, write_bytes, write_json
 from tiledsky.run.result import Run
 from tiledsky.run.runner import run as run_recipe
 
@@ -57,7 +57,7 @@ def inject(
     Memory: a tile of the image and its sources; the truth is what is put in, so no simulation is needed.
     """
     injection = injection or Injection()
-    noise = before.diagnostics["image"]["noise"]
+    noise = (before.diagnostics.get("image") or {}).get("noise")
     if not noise:
         raise RunError(f"{before.path}: the noise is not known, so fluxes in units of it are not; use another run")
     sources = draw(injection, before.plan.shape)
@@ -75,12 +75,12 @@ def inject(
 
 def _copy(before: Run, path: Path, sources: NDArray[np.void]) -> None:
     """Write the planes of the input, the image with the sources, a tile at a time."""
-    planes = {name: SourcePlane.from_json(p) for name, p in read_json(before.path, "source.json").items()}
+    planes = before.store.source()
     stored = any(stage.kind == "ingest" for stage in before.plan.stages)
     opened = {name: before.plane(name) if stored else plane.open() for name, plane in planes.items()}
     output = before.plan.stage("output")
     group = zarr.open_group(str(path), mode="w")
-    group.attrs[HEADER] = str(before.group.attrs.get(HEADER, ""))
+    group.attrs[HEADER] = before.store.header
     for name, plane in opened.items():
         science = name == "science"
         dtype = before.plan.dtype if science else planes[name].dtype

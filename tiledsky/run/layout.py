@@ -16,7 +16,7 @@ from tiledsky.io.source import HEADER, MASK_BITS
 from tiledsky.io.store import RUN_FOLDER, create_plane, summary_path
 from tiledsky.mesh import level_box
 from tiledsky.recipe import Recipe
-from tiledsky.run.context import LEVEL_FOLDER, mask_plane, measured_arrays, planes_of
+from tiledsky.run.names import LEVEL_FOLDER, mask_plane, measured_arrays, planes_of
 from tiledsky.run.needs import SUMMARIES, is_scratch
 from tiledsky.run.plan import Plan, Stage
 from tiledsky.steps import BackgroundStep

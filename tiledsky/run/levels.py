@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from tiledsky.geometry import boxes_of
 from tiledsky.kernels.blocks import block_means
 from tiledsky.overlap import Patch
-from tiledsky.run.context import LEVEL_PLANES, Context, level_path
+from tiledsky.run.context import Context
+from tiledsky.run.names import LEVEL_PLANES, level_path
 from tiledsky.run.plan import Stage
 
 

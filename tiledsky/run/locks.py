@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tiledsky.io.address import is_address, may_put
-from tiledsky.io.store import RUN_FOLDER
+from tiledsky.io.inside import lock_inside
+from tiledsky.io.store import RUN_FOLDER, stands
 from tiledsky.run.leases import Warrant
 
 #: The lock of the driver.
@@ -27,7 +28,7 @@ def working(root: Path, driver: str) -> Iterator[None]:
         with may_put(Warrant(root / RUN_FOLDER / DRIVER, driver)):
             yield
         return
-    with (root / RUN_FOLDER / TASKS).open("a+") as file:  # NFS gives shared locks to those who can read
+    with lock_inside(root, f"{RUN_FOLDER}/{TASKS}") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
@@ -40,10 +41,10 @@ def wait_for_tasks(root: Path, *, seconds: float) -> bool:
     """
     if is_address(root):
         return True
-    path, end = root / RUN_FOLDER / TASKS, time.monotonic() + seconds
-    if not path.exists():
+    end = time.monotonic() + seconds
+    if not stands(root / RUN_FOLDER / TASKS):
         return True
-    with path.open("a") as file:
+    with lock_inside(root, f"{RUN_FOLDER}/{TASKS}") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

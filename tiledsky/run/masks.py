@@ -107,7 +107,7 @@ def merge_masks(
         array = copy_plane(group, "mask", masks[0].shape, "uint8", union.read, count, tile=tile)
         array.attrs[MASK_BITS] = 1
         facts = [{"path": str(r.path), "run_id": r.provenance["run_id"], "recipe": r.recipe.name} for r in opened]
-        group.attrs.update({HEADER: str(opened[0].group.attrs.get(HEADER, "")), MERGED: facts})
+        group.attrs.update({HEADER: opened[0].store.header, MERGED: facts})
     return MergedMask(Path(out), masks[0].shape, union.masked, tuple(union.of_runs))
 
 

@@ -12,7 +12,8 @@ from tiledsky.io.source import read_plane
 from tiledsky.io.store import write_json
 from tiledsky.mesh import box_statistics, level_box, maps
 from tiledsky.overlap import Patch
-from tiledsky.run.context import SURFACES, Context, Index, mask_plane, measured_folder
+from tiledsky.run.context import Context, Index
+from tiledsky.run.names import SURFACES, mask_plane, measured_folder
 from tiledsky.run.plan import Stage, measured_by
 from tiledsky.steps import BackgroundStep
 from tiledsky.surface import ceiling, error_interpolator, surface, surface_reach

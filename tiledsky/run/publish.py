@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tiledsky.errors import InputError, RunError
-from tiledsky.io.address import Address
+from tiledsky.io.address import Address, is_address
+from tiledsky.io.inside import all_files, open_inside
 from tiledsky.io.store import files_below, is_temporary
 
 
@@ -32,16 +33,18 @@ def upload(root: Path, url: str, *, last: str, told: Callable[[int, int], None] 
     Raises
     ------
     InputError, RunError
-        No address that can be written; the store does not answer, or holds something else than was sent.
+        No address that can be written; the store does not answer, or holds something else than was sent. A link, a
+        pipe or a device in the folder: nothing is sent then.
     """
     there, sent = Address(url), 0
     if not there.is_listed:
         raise InputError(f"{url}: the web takes no files; give an address of a bucket, like s3://bucket/sky.zarr")
-    names = sorted(p.relative_to(root).as_posix() for p in files_below(root))
-    names = [name for name in names if name != last and not is_temporary(Path(name).name)]
+    files = (p.relative_to(root).as_posix() for p in files_below(root)) if is_address(root) else all_files(root)
+    names = sorted(name for name in files if name != last and not is_temporary(Path(name).name))
     (there / last).unlink(missing_ok=True)
     for count, name in enumerate([*names, last]):
-        data = (root / name).read_bytes()
+        with open_inside(root, name) as file:
+            data = file.read()
         (there / name).write_bytes(data)
         if (there / name).read_bytes() != data:
             raise RunError(f"{there / name} is not what was sent; check the store, then give the command again")

@@ -16,7 +16,7 @@ from tiledsky.diagnostics.verdict import judge
 from tiledsky.diagnostics.worst import ToSky
 from tiledsky.fitted import rungs_of
 from tiledsky.geometry import Region, TileGrid
-from tiledsky.io.source import HEADER, parse_header
+from tiledsky.io.source import parse_header
 from tiledsky.io.store import write_json
 from tiledsky.overlap import Patch
 from tiledsky.run.context import Context, Index
@@ -63,7 +63,7 @@ def diagnostics_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> 
     for row in _rows(ctx, output):
         collector.add_row(row)
     source = next((name for name in ("error", "weight") if name in ctx.input), None)
-    header = parse_header(str(ctx.group.attrs.get(HEADER, "")))
+    header = parse_header(ctx.store.header)
     found = collector.finalize(tile=output.tile, source=source, to_sky=_to_sky(header), unit=header.get("BUNIT"))
     if (facts := _fit(ctx)) is not None:
         found["measures"]["fit"] = facts

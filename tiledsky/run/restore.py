@@ -18,8 +18,7 @@ from tiledsky.filters import as_float
 from tiledsky.geometry import Pair
 from tiledsky.io.address import located
 from tiledsky.io.fits import FitsImage, Plane, image_hdus, open_image, write_fits
-from tiledsky.io.source import FitsReader, SourcePlane, open_source
-from tiledsky.io.store import read_json
+from tiledsky.io.source import FitsReader
 from tiledsky.run.export import RowCount, RowProgress
 from tiledsky.run.outputs import FILL, fill_of
 from tiledsky.run.result import open_run
@@ -236,23 +235,13 @@ def _of_run(path: Path) -> _Parts:
         label=f"run {run.provenance['run_id']}",
         subtracted=subtracted,
         background=background,
-        science=run.plane("science") if "science" in run.planes else array_of_input(path),
+        science=run.plane("science") if "science" in run.planes else run.science_in_place,
         shape=tuple(subtracted.shape),
         dtype=subtracted.dtype,
         fill=fill_of(run.recipe, run.provenance["input"]),
         header=run.header,
         block_rows=subtracted.chunks[0],
     )
-
-
-def array_of_input(path: Path) -> Any:
-    """Return the science array that a run read in place; None if it is gone or has changed."""
-    plane = SourcePlane.from_json(read_json(path, "source.json")["science"])
-    try:
-        now = open_source(str(plane.array)).planes["science"]
-    except InputError:
-        return None
-    return plane.open() if now.identity == plane.identity else None
 
 
 def _of_file(path: Path, stack: ExitStack) -> _Parts:

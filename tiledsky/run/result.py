@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from tiledsky.errors import ParameterError, RunError
+from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.fitted import FITTED
+from tiledsky.geometry import Region
 from tiledsky.io.address import located
-from tiledsky.io.source import HEADER, parse_header
-from tiledsky.io.store import RUN_FOLDER, SUCCESS, open_store, read_json
+from tiledsky.io.inside import is_file_inside
+from tiledsky.io.source import open_source, parse_header, read_plane
+from tiledsky.io.store import RUN_FOLDER, stands
 from tiledsky.recipe import Recipe
+from tiledsky.run.documents import read_diagnostics, read_provenance, read_tiers
+from tiledsky.run.door import OpenStore, open_door
 from tiledsky.run.plan import Plan, measured_by
 from tiledsky.run.verify import Checker
 from tiledsky.steps import BackgroundStep
@@ -45,18 +49,22 @@ class Run:
     plan: Plan
     provenance: dict[str, Any]
     complete: bool
-    group: Any = field(repr=False)
+    store: OpenStore = field(repr=False)
 
     @property
     def planes(self) -> list[str]:
         """Names of the full-resolution planes."""
-        return sorted(name for name, _ in self.group.arrays())
+        return self.store.planes
 
     def plane(self, name: str) -> Any:
         """Return a plane as a Zarr array; slices of it are numpy arrays."""
-        if name not in self.group or not isinstance(self.group[name], zarr.Array):
+        if name not in self.planes:
             raise ParameterError(f"{self.path}: no plane {name!r}; it has {', '.join(self.planes)}")
-        return self.group[name]
+        return self.array(name)
+
+    def array(self, path: str) -> Any:
+        """Return an array of the store, a plane or another; see `tiledsky.run.door.OpenStore.array`."""
+        return self.store.array(path)
 
     def mesh(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
         """Low-resolution maps of a background step: background, rms, error, n_good, excluded, of a fitted one more.
@@ -68,21 +76,21 @@ class Run:
             raise ParameterError(f"{self.path}: step {name!r} has no mesh; name a background step")
         parts = ["background", "rms", "error", "excluded"]
         parts += FITTED if step.interpolator.kind == "local-polynomial" else ()
-        maps = {part: self.group[f"meshes/{name}/{part}"][...] for part in parts}
+        maps = {part: _whole(self.array(f"meshes/{name}/{part}")) for part in parts}
         folder = name if step.grow_boxes else f"{measured_by(self.recipe, step).name}/measured"
-        return {**maps, "n_good": self.group[f"meshes/{folder}/n_good"][...]}
+        return {**maps, "n_good": _whole(self.array(f"meshes/{folder}/n_good"))}
 
     @property
     def thresholds(self) -> dict[str, Any]:
         """Global statistics and thresholds of the mask steps, tier by tier."""
-        folder = self.path / RUN_FOLDER / "thresholds"
-        return {file.stem: read_json(self.path, f"thresholds/{file.name}") for file in sorted(folder.glob("*.json"))}
+        steps = sorted(str(stage.step) for stage in self.plan.stages if stage.kind == "statistics")
+        there = [s for s in steps if self.complete or stands(self.path / RUN_FOLDER / "thresholds" / f"{s}.json")]
+        return {step: read_tiers(self.path, step) for step in there}
 
     @property
     def diagnostics(self) -> dict[str, Any]:
         """How good the background is: measures with their errors, and the verdict; see ``docs/quality.md``."""
-        found: dict[str, Any] = read_json(self.path, "diagnostics.json")
-        return found
+        return read_diagnostics(self.path)
 
     def status(self) -> dict[str, NDArray[np.int8]]:
         """State of every task, by stage: arrays of the shape of the stage's grid of tiles (1 x 1 for gather tasks).
@@ -90,7 +98,7 @@ class Run:
         The numbers are those of `STATUS`: 0 never done (or damaged since), 1 done, 2 done and all of the tile's pixels
         are masked (of the output stage), 3 failed, with its traceback in ``run/failed``.
         """
-        checker = Checker(self.path, self.run_id, self.recipe, self.plan)
+        checker = Checker(self.path, self.run_id, self.store.layout)
         states = {}
         for stage in self.plan.stages:
             grid = self.plan.grid(stage)
@@ -100,19 +108,29 @@ class Run:
                 if done.usable or (done.kept and checker.settled):
                     marker = checker.marker(stage, index) or {}
                     state[index] = STATUS["all-masked" if marker.get("status") == "all-masked" else "done"]
-                elif (self.path / RUN_FOLDER / "failed" / stage.name / f"{index[0]}.{index[1]}.json").is_file():
+                elif is_file_inside(self.path, f"{RUN_FOLDER}/failed/{stage.name}/{index[0]}.{index[1]}.json"):
                     state[index] = STATUS["failed"]
         return states
+
+    @cached_property
+    def science_in_place(self) -> Any:
+        """Array of the image that the run read where it was; None if it is gone or has changed."""
+        plane = self.store.source()["science"]
+        try:
+            now = open_source(str(plane.array)).planes["science"]
+        except InputError:
+            return None
+        return plane.open() if now.identity == plane.identity else None
 
     @property
     def run_id(self) -> str:
         """Digest of recipe, plan, input and code."""
-        return str(self.provenance["run_id"])
+        return self.store.run_id
 
     @property
     def header(self) -> Any:
         """FITS header of the science image (empty if it had none)."""
-        return parse_header(str(self.group.attrs.get(HEADER, "")))
+        return parse_header(self.store.header)
 
 
 def open_run(path: str | os.PathLike[str], *, allow_partial: bool = False) -> Run:
@@ -123,18 +141,18 @@ def open_run(path: str | os.PathLike[str], *, allow_partial: bool = False) -> Ru
     InputError
         No such store.
     RunError
-        Not a run store, or an unfinished run (a chunk that was never written would read as sky); ``allow_partial=True``
-        opens that too, and `Run.status` says what is there.
+        Not a run store, or one that is damaged or holds links (`tiledsky.run.door`). An unfinished run (a chunk that
+        was never written would read as sky); ``allow_partial=True`` opens that too, and `Run.status` says what is there.
     """
     root = located(path)
-    group = open_store(root)
-    if (root / RUN_FOLDER / "preparing").is_file():
+    if is_file_inside(root, f"{RUN_FOLDER}/preparing"):
         raise RunError(f"{root} was stopped before its first task; give the command that began it")
-    if not (root / RUN_FOLDER / "identity.json").is_file():
-        raise RunError(f"{root} is a Zarr store but not of a run; give the folder named with --out")
-    complete = (root / RUN_FOLDER / SUCCESS).is_file()
-    if not complete and not allow_partial:
+    store = open_door(root)
+    if not store.finished and not allow_partial:
         raise RunError(f"{root} is not finished: parts of its planes are empty; go on with the command that began it")
-    provenance = read_json(root, "provenance.json") if complete else read_json(root, "identity.json")
-    recipe = Recipe.from_dict(read_json(root, "recipe.json"))
-    return Run(root, recipe, Plan.from_json(read_json(root, "plan.json")), provenance, complete, group)
+    provenance = read_provenance(root, store.known) if store.finished else store.known
+    return Run(root, store.recipe, store.plan, provenance, store.finished, store)
+
+
+def _whole(array: Any) -> NDArray[Any]:
+    return read_plane(array, Region.whole(array.shape))

@@ -112,7 +112,7 @@ class PreparedRun(RunStore):
                     verify = "crc"  # nobody could look at the tiles until now
                 self.create()
                 write_json(self.root, "forecast.json", describe(self.recipe, self.plan, self.source).to_json())
-                checker = Checker(self.root, self.run_id, self.recipe, self.plan, level=verify)
+                checker = Checker(self.root, self.run_id, self.layout, level=verify)
                 parts = self.root, self.recipe, self.plan, self.run_id
                 options = Options(task_timeout=task_timeout, patience=patience)
                 tasks = drive(*parts, client, checker=checker, progress=progress, options=options)
@@ -139,7 +139,7 @@ def prepare(
     """
     made = planned(recipe, source, tile_size=tile_size, memory_limit=memory_limit, threads=threads, **inputs)
     parts = identity(made.recipe, made.plan, made.inputs)
-    if tile_size is None and (known := stored_plan(located(out), parts)) is not None:
+    if tile_size is None and (known := stored_plan(located(out), parts, made.recipe)) is not None:
         # goes on with the tiles that the run began with
         made, parts = replace(made, plan=known), identity(made.recipe, known, made.inputs)
     made.check_fits(memory_limit=memory_limit, threads=threads)

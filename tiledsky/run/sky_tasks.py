@@ -19,16 +19,19 @@ from tiledsky import reliability
 from tiledsky.errors import RunError
 from tiledsky.filters import ring_halo, ring_step_patch
 from tiledsky.geometry import Region
+from tiledsky.io.inside import open_inside
 from tiledsky.io.source import read_plane
-from tiledsky.io.store import read_json, summary_path, write_bytes, write_json
+from tiledsky.io.store import summary_path, write_inside, write_json
 from tiledsky.kernels.biweight import BiweightSums
 from tiledsky.kernels.order import KeyHistogram
 from tiledsky.kernels.refinement import Refinement
 from tiledsky.masking import detection_image, tiers_halo, tiers_patch
 from tiledsky.overlap import Patch
 from tiledsky.planes import noise_scale
-from tiledsky.run.context import Context, Index, mask_plane
+from tiledsky.run.context import Context, Index
+from tiledsky.run.documents import read_tiers
 from tiledsky.run.mesh_tasks import measure
+from tiledsky.run.names import mask_plane
 from tiledsky.run.plan import Stage
 from tiledsky.statistics import Statistics, bins_to_refine
 from tiledsky.statistics import finish as finish_statistics
@@ -209,8 +212,7 @@ def _merged_statistics(ctx: Context, step: RingStep | MaskStep, *, last: bool) -
 
 
 def _facts(ctx: Context, step: RingStep | MaskStep) -> list[dict[str, Any]]:
-    facts: list[dict[str, Any]] = read_json(ctx.root, f"thresholds/{step.name}.json")
-    return facts
+    return read_tiers(ctx.root, step.name)
 
 
 def ring_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
@@ -262,14 +264,16 @@ def write_parts(ctx: Context, stage: str, index: Index, parts: list[bytes]) -> l
     path = summary_path(stage, index)
     lengths = struct.pack(f"<{len(parts) + 1}Q", len(parts), *map(len, parts))
     data = lengths + b"".join(parts)
-    write_bytes(ctx.root / path, data + struct.pack("<I", zlib.crc32(data)))
+    write_inside(ctx.root, path, data + struct.pack("<I", zlib.crc32(data)))
     return [path]
 
 
 def read_parts(ctx: Context, stage: str, index: Index) -> list[bytes]:
     """Read what `write_parts` wrote."""
-    file = ctx.root / summary_path(stage, index)
-    data = file.read_bytes()
+    path = summary_path(stage, index)
+    file = ctx.root / path
+    with open_inside(ctx.root, path) as opened:
+        data = opened.read()
     if len(data) < 12 or struct.pack("<I", zlib.crc32(data[:-4])) != data[-4:]:
         raise RunError(f"{file} is damaged; `tiledsky verify {ctx.root}`, then the same command makes it anew")
     (count,) = struct.unpack_from("<Q", data)

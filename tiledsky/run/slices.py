@@ -17,6 +17,7 @@ from typing import Any
 
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.geometry import Pair
+from tiledsky.io.inside import lock_inside
 from tiledsky.io.store import RUN_FOLDER, Markers, writing
 from tiledsky.run.attempt import Failure
 from tiledsky.run.crew import Here, Options
@@ -97,7 +98,8 @@ def run_slice(
     store.check(restart=False)
     if not store.described:
         raise RunError(f"{store.root} is not prepared for slices; give `tiledsky submit` first")
-    tiles, markers = share.of(store.plan, stage), Markers(store.root, store.run_id)
+    tiles = share.of(store.plan, stage)
+    markers = Markers(store.root, store.run_id, lambda name, i: store.layout.objects(store.plan.stage(name), i))
     with shared(store.root), _alone(store, stage, share, patience=patience):
         missing = [index for index in tiles if markers.read(stage.name, index) is None]
         _check_reads(store, stage, missing, markers)
@@ -137,8 +139,8 @@ def _check_reads(store: RunStore, stage: Stage, tiles: list[Pair], markers: Mark
 def _alone(store: RunStore, stage: Stage, share: Slice, *, patience: float) -> Iterator[None]:
     """Keep out a second process with the same share: a job that is started again while its first self still ends."""
     # named as a temporary file: a run that ends well removes it
-    file = store.root / RUN_FOLDER / f".slice-{stage.name}-{share.number}-{share.count}"
-    with writing(file), file.open("a") as lock:
+    name = f"{RUN_FOLDER}/.slice-{stage.name}-{share.number}-{share.count}"
+    with writing(store.root / name), lock_inside(store.root, name) as lock:
         end = time.monotonic() + patience
         while not _locked(lock):
             if time.monotonic() > end:

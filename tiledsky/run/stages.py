@@ -17,8 +17,9 @@ from tiledsky.io.address import is_address
 from tiledsky.io.source import read_plane
 from tiledsky.io.store import remove_objects, zarr_threads
 from tiledsky.run import highwater, mesh_tasks, quality_tasks, sky_tasks
-from tiledsky.run.context import Context, Index, context, output_planes
+from tiledsky.run.context import Context, Index, context
 from tiledsky.run.levels import LevelWriter
+from tiledsky.run.names import output_planes
 from tiledsky.run.plan import Stage
 from tiledsky.steps import BackgroundStep
 

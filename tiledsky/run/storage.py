@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tiledsky
-from tiledsky.errors import InputError, ParameterError, RunError, TiledSkyError
+from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.io.address import is_address, is_inside
-from tiledsky.io.source import Source, SourcePlane
+from tiledsky.io.inside import check_inside, inside, is_file_inside, lock_inside
+from tiledsky.io.source import Source
 from tiledsky.io.store import (
     RUN_FOLDER,
     SUCCESS,
     files_below,
-    is_sealed,
     is_temporary,
     json_bytes,
     remove_objects,
     remove_tree,
     sealed,
     stands,
-    write_bytes,
+    write_inside,
     writing,
 )
 from tiledsky.recipe import Recipe
 from tiledsky.run.changes import input_change, plan_change, plane_change, recipe_change
+from tiledsky.run.documents import (
+    files_differ,
+    read_identity,
+    read_plan,
+    read_provenance,
+    read_recipe,
+    read_source,
+    sealed_content,
+)
 from tiledsky.run.layout import Layout
 from tiledsky.run.leases import leased
 from tiledsky.run.locks import DRIVER, wait_for_tasks
@@ -43,35 +52,23 @@ _PATIENCE = 60.0
 _PREPARING = "preparing"
 #: A file of the run folder once the input changed while it was read.
 _MIXED = "mixed"
-#: Markers that are asked whose a store is if its own word is damaged.
+#: Markers of each stage that are asked whose a store is if its own word is damaged.
 _ASKED = 100
 
-
-def read_sealed(file: Path) -> dict[str, Any] | None:
-    """Return what is in a sealed JSON file, or None if it is missing or damaged."""
-    data = _read_json(file)
-    return data if is_sealed(data) else None
+Found = TypeVar("Found")
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def stored_plan(root: Path, identity: dict[str, str]) -> Plan | None:
+def stored_plan(root: Path, identity: dict[str, str], recipe: Recipe) -> Plan | None:
     """Return the plan of the run that a store holds, if recipe, input and code of its ``identity`` are these."""
-    known = read_sealed(root / RUN_FOLDER / "identity.json")
+    known = read_identity(root)
     if known is None or any(known["identity"].get(k) != v for k, v in identity.items() if k != "plan"):
         return None
+    if damaged_files(root, {path: known["files"].get(path, -1) for path in (f"{RUN_FOLDER}/plan.json",)}):
+        return None
     try:
-        data = (root / RUN_FOLDER / "plan.json").read_bytes()
-    except OSError:
+        return read_plan(root, recipe)
+    except RunError:
         return None
-    if zlib.crc32(data) != known["files"][f"{RUN_FOLDER}/plan.json"]:
-        return None
-    return Plan.from_json(json.loads(data))
 
 
 @contextmanager
@@ -87,6 +84,7 @@ def locked(root: Path) -> Iterator[None]:
         with leased(root / RUN_FOLDER / DRIVER):
             yield
         return
+    check_inside(root)
     with writing(root / RUN_FOLDER / DRIVER):
         (root / RUN_FOLDER).mkdir(parents=True, exist_ok=True)
     with _held(root, fcntl.LOCK_EX):
@@ -118,7 +116,7 @@ def _held(root: Path, kind: int) -> Iterator[None]:
     if is_address(root):
         raise RunError(f"{root}: slices of a job array need a folder that all jobs see; change --out, or use a cluster")
     with writing(lock):
-        file = lock.open("a+")  # NFS gives shared locks to those who can read
+        file = lock_inside(root, f"{RUN_FOLDER}/{DRIVER}")
     with file:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
@@ -149,19 +147,23 @@ class RunStore:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end; what became of it since is not looked at."""
-        return self._file(SUCCESS).is_file()
+        return is_file_inside(self.root, f"{RUN_FOLDER}/{SUCCESS}")
 
     @property
     def has_provenance(self) -> bool:
         """Whether all was done once, and what is kept about that is whole."""
-        return read_sealed(self._file("provenance.json")) is not None
+        try:
+            read_provenance(self.root, {"run_id": self.run_id})
+        except RunError:
+            return False
+        return True
 
     @property
     def described(self) -> bool:
         """Whether identity, recipe and plan in the store are whole, so that its tiles can be checked."""
         names = [f"{RUN_FOLDER}/{name}.json" for name in ("recipe", "plan")]
         crcs = {name: zlib.crc32(self.files[name]) for name in names}
-        return read_sealed(self._file("identity.json")) is not None and not damaged_files(self.root, crcs)
+        return read_identity(self.root) is not None and not damaged_files(self.root, crcs)
 
     @cached_property
     def layout(self) -> Layout:
@@ -199,6 +201,7 @@ class RunStore:
             if not is_address(root) and not root.absolute().parent.is_dir():
                 raise InputError(f"{root}: the folder {root.absolute().parent} does not exist; make it or change --out")
             return
+        check_inside(root)
         known = stands(self._file("identity.json"))
         if not known and not (root.is_dir() and (self._is_begun() or self._is_ours())):
             raise RunError(f"{root} exists and is no run store, so it is not touched; change --out")
@@ -209,7 +212,7 @@ class RunStore:
             self._check_identity()
 
     def _check_identity(self) -> None:
-        before = read_sealed(self._file("identity.json"))
+        before = read_identity(self.root)
         if before is None:
             if not self._is_ours():
                 raise RunError(f"{self._file('identity.json')} is damaged; run again with --restart")
@@ -229,13 +232,15 @@ class RunStore:
     def _changes(self, before: dict[str, Any]) -> list[str]:
         """Describe how the run of an identity differs from this one."""
         differ = [name for name in self.identity if before["identity"].get(name) != self.identity[name]]
-        plan_before = _plan(_read_json(self._file("plan.json")))
+        recipe_before = _known(lambda: read_recipe(self.root))
+        plan_before = None if recipe_before is None else _known(lambda: read_plan(self.root, recipe_before))
         changed = []
         if "recipe" in differ:
             now = self.recipe.model_dump(mode="json", exclude_none=False)
-            changed.append(recipe_change(_read_json(self._file("recipe.json")), now))
+            known = None if recipe_before is None else recipe_before.model_dump(mode="json", exclude_none=False)
+            changed.append(recipe_change(known, now))
         if "input" in differ:
-            planes = _planes(_read_json(self._file("source.json")))
+            planes = _known(lambda: read_source(self.root)) or {}
             changed.append(input_change(before["input"], self.inputs, planes, self.source.planes))
         if "code" in differ:
             changed.append(f"code version ({before['code']} -> {tiledsky.__version__})")
@@ -248,11 +253,10 @@ class RunStore:
         if self._file(_PREPARING).exists():
             return False
         ids = set()
-        for count, file in enumerate(self._file("markers").glob("*/*.json")):
-            marker = read_sealed(file)
-            ids |= set() if marker is None else {marker["run_id"]}
-            if count == _ASKED:
-                break
+        tasks = ((stage, index) for stage in self.plan.stages for index in islice(self.plan.grid(stage), _ASKED))
+        for stage, index in tasks:
+            marker = sealed_content(self.root, f"markers/{stage.name}/{index[0]}.{index[1]}.json")
+            ids |= set() if marker is None else {marker.get("run_id")}
         return ids == {self.run_id}
 
     def _is_begun(self) -> bool:
@@ -288,7 +292,7 @@ class RunStore:
     def create(self) -> None:
         """Write what describes the run and its arrays; of a run that was begun, what is missing or damaged of it."""
         remove_objects(self.root, [f"{RUN_FOLDER}/{SUCCESS}"])
-        if read_sealed(self._file("identity.json")) is None and not self._is_ours():
+        if read_identity(self.root) is None and not self._is_ours():
             with writing(self.root):
                 self._clear()
         self._write_source()  # the scratch copy of a compressed file is another one every time
@@ -321,7 +325,7 @@ class RunStore:
         for plane in self.source.planes.values():
             now = plane.again()
             if now.identity != plane.identity:
-                write_bytes(self._file(_MIXED), plane.path.encode())
+                write_inside(self.root, f"{RUN_FOLDER}/{_MIXED}", plane.path.encode())
                 raise RunError(
                     f"{plane.path} changed while it was read ({plane_change(plane, now)}), so {self.root} may hold "
                     "tiles of two inputs; start over with --restart"
@@ -335,18 +339,18 @@ class RunStore:
         if provenance is not None:
             _replace(self.root, f"{RUN_FOLDER}/provenance.json", json_bytes(sealed(provenance)))
         for name in (*self.layout.scratch, f"{RUN_FOLDER}/summaries"):
-            remove_tree(self.root / name, ignore_errors=True)
+            remove_tree(inside(self.root, name), ignore_errors=True)
         for file in files_below(self.root):
             if is_temporary(file.name):
                 file.unlink(missing_ok=True)
-        write_bytes(self._file(SUCCESS), b"")
+        write_inside(self.root, f"{RUN_FOLDER}/{SUCCESS}", b"")
 
 
 def _replace(root: Path, path: str, data: bytes) -> None:
     """Write a file whole, whatever is in its place."""
-    if not (root / path).is_file():
+    if not is_file_inside(root, path):
         remove_objects(root, [path])
-    write_bytes(root / path, data)
+    write_inside(root, path, data)
 
 
 def damaged_files(
@@ -357,25 +361,14 @@ def damaged_files(
     for path, crc in crcs.items():
         if leave_out is not None and leave_out(path):
             continue
-        try:
-            if zlib.crc32((root / path).read_bytes()) != crc:
-                found.append((path, "damaged"))
-        except FileNotFoundError:
-            found.append((path, "missing"))
-        except OSError as error:
-            found.append((path, f"unreadable ({error.strerror})"))
+        if (what := files_differ(root, path, crc)) is not None:
+            found.append((path, what))
     return found
 
 
-def _plan(data: Any) -> Plan | None:
+def _known(read: Callable[[], Found]) -> Found | None:
+    """Return what a document says, for words about it alone; None if it is damaged."""
     try:
-        return Plan.from_json(data)
-    except (TypeError, KeyError, AttributeError):
+        return read()
+    except RunError:
         return None
-
-
-def _planes(data: Any) -> dict[str, SourcePlane]:
-    try:
-        return {name: SourcePlane.from_json(plane) for name, plane in data.items()}
-    except (TypeError, KeyError, AttributeError, TiledSkyError):
-        return {}

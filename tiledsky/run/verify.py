@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,26 +14,27 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.errors import ParameterError, RunError, TiledSkyError
+import tiledsky
+from tiledsky.errors import ParameterError, RunError
 from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.io.address import located
-from tiledsky.io.source import SourcePlane
+from tiledsky.io.inside import check_inside, is_file_inside, size_inside
+from tiledsky.io.source import read_plane
 from tiledsky.io.store import (
     RUN_FOLDER,
     SUCCESS,
     Markers,
-    open_plane,
     open_store,
-    read_json,
     remove_objects,
     size_and_crc,
     stands,
 )
-from tiledsky.recipe import Recipe
+from tiledsky.run.documents import read_identity, read_provenance, read_source
+from tiledsky.run.door import checked_array, open_door
 from tiledsky.run.layout import Layout
 from tiledsky.run.needs import Done, keeps, needed
-from tiledsky.run.plan import Plan, Stage
-from tiledsky.run.storage import RunStore, damaged_files, locked, read_sealed
+from tiledsky.run.plan import Stage
+from tiledsky.run.storage import RunStore, damaged_files, locked
 
 #: How closely is looked, each level more than the one before: the markers alone; the objects' sizes (and the checksums
 #: of the small files that have none of their own); the CRC-32 of every object; the decoding of every chunk.
@@ -85,22 +87,21 @@ class Checker:
     ----------
     root : Path
     run_id : str
-    recipe : Recipe
-    plan : Plan
+    layout : Layout
+        What the store holds, by recipe and plan.
     level : str
         One of `LEVELS`.
     """
 
-    def __init__(self, root: Path, run_id: str, recipe: Recipe, plan: Plan, *, level: str = "sizes") -> None:
+    def __init__(self, root: Path, run_id: str, layout: Layout, *, level: str = "sizes") -> None:
         if level not in LEVELS:
             raise ParameterError(f"{level!r} is no level of verification; use one of {', '.join(LEVELS)}")
-        self.root, self.recipe, self.plan, self.level = root, recipe, plan, LEVELS.index(level)
-        self.markers = Markers(root, run_id)
-        self.layout = Layout(recipe, plan, _dtypes(root))
-        run = root / RUN_FOLDER
-        self.finished = (run / SUCCESS).is_file()
+        self.root, self.layout, self.level = root, layout, LEVELS.index(level)
+        self.recipe, self.plan = layout.recipe, layout.plan
+        self.markers = Markers(root, run_id, lambda stage, index: layout.objects(self.plan.stage(stage), index))
+        self.finished = is_file_inside(root, f"{RUN_FOLDER}/{SUCCESS}")
         #: All was done once, so that scratch may be gone.
-        self.settled = self.finished or (run / "provenance.json").is_file()
+        self.settled = self.finished or is_file_inside(root, f"{RUN_FOLDER}/provenance.json")
         self._faults: list[Fault] = []
 
     def marker(self, stage: Stage, index: Pair) -> dict[str, Any] | None:
@@ -157,21 +158,21 @@ class Checker:
 
     def _unmarked(self, stage: Stage, index: Pair) -> list[tuple[str, str]]:
         """Say what is wrong with a marker that is not there or not valid; nothing if the task was never done."""
-        file = self.markers.path(stage.name, index)
-        if stands(file):
-            what = "torn or of another run" if file.is_file() else "no file"
+        name = self.markers.name(stage.name, index)
+        if stands(self.root / name):
+            what = "torn or of another run" if is_file_inside(self.root, name) else "no file"
         elif self.settled:
             what = "missing"
         else:
             return []
-        return [(file.relative_to(self.root).as_posix(), what)]
+        return [(name, what)]
 
     def _wrong(self, stage: Stage, index: Pair, marker: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Objects of a task that are not as its marker says."""
         described = {o["path"]: o for o in marker["objects"]}
         expected = self.layout.objects(stage, index)
         if described.keys() != set(expected):
-            yield self.markers.path(stage.name, index).relative_to(self.root).as_posix(), "names other objects"
+            yield self.markers.name(stage.name, index), "names other objects"
             return
         for path in expected if self.level else ():
             what = self._fault_of(described[path])
@@ -181,18 +182,20 @@ class Checker:
                 yield path, what
 
     def _fault_of(self, described: dict[str, Any]) -> str | None:
-        file = self.root / described["path"]
+        path = described["path"]
         try:
-            if not file.is_file():
-                return "no file" if file.exists() else "missing"
-            size = file.stat().st_size
+            size = size_inside(self.root, path)
             if size != described["size"]:
                 return f"{size} bytes instead of {described['size']}"
-            unchecked = file.suffix == ".json"  # a changed digit in it would be taken as it is
-            if (self.level >= LEVELS.index("crc") or unchecked) and size_and_crc(file)[1] != described["crc32"]:
+            unchecked = path.endswith(".json")  # a changed digit in it would be taken as it is
+            if (self.level >= LEVELS.index("crc") or unchecked) and size_and_crc(self.root, path)[1] != described[
+                "crc32"
+            ]:
                 return "checksum differs"
+        except (FileNotFoundError, NotADirectoryError):
+            return "missing"
         except OSError as error:
-            return f"unreadable ({error.strerror})"
+            return "no file" if error.errno == errno.EINVAL else f"unreadable ({error.strerror})"
         return None
 
     def _undecodable(self, path: str) -> str | None:
@@ -200,28 +203,19 @@ class Checker:
         spec = self.layout.arrays[name]
         region = TileGrid(spec.shape, spec.tile).region(tuple(int(i) for i in index.split("/")))  # type: ignore[arg-type]
         try:
-            open_plane(self.root, name)[region.slices]
+            read_plane(checked_array(self.root, name, spec), region)
         except Exception as error:  # codecs raise several types
             return f"cannot be decoded ({' '.join(str(error).split())[:200]})"
         return None
-
-
-def _dtypes(root: Path) -> dict[str, str]:
-    """Dtypes of the planes of the input."""
-    known = read_sealed(root / RUN_FOLDER / "identity.json")
-    if known is None:
-        file = root / RUN_FOLDER / "identity.json"
-        raise RunError(f"{file} is missing or damaged; give the command that made the run")
-    return dict(known["dtypes"])
 
 
 def is_whole(store: RunStore, *, level: str = "sizes") -> bool:
     """Whether a run finished and all that it keeps is there."""
     if not store.finished or not store.has_provenance or store.damaged(scratch=False):
         return False
-    if not _is_source(store.root, store.inputs, store.layout.dtypes):
+    if not _is_source(store.root, {"input": store.inputs, "dtypes": store.layout.dtypes}):
         return False
-    checker = Checker(store.root, store.run_id, store.recipe, store.plan, level=level)
+    checker = Checker(store.root, store.run_id, store.layout, level=level)
     return not any(needed(store.recipe, store.plan, checker.done).values())
 
 
@@ -250,6 +244,7 @@ def verify(path: str | os.PathLike[str], *, level: str = "crc", discard: bool = 
     """
     root = located(path)
     run = root / RUN_FOLDER
+    check_inside(root)
     if not stands(run / "identity.json") and not (run / "markers").is_dir():
         open_store(root)
         raise RunError(f"{root} is not of a run; give the folder named with --out")
@@ -265,27 +260,27 @@ def verify(path: str | os.PathLike[str], *, level: str = "crc", discard: bool = 
 
 def _described(root: Path, level: str) -> tuple[Checker | None, list[Fault]]:
     """Check what describes a run; return what checks its tasks, or None if recipe, plan or identity are damaged."""
-    known = read_sealed(root / RUN_FOLDER / "identity.json")
+    known = read_identity(root)
     if known is None:
         what = "missing or damaged, so the tiles cannot be checked"
         return None, [_file_fault(f"{RUN_FOLDER}/identity.json", what)]
     crcs: dict[str, int] = known["files"]
-    basic = {path: crcs[path] for path in (f"{RUN_FOLDER}/recipe.json", f"{RUN_FOLDER}/plan.json")}
+    basic = {path: crcs.get(path, -1) for path in (f"{RUN_FOLDER}/recipe.json", f"{RUN_FOLDER}/plan.json")}
     if damaged := damaged_files(root, basic):
         return None, [_file_fault(path, f"{what}, so the tiles cannot be checked") for path, what in damaged]
     try:
-        recipe, plan = Recipe.from_dict(read_json(root, "recipe.json")), Plan.from_json(read_json(root, "plan.json"))
-    except (ParameterError, TypeError, KeyError) as error:
-        raise RunError(
-            f"{root} is a run of tiledsky {known['code']}, whose files this version does not read ({error}); "
-            "use that one"
-        ) from None
-    checker = Checker(root, known["run_id"], recipe, plan, level=level)
-    faults = [_file_fault(*fault) for fault in damaged_files(root, crcs, leave_out=checker.layout.is_scratch)]
-    if not _is_source(root, known["input"], known["dtypes"]):
+        store = open_door(root)
+    except RunError as error:
+        raise RunError(f"{error} (it was made by tiledsky {known['code']}; this is {tiledsky.__version__})") from None
+    checker = Checker(root, store.run_id, store.layout, level=level)
+    faults = [_file_fault(*fault) for fault in damaged_files(root, crcs, leave_out=store.layout.is_scratch)]
+    if not _is_source(root, known):
         faults.append(_file_fault(f"{RUN_FOLDER}/source.json", "missing or damaged"))
-    if checker.finished and read_sealed(root / RUN_FOLDER / "provenance.json") is None:
-        faults.append(_file_fault(f"{RUN_FOLDER}/provenance.json", "missing or damaged"))
+    if checker.finished:
+        try:
+            read_provenance(root, known)
+        except RunError:
+            faults.append(_file_fault(f"{RUN_FOLDER}/provenance.json", "missing or damaged"))
     return checker, faults
 
 
@@ -293,11 +288,10 @@ def _file_fault(path: str, what: str) -> Fault:
     return Fault(None, None, None, path, what)
 
 
-def _is_source(root: Path, inputs: Mapping[str, str], dtypes: Mapping[str, str]) -> bool:
+def _is_source(root: Path, known: Mapping[str, Any]) -> bool:
     """Whether the list of the planes of the input is what the run began with."""
     try:
-        planes = {name: SourcePlane.from_json(p) for name, p in read_json(root, "source.json").items()}
-    except (TiledSkyError, TypeError, KeyError, AttributeError):
+        read_source(root, known)
+    except RunError:
         return False
-    found = {name: (p.identity, p.dtype) for name, p in planes.items()}
-    return found == {name: (inputs.get(name), dtype) for name, dtype in dtypes.items()}
+    return True

@@ -7,7 +7,6 @@ more is read than is shown, but for a factor of 16.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,9 @@ from numpy.typing import NDArray
 from tiledsky.errors import ParameterError
 from tiledsky.filters import as_float
 from tiledsky.geometry import Region, boxes_of
-from tiledsky.io.address import located
 from tiledsky.io.source import read_plane
 from tiledsky.kernels.blocks import block_means
-from tiledsky.run.context import LEVEL_PLANES, level_path
-from tiledsky.run.restore import array_of_input
+from tiledsky.run.names import LEVEL_PLANES, level_path
 from tiledsky.run.result import Run
 
 #: Smooth planes whose cells are read off the mesh: name to the map of the mesh.
@@ -117,7 +114,7 @@ def _read(run: Run, name: str, region: Region, stored: int) -> NDArray[Any]:
             raise ParameterError(
                 f"{run.path}: no plane {name!r} to look at; it has {', '.join(planes_to_look_at(run))}"
             )
-        return read_plane(run.group[level_path(stored, name)], boxes_of(region, (stored, stored)))
+        return read_plane(run.array(level_path(stored, name)), boxes_of(region, (stored, stored)))
     if name == "mask":
         return (read_plane(run.plane("mask"), region) != 0).astype(np.float32)
     if name == "residual":
@@ -129,21 +126,24 @@ def _read(run: Run, name: str, region: Region, stored: int) -> NDArray[Any]:
 
 def _science(run: Run) -> Any:
     """Return the image itself: the run's copy, or what it read in place if that is still there."""
-    return run.plane("science") if "science" in run.planes else _in_place(str(run.path))
-
-
-@lru_cache(maxsize=8)
-def _in_place(path: str) -> Any:
-    return array_of_input(located(path))
+    return run.plane("science") if "science" in run.planes else run.science_in_place
 
 
 def _sampled(run: Run, part: str, cells: Region, size: int) -> NDArray[np.float32]:
     """Map of the mesh of the result at the middle of each cell: the nearest box."""
-    mesh, box = run.group[f"meshes/{run.recipe.result.name}/{part}"], run.recipe.result.box_size
+    mesh, box = run.array(f"meshes/{run.recipe.result.name}/{part}"), run.recipe.result.box_size
     index = []
     for axis, (first, last) in enumerate(((cells.y0, cells.y1), (cells.x0, cells.x1))):
         middle = (np.arange(first, last) * size + size // 2) // box[axis]
         index.append(np.minimum(middle, mesh.shape[axis] - 1))
     y, x = index
-    window = Region(int(y[0]), int(y[-1]) + 1, int(x[0]), int(x[-1]) + 1)
-    return read_plane(mesh, window)[np.ix_(y - y[0], x - x[0])].astype(np.float32)
+    out = np.empty(cells.shape, np.float32)
+    x0, x1 = int(x[0]), int(x[-1]) + 1
+    most = max(_BAND // (x1 - x0), 1)  # rows of the mesh at a time
+    first = 0
+    while first < len(y):
+        last = max(int(np.searchsorted(y, y[first] + most)), first + 1)
+        rows = read_plane(mesh, Region(int(y[first]), int(y[last - 1]) + 1, x0, x1))
+        out[first:last] = rows[np.ix_(y[first:last] - y[first], x - x0)]
+        first = last
+    return out
