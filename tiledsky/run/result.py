@@ -141,8 +141,8 @@ def open_run(path: str | os.PathLike[str], *, allow_partial: bool = False) -> Ru
     InputError
         No such store.
     RunError
-        Not a run store, or one that is damaged or holds links (`tiledsky.run.door`). An unfinished run (a chunk that
-        was never written would read as sky); ``allow_partial=True`` opens that too, and `Run.status` says what is there.
+        Not a run store, or one that is damaged or holds links (`tiledsky.run.door`). An unfinished run (a chunk
+        that was never written reads as sky); ``allow_partial=True`` opens that too, `Run.status` says what is there.
     """
     root = located(path)
     if is_file_inside(root, f"{RUN_FOLDER}/preparing"):
