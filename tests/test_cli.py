@@ -169,6 +169,32 @@ def test_output_of_export_exists(refused: Callable[..., None], finished: Path, t
     assert (tmp_path / "sky.fits").read_text() == "precious"
 
 
+def test_what_errors_advise_works(call: Call, refused: Callable[..., None], tmp_path: Path) -> None:
+    """An option that is named is one of the command, and done as it says the command goes through."""
+    pixels = make_planes((130, 140))["science"]
+    hdus = [fits.PrimaryHDU()]
+    for ver in (1, 2):
+        hdus += [
+            fits.ImageHDU(pixels, name="SCI", ver=ver),
+            fits.ImageHDU(np.zeros((130, 140), "i2"), name="DQ", ver=ver),
+        ]
+    source, out = tmp_path / "two.fits", tmp_path / "out.fits"
+    fits.HDUList(hdus).writeto(source)
+    words = [f"{source}:SCI,2", out, "--recipe", "sextractor"]
+    refused(3, rf"2 of 4 images could be the dq image .*: {source}:DQ,1 or {source}:DQ,2$",
+            "estimate", *words, "--dq", source)  # fmt: skip
+    assert call("estimate", *words, "--dq", f"{source}:DQ,2")[0] == 0
+    refused(2, r"out\.fits: exists and would be lost; name another file, or give --overwrite$", "estimate", *words)
+    assert call("estimate", *words, "--overwrite")[0] == 0
+    with fits.open(out, mode="update") as written:
+        for hdu in written[1:]:
+            hdu.add_datasum()
+            hdu.header["DATASUM"] = "1"
+    refused(3, r"out\.fits, HDU .*DATASUM says 1; fetch the file again, or give --no-checksum",
+            "restore", out, tmp_path / "back.fits")  # fmt: skip
+    assert call("restore", out, tmp_path / "back.fits", "--no-checksum")[0] == 0
+
+
 # --- runs that did not finish, stores of other runs: 4
 
 

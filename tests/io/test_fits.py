@@ -17,6 +17,7 @@ from astropy.io import fits as astropy_fits
 from astropy.wcs import WCS, FITSFixedWarning
 
 from tiledsky.errors import InputError, ParameterError, RunError
+from tiledsky.io import fitsscan
 from tiledsky.io.fits import FitsImage, Plane, Role, open_image, split_hdu, write_fits
 from tiledsky.io.fitsscan import scan_file
 
@@ -202,11 +203,11 @@ def test_hdu_by_number_and_name(three: Path, pixels: np.ndarray, hdu: int | str)
 @pytest.mark.parametrize(
     ("hdu", "message"),
     [
-        (9, r"three\.fits: has no HDU 9; choose one of 0 PRIMARY \(no image\); 1 SCI \(61 x 47\); 2 WHT"),
+        (9, r"three\.fits: has no HDU 9; there are 0 PRIMARY \(no image\); 1 SCI \(61 x 47\); 2 WHT"),
         (-1, "has no HDU -1"),
         ("ERR", "has no HDU 'ERR'"),
         ("SCI,2", "has no HDU 'SCI,2'"),
-        (3, r"HDU 3 SCI \(no image\) is no 2-D image; choose with --hdu from: 1 SCI"),
+        (3, r"HDU 3 SCI \(no image\) is no 2-D image; there are 1 SCI .*; write \S*three\.fits:SCI or \S*:WHT$"),
         ("PRIMARY", "HDU 0 PRIMARY .* is no 2-D image"),
     ],
 )
@@ -218,7 +219,7 @@ def test_hdu_not_there(three: Path, hdu: int | str, message: str) -> None:
 def test_several_images_are_not_guessed_between(tmp_path: Path, pixels: np.ndarray) -> None:
     chips = [astropy_fits.ImageHDU(pixels, name="SCI", ver=v) for v in (1, 2)]
     path = _save(tmp_path / "a.fits", astropy_fits.PrimaryHDU(), *chips)
-    with pytest.raises(InputError, match=r"2 of 2 images could be the science image .*1 SCI .*2 SCI,2 .*--hdu"):
+    with pytest.raises(InputError, match=r"2 of 2 images could be the science image .*: \S*:SCI,1 or \S*:SCI,2$"):
         open_image(path)
     with pytest.raises(InputError, match=r"HDU 'SCI' is not unique"):
         open_image(path, hdu="SCI")
@@ -539,22 +540,105 @@ def test_damaged_bytes_raise_input_error_or_nothing(tmp_path: Path, packed: bool
     assert not any("\n" in message for message in messages)
 
 
-def test_gzip_that_goes_on_beyond_its_headers(three: Path, tmp_path: Path) -> None:
+def test_gzip_that_goes_on_beyond_its_headers(three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     path = tmp_path / "bomb.fits.gz"
-    path.write_bytes(gzip.compress(three.read_bytes() + bytes(50_000_000)))
+    path.write_bytes(gzip.compress(three.read_bytes() + bytes(50_000_000) + b"1"))
     with pytest.raises(InputError, match="data go on after the 4 HDUs"):
+        open_image(path, scratch=scratch)
+    monkeypatch.setattr(fitsscan, "_MAX_TAIL", 40_000_000)
+    path.write_bytes(gzip.compress(three.read_bytes() + bytes(50_000_000)))
+    with pytest.raises(InputError, match="more than 40000000 bytes of zeros follow the last HDU; cut them off"):
         open_image(path, scratch=scratch)
     assert list(scratch.iterdir()) == []
     header = astropy_fits.Header(
         [("SIMPLE", True), ("BITPIX", -64), ("NAXIS", 2), ("NAXIS1", 10**7), ("NAXIS2", 10**7)]
     )
     path.write_bytes(gzip.compress(header.tostring().encode() + bytes(10_000)))
-    with pytest.raises(InputError, match=r"unpacks to at least 800000000003520 bytes .* give another scratch"):
+    with pytest.raises(InputError, match=r"unpacks to at least 800000000003520 bytes .* name another in TMPDIR"):
         open_image(path, scratch=scratch)
     with pytest.raises(InputError, match="nothing can be unpacked to the scratch directory"):
         open_image(path, scratch=tmp_path / "none")
+
+
+@pytest.mark.parametrize("extra", [1, 2880, 2881, 5_000_000])
+@pytest.mark.parametrize("packed", [False, True])
+def test_zeros_behind_the_last_hdu(three: Path, tmp_path: Path, pixels: np.ndarray, extra: int, packed: bool) -> None:
+    """Tapes and blocked writers leave them; every pixel is there, and no more than a block of them is unpacked."""
+    content = three.read_bytes() + bytes(extra)
+    path = tmp_path / ("z.fits.gz" if packed else "z.fits")
+    path.write_bytes(gzip.compress(content, 1) if packed else content)
+    with open_image(path, hdu="WHT") as image:
+        np.testing.assert_array_equal(_all(image), pixels + 1)
+        unpacked = image.reopen_token().unpacked
+        assert unpacked is None or Path(unpacked).stat().st_size <= three.stat().st_size + 2880
+
+
+def test_other_bytes_behind_zeros(three: Path, tmp_path: Path) -> None:
+    path = tmp_path / "z.fits"
+    for tail in (bytes(2880) + b"1", bytes(5_000_000) + b"\0\n", bytes(2880) + three.read_bytes()):
+        path.write_bytes(three.read_bytes() + tail)
+        with pytest.raises(InputError, match=r"z\.fits: data go on after the 4 HDUs that the headers declare"):
+            open_image(path, hdu="WHT")
+
+
+def test_advice_on_hdus_works(tmp_path: Path, pixels: np.ndarray) -> None:
+    """Each way to name an HDU that an error gives opens one that could be meant."""
+    hdus = [astropy_fits.PrimaryHDU(pixels)]
+    hdus += [astropy_fits.ImageHDU(pixels, name=name, ver=ver) for name in ("SCI", "DQ") for ver in (1, 2)]
+    hdus += [astropy_fits.ImageHDU(pixels, name=name) for name in ("odd name", "TWICE", "TWICE", "7")]
+    path = _save(tmp_path / "many.fits", *hdus)
+    for role, wanted in (("science", None), ("mask", None), ("error", None), ("science", "TWICE"), ("mask", "none")):
+        with pytest.raises(InputError, match=r"many\.fits:") as refused:
+            open_image(path, hdu=wanted, role=role)  # type: ignore[arg-type]
+        words = [word.rstrip(",;") for word in str(refused.value).split()[1:] if word.startswith(f"{path}:")]
+        assert words
+        for word in words:
+            file, hdu = split_hdu(word)
+            with open_image(file, hdu=hdu) as image:
+                assert image.shape == pixels.shape
+
+
+@pytest.mark.parametrize("kind", ["plain", "unsigned", "four axes", "rice", "gzip"])
+def test_context_of_several_images(tmp_path: Path, pixels: np.ndarray, kind: str) -> None:
+    """The coverage has the bits of all its images, so that it is 0 where no exposure is."""
+    rng = np.random.default_rng(3)
+    bits = np.where(rng.random((3, 61, 47)) < 0.3, rng.integers(-(2**31), 2**31, (3, 61, 47)), 0).astype(np.int32)
+    stored = {"unsigned": bits.view(np.uint32), "four axes": bits[np.newaxis]}.get(kind, bits)
+    if kind in ("rice", "gzip"):
+        method = {"rice": "RICE_1", "gzip": "GZIP_2"}[kind]
+        con = astropy_fits.CompImageHDU(stored, name="CON", compression_type=method, tile_shape=(1, 16, 20))
+    else:
+        con = astropy_fits.ImageHDU(stored, name="CON")
+    sci = astropy_fits.ImageHDU(pixels, name="SCI")
+    path = _save(tmp_path / "i2d.fits", astropy_fits.PrimaryHDU(), sci, con)
+    expected = np.bitwise_or.reduce(stored.reshape(3, 61, 47), axis=0)
+    with open_image(path, role="coverage") as image:
+        assert (image.name, image.shape, image.dtype) == ("CON", (61, 47), expected.dtype)
+        np.testing.assert_array_equal(_all(image), expected)
+        np.testing.assert_array_equal(image.read(15, 40, 11, 33), expected[15:40, 11:33])
+    with open_image(path) as image:
+        assert image.name == "SCI"
+    with pytest.raises(InputError, match=r"CON \(.*3 x 61 x 47\) is no 2-D image; there are 1 SCI"):
+        open_image(path, hdu="CON")
+
+
+def test_stacks_that_are_no_context(tmp_path: Path, pixels: np.ndarray) -> None:
+    cube = np.stack([pixels, pixels])
+    scaled = astropy_fits.ImageHDU(cube.astype(np.int16), name="CON")
+    scaled.header["BSCALE"] = 2.0
+    tiles = astropy_fits.CompImageHDU(cube.astype(np.int32), name="CON", tile_shape=(2, 16, 47))
+    for con, message in (
+        (astropy_fits.ImageHDU(cube, name="CON"), r"is no 2-D image; there are none; give a file with an image"),
+        (scaled, "several images with BSCALE 2.0 and BZERO 0 are no bits for exposures; give one image"),
+        (tiles, "its tiles hold several images at once; unpack the file with funpack"),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            astropy_fits.HDUList([astropy_fits.PrimaryHDU(), con]).writeto(tmp_path / "c.fits", overwrite=True)
+        with pytest.raises(InputError, match=message):
+            open_image(tmp_path / "c.fits", hdu=1, role="coverage")
 
 
 # ---------------------------------------------------------------- writing

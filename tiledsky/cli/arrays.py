@@ -62,6 +62,9 @@ def submit(
     coverage: CoverageOption = None,
     mask: MaskOption = None,
     user_mask: UserMaskOption = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(help="Of the task of a job (default: memory of the cluster file).")
+    ] = None,
     tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; the result is the same.")] = None,
     checksum: ChecksumOption = True,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run in --out.")] = False,
@@ -70,7 +73,7 @@ def submit(
     """Submit a run to SLURM as job arrays, one a stage, without Dask; the scripts go to RUN.zarr.jobs."""
     names = {"--hdu": hdu, "--weight": weight, "--error": error, "--dq": dq, "--coverage": coverage}
     names |= {"--mask": mask, "--user-mask": user_mask}
-    config, out = load_cluster(cluster), out.absolute()
+    config, out = load_cluster(cluster).changed(memory=memory_limit), out.absolute()
     planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
     planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
     prepared = prepare(

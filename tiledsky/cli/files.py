@@ -108,11 +108,12 @@ def merge(
 def add_sky(
     source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr|SUB.fits")],
     out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
+    checksum: ChecksumOption = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
     """Add the background back: the image that a run, or a file that export wrote, began with."""
     with reporting() as report:
-        result = restore(source, out, overwrite=overwrite, progress=report.rows("restore"))
+        result = restore(source, out, overwrite=overwrite, checksum=checksum, progress=report.rows("restore"))
     (ny, nx), compared = result.shape, result.comparison
     typer.echo(f"{out}: {ny} x {nx} px, {result.dtype}")
     for count, what in ((result.uncovered, "outside the coverage, not restored"), (result.nan, "NaN")):

@@ -40,7 +40,7 @@ class Fetched:
             handle, name = tempfile.mkstemp(prefix="tiledsky-", suffix=f"-{address.name}", dir=scratch)
         except OSError as error:
             raise InputError(
-                f"{url}: nothing can be copied to the scratch directory ({error}); give another"
+                f"{url}: nothing can be copied to the scratch directory ({error}); name another in TMPDIR"
             ) from error
         os.close(handle)
         self.path = Path(name)

@@ -21,9 +21,11 @@ from astropy.io import fits as astropy_fits
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError, ParameterError
+from tiledsky.io.fitscards import label_value, quiet
 from tiledsky.io.fitsheader import merge_primary, valid_keywords
+from tiledsky.io.fitsplane import plane_header
 from tiledsky.io.fitsscale import scaling_of
-from tiledsky.io.fitsscan import HduInfo, compression_of, inflate, quiet, scan_file, text_value
+from tiledsky.io.fitsscan import HduInfo, compression_of, inflate, scan_file
 from tiledsky.io.fitsselect import ROLE_NAMES, Role, choose
 from tiledsky.io.fitssum import verify_checksums
 from tiledsky.io.fitstiles import TileTable
@@ -126,7 +128,8 @@ class FitsImage:
         float64, 32 and 64 bits. Integer roles (dq, coverage, mask) keep unscaled integers as they are, unsigned by
         convention.
     header : astropy.io.fits.Header
-        The image's header, with the keywords that only the primary header has after its own.
+        The image's header, with the keywords that only the primary header has after its own, as `plane_header` makes
+        it: every card can be read, world coordinates are of two axes.
     bunit : str or None
         Unit of the pixels, as written.
     """
@@ -146,9 +149,11 @@ class FitsImage:
         try:
             header = self._open_compressed() if info.kind == "compressed" else info.header
             self._scaling = scaling_of(info, header, ref.role, self._label)
+            #: Images that lie one upon the other; of a context of bits what is read has the bits of all.
+            self._layers = 1 if info.is_plane else info.shape[-3]
             self.dtype = self._scaling.output
-            self.header = merge_primary(header, primary if info.index else astropy_fits.Header())
-            self.bunit = text_value(self.header, "BUNIT", self._label) or None
+            self.header = plane_header(merge_primary(header, primary if info.index else astropy_fits.Header()))
+            self.bunit = label_value(self.header, "BUNIT") or None
         except BaseException:
             self.close()
             raise
@@ -202,11 +207,14 @@ class FitsImage:
         if pixels.size == 0:
             return pixels
         fetch = self._fetch_plain if self._hdus is None else self._fetch_compressed
-        align, block = self._block_rows(x1 - x0)
+        align, step = self._block_rows(x1 - x0)
         top = y0
         while top < y1:
-            bottom = min(y1, (top // align) * align + block)  # never decode one row of tiles twice
-            pixels[top - y0 : bottom - y0] = self._scaling.apply(fetch(top, bottom, x0, x1))
+            bottom = min(y1, (top // align) * align + step)  # never decode one row of tiles twice
+            block = pixels[top - y0 : bottom - y0]
+            block[...] = self._scaling.apply(fetch(top, bottom, x0, x1, 0))
+            for layer in range(1, self._layers):
+                block |= self._scaling.apply(fetch(top, bottom, x0, x1, layer))
             top = bottom
         return pixels
 
@@ -218,11 +226,11 @@ class FitsImage:
         tile = int(self._hdus[self.hdu].tile_shape[-2])
         return tile, tile * max(1, _TILED_BLOCK // (size * tile))
 
-    def _fetch_plain(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[Any]:
-        stored, nx = self._scaling.stored, self.shape[1]
+    def _fetch_plain(self, y0: int, y1: int, x0: int, x1: int, layer: int) -> NDArray[Any]:
+        stored, (ny, nx) = self._scaling.stored, self.shape
         raw = np.empty((y1 - y0, x1 - x0), stored)
         pixels = raw.reshape(-1).view(np.uint8).data  # no copy: a fresh array is contiguous
-        at, step = self._info.data_offset + (y0 * nx + x0) * stored.itemsize, nx * stored.itemsize
+        at, step = self._info.data_offset + ((layer * ny + y0) * nx + x0) * stored.itemsize, nx * stored.itemsize
         size = len(pixels) if x1 - x0 == nx else (x1 - x0) * stored.itemsize  # whole rows lie one after the other
         with self._lock:
             descriptor = self._file.fileno()
@@ -238,13 +246,13 @@ class FitsImage:
                 at += step
         return raw
 
-    def _fetch_compressed(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[Any]:
+    def _fetch_compressed(self, y0: int, y1: int, x0: int, x1: int, layer: int) -> NDArray[Any]:
         assert self._hdus is not None
         assert self._tiles is not None
-        leading = (0,) * (len(self._info.shape) - 2)
+        leading = (*(0,) * (len(self._info.shape) - 3), layer)[: len(self._info.shape) - 2]
         try:
             with self._lock, np.errstate(all="ignore"):
-                self._tiles.check_streams(y0, y1, x0, x1)
+                self._tiles.check_streams(y0, y1, x0, x1, layer)
                 return np.asarray(self._hdus[self.hdu].section[(*leading, slice(y0, y1), slice(x0, x1))])
         except InputError:
             raise
@@ -296,7 +304,8 @@ def open_image(
         Index, EXTNAME, "EXTNAME,EXTVER" or DES_EXT, in any case. By default the only 2-D image, else the only one whose
         name fits the role (science: SCI, SCIENCE, IMAGE, IMAGES; weight: WHT, WEIGHT, WEIGHTS; error: ERR, ERROR, RMS,
         SIGMA; dq and mask: DQ, MASK, FLAGS; coverage: COV, COVERAGE, CTX, CON, EXP, EXPOSURE, NEXP). Leading axes of
-        length 1 are dropped.
+        length 1 are dropped. A coverage may be several images of integers, a bit for each exposure (CON, CTX): it is
+        read as one, with the bits of all.
     role : {"science", "weight", "error", "dq", "coverage", "mask"}
         dq must be integers; a mask or coverage may be; the others are read as floats.
     scratch : path, optional

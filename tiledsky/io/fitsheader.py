@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from astropy.io.fits import Card, Header
 
-from tiledsky.io.fitsscan import quiet
+from tiledsky.io.fitscards import as_readable, quiet
 
 # Cards that describe how the bytes are stored, not what was observed; they are false for a file of another layout.
 # DES_EXT is an extension name; DATAMIN and DATAMAX are of the pixels; the table keywords come with tile compression.
@@ -21,11 +21,13 @@ _STRUCTURE = re.compile(
     r"|Z(IMAGE|SIMPLE|TENSION|EXTEND|BLOCKED|BITPIX|NAXIS\d*|TILE\d+|NAME\d+|VAL\d+|PCOUNT|GCOUNT|CMPTYPE|MASKCMP)"
     r"|Z(QUANTIZ|DITHER0|BLANK|SCALE|ZERO|HECKSUM|DATASUM)|FZ(ALGOR|ALG2|QVALUE|QMETHD|DTHRSD|TILE|HSCALE)"
 )
-# World coordinates: taken from one header whole, because half of one system and half of another is a third.
-_WCS = re.compile(
-    r"WCSAXES[A-Z]?|WCSNAME[A-Z]?|(CTYPE|CRPIX|CRVAL|CDELT|CUNIT|CROTA|CNAME|CRDER|CSYER)\d+[A-Z]?"
-    r"|(CD|PC|PV|PS)\d+_\d+[A-Z]?|(LONPOLE|LATPOLE|RADESYS|EQUINOX|SPECSYS|RESTFRQ|RESTWAV)[A-Z]?|RADECSYS|EPOCH"
-    r"|(A|B|AP|BP)_(ORDER|DMAX|\d+_\d+)|(CPDIS|CQDIS|CPERR|D2IMDIS|D2IMERR|DP|DQ)\d+.*|D2IMARR|AXISCORR"
+# World coordinates: taken from one header whole, because half of one system and half of another is a third. Several
+# systems are told apart by a letter.
+WCS_CARD = re.compile(
+    r"(?:(?:WCSAXES|WCSNAME|(?:CTYPE|CRPIX|CRVAL|CDELT|CUNIT|CROTA|CNAME|CRDER|CSYER|CZPHS|CPERI)\d+"
+    r"|(?:CD|PC|PV|PS)\d+_\d+|LONPOLE|LATPOLE|RADESYS|EQUINOX|SPECSYS|RESTFRQ|RESTWAV)(?P<letter>[A-Z]?)"
+    r"|RADECSYS|EPOCH|PC\d{6}|(?:A|B|AP|BP)_(?:ORDER|DMAX|\d+_\d+)"
+    r"|(?:CPDIS|CQDIS|CPERR|D2IMDIS|D2IMERR|DP|DQ)\d+.*|D2IMARR|AXISCORR)"
 )
 # Distortions kept as arrays in other extensions of the input, which a file of ours does not carry.
 _LOOKUP = re.compile(r"(CPDIS|CQDIS|CPERR|D2IMDIS|D2IMERR|DP|DQ|D2IM)\d+(\..*)?|D2IMARR|D2IMEXT|AXISCORR|NPOLEXT")
@@ -79,7 +81,7 @@ def describing_cards(header: Header, *, commentary: bool = True) -> tuple[list[C
     invalid: list[str] = []
     lookup = False
     for card in header.cards:
-        name = _name(card)
+        name = keyword_of(card)
         if _STRUCTURE.fullmatch(name) or name == "":
             continue
         if _LOOKUP.fullmatch(name):
@@ -106,28 +108,28 @@ def merge_primary(header: Header, primary: Header) -> Header:
     """
     with quiet():
         merged = header.copy()
-        own = {_name(card) for card in header.cards}
+        own = {keyword_of(card) for card in header.cards}
         has_wcs = any(name.startswith("CTYPE") for name in own)
         if primary.get("NAXIS", 0):
             own.add("BUNIT")  # the unit of the primary's own pixels
         for card in primary.cards:
-            name = _name(card)
+            name = keyword_of(card)
             if name in _COMMENTARY:
                 if name and not any(text in str(card) for text in _BOILERPLATE):
-                    merged.append(Card.fromstring(card.image), end=True)
-            elif name not in own and not _STRUCTURE.fullmatch(name) and not (has_wcs and _WCS.fullmatch(name)):
-                merged.append(Card.fromstring(card.image), end=True)
+                    merged.append(Card.fromstring(as_readable(card).image), end=True)
+            elif name not in own and not _STRUCTURE.fullmatch(name) and not (has_wcs and WCS_CARD.fullmatch(name)):
+                merged.append(Card.fromstring(as_readable(card).image), end=True)
     return merged
 
 
 def valid_keywords(header: Header) -> Header:
     """Return only the valid value cards of `header` (NAXIS kept, so that a WCS knows the image's size)."""
-    cards: Iterable[Card | None] = (valid_card(card) for card in header.cards if _name(card) not in _COMMENTARY)
+    cards: Iterable[Card | None] = (valid_card(card) for card in header.cards if keyword_of(card) not in _COMMENTARY)
     with quiet():
         return Header([card for card in cards if card is not None])
 
 
-def _name(card: Card) -> str:
+def keyword_of(card: Card) -> str:
     """Return the keyword, upper case; of a card too broken to have one, its first word."""
     try:
         with quiet():

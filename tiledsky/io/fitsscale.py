@@ -10,7 +10,8 @@ from astropy.io.fits import Header
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
-from tiledsky.io.fitsscan import HduInfo, number, text_value
+from tiledsky.io.fitscards import number, text_value
+from tiledsky.io.fitsscan import HduInfo
 
 INTEGER_ROLES = ("dq", "coverage", "mask")
 
@@ -74,6 +75,10 @@ def scaling_of(info: HduInfo, header: Header, role: str, label: str) -> Scaling:
         raise InputError(
             f"{label}: role dq needs integer flags and the pixels are BITPIX {info.bitpix} with BSCALE {bscale} and "
             f"BZERO {bzero}; choose another HDU, or give it as a mask"
+        )
+    elif not info.is_plane:
+        raise InputError(
+            f"{label}: several images with BSCALE {bscale} and BZERO {bzero} are no bits for exposures; give one image"
         )
     else:
         pixel = "f8" if bits == 64 or (bits == 32 and integers) else "f4"

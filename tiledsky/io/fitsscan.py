@@ -8,17 +8,13 @@ of a decompressor, and a small .gz that unpacks to far more than its headers dec
 from __future__ import annotations
 
 import bz2
-import contextlib
 import gzip
 import math
 import os
 import shutil
 import stat
 import tempfile
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
@@ -26,26 +22,15 @@ from typing import BinaryIO, Literal, Protocol
 from astropy.io.fits import Header
 
 from tiledsky.errors import InputError
+from tiledsky.io.fitscards import integer, label_value, parse_cards, text_value, value_of
 
 BLOCK = 2880
 _MAX_HEADER = 2_000 * BLOCK  # 5.8 MB, 72,000 cards: beyond this the END card is lost, not far away
 _MAX_HDUS = 10_000
+#: Zeros that may follow the last HDU: records of tapes, room that was reserved; not all that a small .gz can unpack to.
+_MAX_TAIL = 256 << 20
 _COPY = 1 << 20
 _BITPIX = (8, 16, 32, 64, -32, -64)
-# Header bytes outside printable ASCII are forbidden but common in comments; they become '?', control bytes a blank.
-_PRINTABLE = bytes(32 if b < 32 else 63 if b > 126 else b for b in range(256))
-
-# warnings.catch_warnings changes the filters of the whole process; the lock keeps our own threads from undoing each
-# other's change in the wrong order.
-_FILTER_LOCK = threading.RLock()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence astropy's warnings about a file; what matters in them is checked here and raised as InputError."""
-    with _FILTER_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @dataclass(frozen=True)
@@ -91,6 +76,11 @@ class HduInfo:
         """True for a 2-D image with pixels; leading axes of length 1 do not count."""
         return len(self.shape) >= 2 and 0 not in self.shape and all(n == 1 for n in self.shape[:-2])
 
+    @property
+    def is_bit_stack(self) -> bool:
+        """True for several 2-D images of integers: a context of drizzled exposures, a bit each, 32 to an image."""
+        return len(self.shape) >= 3 and self.bitpix > 0 and 0 not in self.shape and math.prod(self.shape[:-3]) == 1
+
     def __str__(self) -> str:
         names = "/".join(n for n in (self.name, self.ext) if n) or ("PRIMARY" if self.index == 0 else "unnamed")
         version = f",{self.version}" if self.version != 1 else ""
@@ -111,6 +101,9 @@ class _Source(Protocol):
     def skip(self, size: int) -> int:
         """Pass over `size` bytes and return how many of them exist."""
 
+    def look(self, size: int) -> bytes:
+        """Return up to `size` bytes of what is no part of the file's HDUs; fewer only at the end."""
+
 
 class _PlainSource:
     """A file on disk: data units are passed over without being read."""
@@ -124,6 +117,8 @@ class _PlainSource:
         self.position += len(data)
         return data
 
+    look = read
+
     def skip(self, size: int) -> int:
         step = min(size, self.size - self.position)
         self.position += step
@@ -136,7 +131,7 @@ class _InflatingSource:
     def __init__(self, stream: _Readable, copy: BinaryIO, directory: Path, label: str) -> None:
         self.stream, self.copy, self.directory, self.label, self.position = stream, copy, directory, label, 0
 
-    def read(self, size: int) -> bytes:
+    def look(self, size: int) -> bytes:
         try:
             data = self.stream.read(size)
         except (OSError, EOFError, zlib.error) as exc:
@@ -144,8 +139,12 @@ class _InflatingSource:
                 f"{self.label}: the compressed file is damaged or truncated after {self.position} unpacked bytes "
                 f"({exc}); its pixels cannot be trusted, fetch the file again"
             ) from exc
-        self.copy.write(data)
         self.position += len(data)
+        return data
+
+    def read(self, size: int) -> bytes:
+        data = self.look(size)
+        self.copy.write(data)
         return data
 
     def skip(self, size: int) -> int:
@@ -153,7 +152,7 @@ class _InflatingSource:
         if size > free:
             raise InputError(
                 f"{self.label}: unpacks to at least {self.position + size} bytes and the scratch directory has "
-                f"{free} free; give another scratch directory"
+                f"{free} free; name another in TMPDIR"
             )
         done = 0
         while done < size and (data := self.read(min(_COPY, size - done))):
@@ -221,7 +220,9 @@ def inflate(path: Path, compression: Literal["gzip", "bzip2"], scratch: Path | N
     try:
         handle, name = tempfile.mkstemp(prefix="tiledsky-", suffix=".fits", dir=scratch)
     except OSError as exc:
-        raise InputError(f"{label}: nothing can be unpacked to the scratch directory ({exc}); give another") from exc
+        raise InputError(
+            f"{label}: nothing can be unpacked to the scratch directory ({exc}); name another in TMPDIR"
+        ) from exc
     unpacked = Path(name)
     try:
         with os.fdopen(handle, "wb") as copy, opener(path, "rb") as stream:
@@ -237,9 +238,9 @@ def _scan(source: _Source, label: str) -> list[HduInfo]:
     hdus: list[HduInfo] = []
     while True:
         first = source.read(BLOCK)
-        if hdus and not first.strip(b"\0 "):  # the end, or padding: nothing may follow it
-            if first and source.read(1):
-                raise InputError(_surplus(label, len(hdus)))
+        if hdus and not first.strip(b"\0 "):  # the end, or padding
+            if len(first) == BLOCK:
+                _check_tail(source, label, len(hdus))
             return hdus
         expected = b"XTENSION=" if hdus else b"SIMPLE  ="
         if not first.startswith(expected):
@@ -256,6 +257,17 @@ def _scan(source: _Source, label: str) -> list[HduInfo]:
                 f"{label}, HDU {info}: the file is truncated, {found} of {info.data_bytes} data bytes are there; "
                 "the rest would be read as nothing, fetch the file again"
             )
+
+
+def _check_tail(source: _Source, label: str, count: int) -> None:
+    """Check that nothing but zeros, or blanks, follows the last HDU."""
+    left = _MAX_TAIL
+    while left > 0 and (data := source.look(_COPY)):
+        if data.strip(b"\0 "):
+            raise InputError(_surplus(label, count))
+        left -= len(data)
+    if left <= 0:
+        raise InputError(f"{label}: more than {_MAX_TAIL} bytes of zeros follow the last HDU; cut them off")
 
 
 def _surplus(label: str, count: int) -> str:
@@ -286,59 +298,6 @@ def _rest_of_header(source: _Source, first: bytes, label: str) -> bytes:
     return b"".join(blocks)
 
 
-def integer(header: Header, keyword: str, label: str, *, default: int | None = None, minimum: int | None = None) -> int:
-    """Return an integer header value, or raise InputError naming the keyword."""
-    value = number(header, keyword, label, default=default)
-    if not isinstance(value, int) or (minimum is not None and value < minimum):
-        least = "" if minimum is None else f" of at least {minimum}"
-        raise InputError(f"{label}: {keyword} = {value!r} is not an integer{least}; the header is damaged, repair it")
-    return value
-
-
-def number(header: Header, keyword: str, label: str, *, default: float | None = None) -> float:
-    """Return a finite real header value (int kept as int), or raise InputError naming the keyword."""
-    once(header, keyword, label)
-    value = _value(header, keyword, label)
-    if value is None:
-        value = default
-    if value is None:
-        raise InputError(f"{label}: the header has no {keyword}; it is damaged, repair it")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{label}: {keyword} = {value!r} is not a number; the header is damaged, repair it")
-    return value
-
-
-def once(header: Header, keyword: str, label: str) -> None:
-    """Raise InputError if a keyword is there again with another value: readers differ in which of them they take."""
-    try:
-        if keyword not in header or (count := header.count(keyword)) == 1:
-            return
-        with quiet():
-            values = {repr(header[keyword, i]) for i in range(count)}
-    except Exception as exc:  # as in _value
-        raise InputError(f"{label}: the card {keyword} cannot be read; the header is damaged, repair it") from exc
-    if len(values) > 1:
-        raise InputError(
-            f"{label}: {keyword} is there more than once, as {' and '.join(sorted(values))}; the header is damaged, "
-            "repair it"
-        )
-
-
-def text_value(header: Header, keyword: str, label: str) -> str:
-    """Return a header value as a string without blanks at its ends; empty when absent."""
-    value = _value(header, keyword, label)
-    return "" if value is None else str(value).strip()
-
-
-def _value(header: Header, keyword: str, label: str) -> object:
-    try:
-        with quiet():
-            value: object = header.get(keyword)
-    except Exception as exc:  # astropy raises VerifyError, ValueError, AttributeError... for a card it cannot parse
-        raise InputError(f"{label}: the card {keyword} cannot be read; the header is damaged, repair it") from exc
-    return None if type(value).__name__ == "Undefined" else value
-
-
 def _axes(header: Header, prefix: str, label: str) -> tuple[int, ...]:
     count = integer(header, f"{prefix}NAXIS", label, minimum=0)
     if count > 999:
@@ -358,24 +317,23 @@ def _bitpix(header: Header, keyword: str, label: str) -> int:
 def _interpret(raw: bytes, index: int, offset: int, label: str) -> HduInfo:
     """Turn the bytes of one header into an HduInfo."""
     label = f"{label}, HDU {index}"
-    with quiet():
-        header = Header.fromstring(raw.translate(_PRINTABLE).decode("ascii"))
-    if index == 0 and _value(header, "SIMPLE", label) is not True:
+    header = parse_cards(raw)
+    if index == 0 and value_of(header, "SIMPLE", label) is not True:
         raise InputError(
             f"{label}: SIMPLE is not T, so the file does not claim to follow the FITS standard; convert it"
         )
     bitpix = _bitpix(header, "BITPIX", label)
     shape = _axes(header, "", label)
-    groups = index == 0 and shape and shape[-1] == 0 and _value(header, "GROUPS", label) is True
+    groups = index == 0 and shape and shape[-1] == 0 and value_of(header, "GROUPS", label) is True
     pcount = integer(header, "PCOUNT", label, default=0, minimum=0) if index or groups else 0
     gcount = integer(header, "GCOUNT", label, default=1, minimum=1) if index or groups else 1
     elements = math.prod(shape[:-1] if groups else shape) if shape else 0
     data_bytes = abs(bitpix) // 8 * gcount * (pcount + elements) if shape else 0
     kind: Literal["image", "compressed", "other"] = "other"
-    xtension = text_value(header, "XTENSION", label)
+    xtension = text_value(header, "XTENSION", label) if index else ""
     if (index == 0 or xtension in ("IMAGE", "IUEIMAGE")) and not groups and 0 not in shape and shape:
         kind = "image"
-    elif xtension in ("BINTABLE", "A3DTABLE") and _value(header, "ZIMAGE", label) is True:
+    elif xtension in ("BINTABLE", "A3DTABLE") and value_of(header, "ZIMAGE", label) is True:
         kind = "compressed"
         bitpix, shape = _bitpix(header, "ZBITPIX", label), _axes(header, "Z", label)
     if kind != "other" and (gcount != 1 or (kind == "image" and pcount)):
@@ -383,12 +341,12 @@ def _interpret(raw: bytes, index: int, offset: int, label: str) -> HduInfo:
             f"{label}: GCOUNT = {gcount} and PCOUNT = {pcount} are not an image's 1 and 0; the header is damaged, "
             "repair it"
         )
-    name = text_value(header, "EXTNAME", label).upper()
-    version = text_value(header, "EXTVER", label)
+    name = label_value(header, "EXTNAME").upper()
+    version = label_value(header, "EXTVER")
     return HduInfo(
         index=index,
         name="" if name == "COMPRESSED_IMAGE" else name,
-        ext=text_value(header, "DES_EXT", label).upper(),
+        ext=label_value(header, "DES_EXT").upper(),
         version=int(version) if version.isdecimal() else 1,  # a label only: not worth refusing a file for
         kind=kind,
         shape=shape if kind != "other" else (),

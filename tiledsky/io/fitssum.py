@@ -11,7 +11,8 @@ from typing import BinaryIO
 import numpy as np
 
 from tiledsky.errors import InputError
-from tiledsky.io.fitsscan import BLOCK, HduInfo, text_value
+from tiledsky.io.fitscards import text_value
+from tiledsky.io.fitsscan import BLOCK, HduInfo
 
 _ONES = 0xFFFFFFFF
 _READ = 4 << 20

@@ -19,7 +19,8 @@ from astropy.io.fits import Header
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
-from tiledsky.io.fitsscan import HduInfo, integer, number, once, text_value
+from tiledsky.io.fitscards import integer, number, once, text_value
+from tiledsky.io.fitsscan import HduInfo
 
 _COMPRESSIONS = ("GZIP_1", "GZIP_2", "RICE_1", "RICE_ONE", "PLIO_1", "HCOMPRESS_1", "NOCOMPRESS")
 _DITHERS = ("NO_DITHER", "SUBTRACTIVE_DITHER_1", "SUBTRACTIVE_DITHER_2")
@@ -64,6 +65,8 @@ class TileTable:
                 f"{label}: an image of {info.shape} in tiles of {self._tile} needs {math.prod(self._grid)} table rows, "
                 f"there are {rows}; the header is damaged, fetch the file again"
             )
+        if math.prod(self._tile[:-2]) > 1 and math.prod(info.shape[:-2]) > 1:
+            raise InputError(f"{label}: its tiles hold several images at once; unpack the file with funpack")
         block = _settings(header, self.method, label)
         columns = _columns(header, width, label)
         _check_dither(header, columns, label)
@@ -133,13 +136,13 @@ class TileTable:
                 f"{self.method}; the header or the table is damaged, fetch the file again"
             )
 
-    def check_streams(self, y0: int, y1: int, x0: int, x1: int) -> None:
+    def check_streams(self, y0: int, y1: int, x0: int, x1: int, layer: int = 0) -> None:
         """Check the tiles that overlap a region before they are unpacked; once each."""
         ty, tx = self._tile[-2:]
-        nx = self._grid[-1]
+        ny, nx = self._grid[-2:]
         for row in range(y0 // ty, -(-y1 // ty)):
             for column in range(x0 // tx, -(-x1 // tx)):
-                index = row * nx + column
+                index = (layer * ny + row) * nx + column
                 if index in self._known:
                     continue
                 shape = (min(ty, self._shape[-2] - row * ty), min(tx, self._shape[-1] - column * tx))

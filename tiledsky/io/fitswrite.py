@@ -17,8 +17,9 @@ from astropy.io.fits import Card, Header
 from numpy.typing import DTypeLike, NDArray
 
 from tiledsky.errors import ParameterError, RunError
+from tiledsky.io.fitscards import quiet
 from tiledsky.io.fitsheader import describing_cards
-from tiledsky.io.fitsscan import BLOCK, quiet
+from tiledsky.io.fitsscan import BLOCK
 
 _ROW_BLOCK = 16 << 20
 # numpy type -> BITPIX, and the BZERO that turns the signed integers of FITS into it
@@ -200,7 +201,7 @@ def new_fits(
                 image.check()
             os.fsync(file.fileno())
         if not overwrite and target.exists():
-            raise ParameterError(f"{target}: appeared while it was written; remove it or pass overwrite=True")
+            raise ParameterError(f"{target}: appeared while it was written; remove it, or give --overwrite")
         os.replace(temporary, target)
         _sync_directory(target.parent)
     except OSError as exc:
@@ -249,7 +250,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     if target.is_dir():
         raise ParameterError(f"{target}: is a directory; name a file in it")
     if target.exists() and not overwrite:
-        raise ParameterError(f"{target}: exists and would be lost; name another file or pass overwrite=True")
+        raise ParameterError(f"{target}: exists and would be lost; name another file, or give --overwrite")
 
 
 def _check(planes: Sequence[Plane], *, single: bool) -> None:

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair
+from tiledsky.io.fitscards import quiet
 from tiledsky.io.fitsheader import valid_keywords
-from tiledsky.io.fitsscan import quiet
+from tiledsky.io.fitsplane import parse_header
 
 #: Suffixes of region files.
 SUFFIXES = (".reg", ".crtf")
@@ -205,7 +206,7 @@ def _parse(data: bytes, label: str, header: str) -> list[tuple[Any, bool]]:
 
 def _keywords(header: str) -> Header:
     with quiet():
-        return valid_keywords(Header.fromstring(header, sep="\n"))
+        return valid_keywords(parse_header(header))
 
 
 def _on_pixels(region: Any, keywords: Header, label: str) -> Any:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
-from astropy.io.fits import Header
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError, TiledSkyError
@@ -20,7 +19,8 @@ from tiledsky.geometry import Pair, Region
 from tiledsky.io.address import located
 from tiledsky.io.fetch import Fetched
 from tiledsky.io.fits import FITS_ENDINGS, FitsImage, FitsRef, open_image, split_hdu
-from tiledsky.io.fitsscan import quiet
+from tiledsky.io.fitscards import quiet
+from tiledsky.io.fitsplane import parse_header as parse_header
 from tiledsky.io.regions import SUFFIXES, RegionMask, RegionRef, open_regions
 from tiledsky.io.remote import as_system, is_outage, is_url, unreachable
 
@@ -269,7 +269,10 @@ def _open_plane(
     if not away:
         return _open_fits(Path(path), chosen, name, scratch, checksum)
     fetched = Fetched(path, scratch)
-    opened = _open_fits(fetched.path, chosen, name, scratch, checksum)
+    try:
+        opened = _open_fits(fetched.path, chosen, name, scratch, checksum)
+    except InputError as error:  # about a copy that is gone by the time it is read
+        raise InputError(str(error).replace(str(fetched.path), path)) from None
     _keep_open.append(fetched)
     return opened._replace(plane=replace(opened.plane, url=path))
 
@@ -311,12 +314,6 @@ def _ends_digest(path: Path) -> str:
         file.seek(max(path.stat().st_size - (1 << 20), 0))
         digest.update(file.read())
     return digest.hexdigest()
-
-
-def parse_header(text: str) -> Header:
-    """Return the header kept as text by a source or a run."""
-    with quiet():
-        return Header.fromstring(text, sep="\n")
 
 
 def read_plane(plane: Any, region: Region) -> NDArray[Any]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region
+from tiledsky.io.fitscards import quiet
 from tiledsky.io.fitsheader import describing_cards
-from tiledsky.io.fitsscan import quiet
 from tiledsky.io.source import HEADER, MASK_BITS
 from tiledsky.planes import SOURCES
 from tiledsky.run.export import RowCount, RowProgress, copy_plane, new_store

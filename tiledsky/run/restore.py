@@ -92,6 +92,7 @@ def restore(
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    checksum: bool = True,
     progress: RowProgress | None = None,
 ) -> Restored:
     """Add the background back to a subtracted image.
@@ -104,6 +105,8 @@ def restore(
         FITS file with the image in its primary HDU, and header and WCS of the science image.
     overwrite : bool
         Replace ``out``.
+    checksum : bool
+        Compare a FITS file with the DATASUM and CHECKSUM that it carries.
     progress : callable, optional
         Called with rows done and rows in all.
 
@@ -142,7 +145,7 @@ def restore(
 
     Memory: a row of the store's inner chunks, four times.
     """
-    with _open(located(source)) as parts:
+    with _open(located(source), checksum) as parts:
         count = RowCount(parts.shape[0], progress)
         blocks = _Blocks(parts, count)
         plane = Plane("SCI", parts.shape, parts.dtype, blocks.rows, block_rows=parts.block_rows)
@@ -220,12 +223,12 @@ class _Blocks:
 
 
 @contextmanager
-def _open(source: Path) -> Iterator[_Parts]:
+def _open(source: Path, checksum: bool) -> Iterator[_Parts]:
     if source.is_dir():
         yield _of_run(source)
         return
     with ExitStack() as stack:
-        yield _of_file(source, stack)
+        yield _of_file(source, stack, checksum)
 
 
 def _of_run(path: Path) -> _Parts:
@@ -244,10 +247,10 @@ def _of_run(path: Path) -> _Parts:
     )
 
 
-def _of_file(path: Path, stack: ExitStack) -> _Parts:
+def _of_file(path: Path, stack: ExitStack, checksum: bool) -> _Parts:
     images: dict[str, FitsImage] = {}
     for index in image_hdus(path):
-        image = stack.enter_context(open_image(path, hdu=index))
+        image = stack.enter_context(open_image(path, hdu=index, checksum=checksum))
         images.setdefault(image.name.upper(), image)
     missing = [name for name in _NAMES if name not in images]
     if missing:
