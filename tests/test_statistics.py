@@ -7,12 +7,13 @@ import pytest
 from astropy.stats import SigmaClip as AstropyClip
 from astropy.stats import biweight_location, biweight_scale, mad_std, median_absolute_deviation
 
-from tiledsky.errors import ParameterError, RunError
+from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.kernels.biweight import BiweightSums
 from tiledsky.kernels.order import KeyHistogram
 from tiledsky.kernels.refinement import Refinement
+from tiledsky.masking import tier_mask
 from tiledsky.statistics import Statistics, bins_to_refine, finish, global_statistics, image_statistics
-from tiledsky.steps import SigmaClip
+from tiledsky.steps import SigmaClip, Tier
 from tiledsky.testing import assert_tile_invariant, irregular_chunkings
 
 SHAPE = (83, 97)
@@ -209,3 +210,72 @@ def test_shapes_are_checked():
         global_statistics(_normal(), mask=np.zeros((2, 2), bool))
     with pytest.raises(ParameterError, match="3 axes"):
         global_statistics(np.zeros((2, 2, 2)))
+
+
+def _thousandths():
+    """Noise of rms 1 in steps of 2**-10: exact in float64 on any of the levels below."""
+    image = np.round(1024 * np.random.default_rng(11).normal(0, 1, SHAPE)) / 1024
+    image[np.random.default_rng(12).random(SHAPE) < 0.05] += 8.0
+    image[3, 5] = np.nan
+    return image
+
+
+@pytest.mark.parametrize("clip", CLIPS, ids=["default", "asymmetric", "one round", "mean"])
+@pytest.mark.parametrize("level", [0.0, 1e3, 1e9, -(2.0**40)])
+def test_float64_on_a_level(level, clip):
+    image = _thousandths()
+    expected, found = _astropy(image, np.isnan(image), clip), global_statistics(image + level, clip=clip)
+    assert found.n == expected.n
+    for field in ("mean", "median", "clipped_mean", "clipped_median", "biweight_location"):
+        assert getattr(found, field) - level == pytest.approx(
+            getattr(expected, field), rel=0, abs=1e-12 + np.spacing(abs(level))
+        ), field
+    for field in ("std", "mad", "mad_std", "clipped_std", "biweight_scale"):
+        assert getattr(found, field) == pytest.approx(getattr(expected, field), rel=1e-12), field
+
+
+@pytest.mark.parametrize("power", [-1000, -141, -126, 122, 130, 1000])
+def test_float64_beyond_float32_scales(power):
+    image = _thousandths()
+    one, other = global_statistics(image), global_statistics(image * 2.0**power)
+    for field, value in vars(one).items():
+        assert getattr(other, field) == (value if field == "n" else value * 2.0**power), field
+
+
+def test_float64_next_to_the_largest_and_the_smallest():
+    found = global_statistics(np.array([[1.7e308, 1.7e308, 1.75e308]]))
+    assert found.median == 1.7e308
+    assert found.mean == pytest.approx(1.7166666666666666e308, rel=1e-12)
+    assert global_statistics(np.array([[5e-324, 5e-324, 0.0]])).median == 5e-324
+    assert global_statistics(np.full((2, 3), 1e300)).std == 0.0
+    assert global_statistics(np.full((2, 3), np.nan)).n == 0
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32])
+def test_integers_that_float32_would_round(dtype):
+    image = np.random.default_rng(3).integers(0, 100, SHAPE).astype(dtype) + dtype(2**30)
+    found = global_statistics(image)
+    assert found.median == np.median(image)
+    assert found.std == pytest.approx(image.astype(np.longdouble).std(), rel=1e-12)
+
+
+def test_float64_does_not_depend_on_chunks():
+    image = _thousandths() * 1e-3 + 1e9
+    mask = np.random.default_rng(10).random(SHAPE) < 0.3
+    assert_tile_invariant(global_statistics, image, mask=mask, chunks=irregular_chunkings(SHAPE)[:4])
+
+
+@pytest.mark.parametrize(
+    ("power", "message"), [(-141, "power of ten"), (122, "power of ten"), (160, "beyond the 3e38")]
+)
+def test_noise_that_float32_does_not_resolve_is_refused(power, message):
+    image = np.random.default_rng(3).normal(0, 1, SHAPE) * 2.0**power
+    with pytest.raises(InputError, match=message):
+        tier_mask(image, [Tier(n_sigma=3.0)])
+
+
+@pytest.mark.parametrize("power", [-120, 110])
+def test_masks_do_not_depend_on_the_unit(power):
+    image = _thousandths()
+    tiers = [Tier(n_sigma=2.0, fwhm=2.0, n_pixels=3, grow=2.0)]
+    np.testing.assert_array_equal(tier_mask(image * 2.0**power, tiers), tier_mask(image, tiers))

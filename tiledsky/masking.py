@@ -18,7 +18,7 @@ from tiledsky.filters import check_image, smooth_patch, taps_of
 from tiledsky.geometry import Pair
 from tiledsky.kernels.detect import detect
 from tiledsky.kernels.grow import grow_disc, grow_square, grow_tophat
-from tiledsky.overlap import Patch, map_patches
+from tiledsky.overlap import Patch, is_dask_array, map_patches
 from tiledsky.recipe import validated
 from tiledsky.steps import SigmaClip, Tier
 from tiledsky.thresholds import Thresholds, search_radius, tier_thresholds
@@ -32,7 +32,17 @@ def detection_image(science: NDArray[Any], sky: NDArray[Any], scale: NDArray[Any
     ``scale`` (see `tiledsky.planes.noise_scale`) makes the noise even.
     """
     difference = science - sky
-    return np.asarray(difference if scale is None else difference * scale, dtype=np.float32)
+    return _rounded(difference if scale is None else difference * scale)
+
+
+def _rounded(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # infinite then: no pixel to measure noise on
+        return np.asarray(pixels, dtype=np.float32)
+
+
+def _in_float32(detection: Any) -> Any:
+    """Round a detection image, lazily if it is lazy."""
+    return detection.map_blocks(_rounded, dtype=np.float32) if is_dask_array(detection) else _rounded(detection)
 
 
 def growth_radius(tier: Tier) -> int:
@@ -148,7 +158,7 @@ def tier_mask(
         )
     if noise is None and any(t.noise == "local" for t in tiers):
         raise ParameterError("a tier with local noise needs a noise map; pass noise, or choose another noise")
-    detection = detection.astype(np.float32)
+    detection = _in_float32(detection)
     ignore = _with_nan(detection, mask) if masked == "fill" else mask
     limits = tier_thresholds(detection, tiers, mask=ignore, clip=clip or SigmaClip(), masked=masked)
     func = partial(tiers_patch, tiers=tuple(tiers), first_bit=first_bit)
@@ -230,5 +240,5 @@ def source_mask(
         return tier_mask(detection, [tier], mask=mask, clip=clip) != 0
     func = partial(source_patch, tier=tier)
     halo = tiers_halo([tier])
-    detection = detection.astype(np.float32)
+    detection = _in_float32(detection)
     return map_patches(func, detection, mask, halo=halo, dtype=bool, name="source_mask", threshold=threshold)

@@ -16,6 +16,9 @@ from tiledsky.reliability import Counts, counts, merged, ranks, reliable_n_sigma
 from tiledsky.statistics import Statistics, image_statistics, reduced
 from tiledsky.steps import MaskStep, RingStep, SigmaClip, Tier
 
+#: Standard deviations that a detection image may have: 2**20 times the smallest float32, 2**-13 of the largest.
+_LEAST_NOISE, _LARGEST_NOISE = 2.0**-129, 2.0**114
+
 
 @dataclass(frozen=True)
 class NoiseImage:
@@ -89,6 +92,7 @@ def center_and_noise(tier: Tier, statistics: Statistics) -> tuple[float, float]:
         "biweight": statistics.biweight_scale,
         "local": 0.0,
     }
+    _check_range(noises[tier.noise])
     return centers[tier.center], noises[tier.noise]
 
 
@@ -127,7 +131,17 @@ def ranks_patch(detection: Patch, ignore: Patch | None, *, tier: Tier, statistic
 def _check_pixels(statistics: Statistics) -> None:
     if not statistics.n:
         raise InputError(
-            "no pixel is left to measure the noise on: all are NaN, masked or of zero weight; check the masks"
+            "no pixel is left to measure the noise on: all are NaN, masked, of zero weight, or beyond the 3e38 that "
+            "float32 holds; check the masks and the unit of the image"
+        )
+
+
+def _check_range(noise: float) -> None:
+    """Refuse an image whose float32 detection image cannot hold its noise, or sources some thousand times above it."""
+    if noise and not _LEAST_NOISE <= noise <= _LARGEST_NOISE:
+        raise InputError(
+            f"the noise of the image minus its sky is {noise:.3g}; float32, in which sources are searched, resolves it "
+            f"from {_LEAST_NOISE:.2g} to {_LARGEST_NOISE:.2g} only; multiply the image by a power of ten"
         )
 
 

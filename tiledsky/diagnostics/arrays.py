@@ -102,7 +102,7 @@ def measure(
 def _noise(image: Any, background: Any, mask: Any) -> float:
     left_out = None if mask is None else np.asarray(mask[...]) != 0
     residual = np.asarray(image[...]) - np.asarray(background[...])
-    return float(global_statistics(residual, mask=left_out).mad_std)
+    return float(global_statistics(residual.astype(np.float32), mask=left_out).mad_std)
 
 
 def _catalogue(catalogue: Any, noise: float | None, rms: Any) -> Floats:
