@@ -42,7 +42,7 @@ def measure(count: int, threads: int, seconds: float) -> dict[str, float]:
     ):
         client.wait_for_workers(workers)
         (Path(folder) / "run").mkdir()
-        crew = Crew(client, Path(folder), "0123456789abcdef", Options())
+        crew = Crew(client, Path(folder), "0123456789abcdef", "", Options())
         list(crew.outcomes("warm", [(k, 0) for k in range(4 * threads)]))
         cpu, began = time.process_time(), time.monotonic()
         done = sum(1 for _ in crew.outcomes("idle", [(k // 300, k % 300) for k in range(count)]))

@@ -1,7 +1,8 @@
-"""Ends the process of a task at every step of its commit; run in a process of its own, which forks one for each.
+"""Ends or suspends the process of a task at every step of its commit; run in a process of its own, which forks them.
 
 ``python -m tests.faults.commit_steps IMAGE FOLDER TILE one|all STAGE...`` prints one line of JSON for each stage: how
-many processes were ended, by what, and what went wrong. One tile or all tiles of the stages are tried; no stage: all.
+many processes were ended or suspended, by what, and what went wrong. One tile or all tiles of the stages are tried; no
+stage: all.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from tests.faults import trap
 from tests.run.scenes import KEEPING, stored_bytes
 from tiledsky import run
 from tiledsky.io.store import size_and_crc
-from tiledsky.run.leases import place
-from tiledsky.run.locks import working
+from tiledsky.run.locks import begin, end, working
 from tiledsky.run.plan import Stage
 from tiledsky.run.runner import prepare
 from tiledsky.run.stages import execute
@@ -41,24 +41,29 @@ class Sweep:
         self.prepared = prepare(KEEPING, image, self.out, tile_size=tile)
         with self.prepared.locked(restart=False):
             self.prepared.create()
+        self.call = begin(self.out)
         self.checker = Checker(self.out, self.prepared.run_id, self.prepared.layout)
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
 
-    def child(self, stage: Stage, index: tuple[int, int], set_trap: Callable[[], None] | None = None) -> int:
-        """Do a task in a forked process; return how that ended, as `os.waitstatus_to_exitcode` says."""
+    def start(self, stage: Stage, index: tuple[int, int], set_trap: Callable[[], None] | None = None) -> int:
+        """Begin a task in a forked process; return its id."""
         pid = os.fork()
         if pid == 0:
             try:
                 if set_trap is not None:
                     set_trap()
-                with working(self.out, place()):
+                with working(self.out, self.call):
                     execute(str(self.out), self.prepared.run_id, stage.name, index)
                 os._exit(0)
             except BaseException as error:
                 print(f"{stage.name} {index}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 os._exit(1)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return pid
+
+    def child(self, stage: Stage, index: tuple[int, int], set_trap: Callable[[], None] | None = None) -> int:
+        """Do a task in a forked process; return how that ended, as `os.waitstatus_to_exitcode` says."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.start(stage, index, set_trap), 0)[1])
 
     def stage(self, stage: Stage, tasks: int) -> dict[str, Any]:
         """End the first tasks of a stage at every step."""
@@ -76,6 +81,11 @@ class Sweep:
         marker = self.checker.marker(stage, index)
         assert marker is not None
         objects = {o["path"]: (o["size"], o["crc32"]) for o in marker["objects"]}
+        for strike, suspend in (("late", self._late), ("ended", self._ended)) if "power" in strikes else ():
+            number = 0
+            while suspend(stage, index, objects, number):
+                number += 1
+            self.counts[strike] += number
         for strike in strikes:
             number, chosen = 0, _opened if strike == "half" else _numbered
             while self._strike(stage, index, objects, strike, chosen(number)):
@@ -113,6 +123,52 @@ class Sweep:
         if code == expected:
             self.counts[strike] += 1
         return code == expected
+
+    def _suspended(self, stage: Stage, index: tuple[int, int], objects: dict[str, Any], when: When) -> tuple[int, bool]:
+        """Begin a task that has something to do; return its process, and whether that is suspended at a step."""
+        self.checker.markers.path(stage.name, index).unlink()
+        for path in objects:
+            (self.out / path).unlink()
+        pid = self.start(
+            stage, index, lambda: trap.arm(trap.Trap(str(self.out), lambda n, kind, path: when(n, kind), trap.stop))
+        )
+        return pid, os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+
+    def _late(self, stage: Stage, index: tuple[int, int], objects: dict[str, Any], number: int) -> bool:
+        """Suspend a task at a step until another process has done it: from then on all is there, at any moment."""
+        pid, stopped = self._suspended(stage, index, objects, lambda n, kind: n >= number)
+        if stopped and self.child(stage, index) != 0:
+            self.failures.append(f"{index} late: not done by another process")
+        status = 0
+        for _ in range(1000 if stopped else 0):
+            if self.checker.markers.read(stage.name, index) is None or not self._right(objects):
+                self.failures.append(f"{index} late: damage done after step {number}")
+            os.kill(pid, signal.SIGCONT)
+            status = os.waitpid(pid, os.WUNTRACED)[1]
+            if not os.WIFSTOPPED(status):
+                break
+        if os.waitstatus_to_exitcode(status) != 0 or not self._right(objects):
+            self.failures.append(f"{index} late: not done in the end")
+        return stopped
+
+    def _ended(self, stage: Stage, index: tuple[int, int], objects: dict[str, Any], number: int) -> bool:
+        """Suspend a task at a step until its call has ended: from then on it writes nothing."""
+        pid, stopped = self._suspended(stage, index, objects, lambda n, kind: n == number)
+        if stopped:
+            end(self.out, self.call)
+            before = self._files()
+            os.kill(pid, signal.SIGCONT)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if self._files() != before or (code == 0 and self.checker.markers.read(stage.name, index) is None):
+                self.failures.append(f"{index} ended: written after the end, at step {number}")
+            self.call = begin(self.out)
+        if self.child(stage, index) != 0 or not self._right(objects):
+            self.failures.append(f"{index} ended: not repaired")
+        return stopped
+
+    def _files(self) -> dict[str, int]:
+        """Files of the store, and when each was made; folders too."""
+        return {str(path): path.stat().st_mtime_ns if path.is_file() else 0 for path in self.out.rglob("*")}
 
     def _right(self, objects: dict[str, tuple[int, int]]) -> bool:
         return all((self.out / path).is_file() and size_and_crc(self.out, path) == o for path, o in objects.items())

@@ -45,8 +45,9 @@ def sweep(image: Path, folder: Path, *parts: list[str]) -> Counter[str]:
 @pytest.mark.row("commit")
 def test_every_step_of_a_mask(image: Path, tmp_path: Path, tally: Tally) -> None:
     counts = sweep(image, tmp_path, ["one", "found-mask"])
-    assert counts["kill"] == counts["power"] > 25
+    assert counts["kill"] == counts["power"] > 20
     assert counts["half"] >= 4
+    assert counts["late"] == counts["ended"] >= counts["kill"]
     tally.add(counts.total())
 
 
@@ -58,6 +59,7 @@ def test_every_step_of_every_task(image: Path, finished: Path, tmp_path: Path, t
     assert counts["kill"] > 1000
     assert counts["power"] > 300  # of one task of every stage
     assert counts["half"] > 150
+    assert counts["late"] == counts["ended"] > 300
     tally.add(counts.total())
 
 
@@ -88,7 +90,7 @@ LONG = [
     *((step, "segv", ONE, 3) for step in trap.STEPS),
     # once each: a task may be blamed for what its neighbours did, and then dies twice alone only if it is to blame
     *((step, "kill", [*ONE, ("found-mask", [0, 0]), ("found-mask", [1, 1])], 1) for step in trap.STEPS),
-    ("objects deleted", "half", ONE, 3),
+    ("nothing begun", "half", ONE, 3),
     ("marker not begun", "half", SEVERAL, 1),
 ]
 

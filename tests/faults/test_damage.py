@@ -16,7 +16,8 @@ from tests.faults.ledger import Tally
 from tests.run.scenes import KEEPING, stored_bytes
 from tiledsky import Recipe, run
 from tiledsky.errors import ParameterError, RunError
-from tiledsky.io.store import Markers, is_temporary
+from tiledsky.io.files import is_temporary
+from tiledsky.io.store import Markers
 from tiledsky.run.runner import Progress, prepare
 from tiledsky.run.verify import verify
 

@@ -101,23 +101,33 @@ def half(path: str, size: int = 40) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-STRIKES: dict[str, Callable[[str], None]] = {"kill": kill, "segv": crash, "half": half}
+def stop(path: str) -> None:
+    """Suspend this process, as that of a machine that sleeps, until somebody wakes it."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+STRIKES: dict[str, Callable[[str], None]] = {"kill": kill, "segv": crash, "half": half, "stop": stop}
 
 
 def _is_object(path: str) -> bool:
     return not path.startswith("run/") or path.startswith(("run/summaries/", "run/thresholds/"))
 
 
+def _begun(path: str) -> bool:
+    """Whether a file has its temporary name yet; those of markers and other JSON end in ``.json.`` and a number."""
+    return path.startswith("run/calls/")
+
+
 #: Steps of a commit by name.
 STEPS: dict[str, Callable[[str, str], bool]] = {
-    "marker removed": lambda kind, path: kind == "remove" and _is_object(path),
-    "objects deleted": lambda kind, path: kind == "open" and _is_object(path),
+    "nothing begun": lambda kind, path: kind == "open" and _begun(path),
+    "object not synced": lambda kind, path: kind == "sync" and _begun(path),
     "object not renamed": lambda kind, path: kind == "rename" and _is_object(path),
-    "object not synced": lambda kind, path: kind == "sync" and _is_object(path),
-    "marker not begun": lambda kind, path: kind == "open" and path.startswith("run/markers/"),
-    "marker not synced": lambda kind, path: kind == "sync" and path.startswith("run/markers/"),
+    "name not synced": lambda kind, path: kind == "sync" and _is_object(path),
+    "marker not begun": lambda kind, path: kind == "open" and _begun(path) and ".json." in path,
+    "marker not synced": lambda kind, path: kind == "sync" and _begun(path) and ".json." in path,
     "marker not renamed": lambda kind, path: kind == "rename" and path.startswith("run/markers/"),
-    "marker not told": lambda kind, path: kind == "sync" and path.startswith("run/markers/") and "json" not in path,
+    "marker not told": lambda kind, path: kind == "sync" and path.startswith("run/markers/"),
 }
 
 

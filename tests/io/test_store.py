@@ -14,7 +14,7 @@ import zarr
 
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Region
-from tiledsky.io import store
+from tiledsky.io import files, store
 from tiledsky.io.store import Markers
 
 
@@ -81,21 +81,21 @@ def test_groups_that_cannot_be_opened(tmp_path: Path) -> None:
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a" / "b.json"
-    store.write_bytes(path, b"one")
+    files.write_bytes(path, b"one")
     assert path.read_bytes() == b"one"
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(RunError, match=r"b.json cannot be written \(No space left on device\); make room"):
-        store.write_bytes(path, b"two")
+        files.write_bytes(path, b"two")
     assert path.read_bytes() == b"one"
-    assert all(store.is_temporary(p.name) for p in path.parent.iterdir() if p != path)
+    assert all(files.is_temporary(p.name) for p in path.parent.iterdir() if p != path)
 
 
 def test_temporary_names() -> None:
-    assert [store.is_temporary(n) for n in (".0.0.json.17", "0.12ab.partial", "0", "zarr.json", "0.0.json")] == [
+    assert [files.is_temporary(n) for n in (".0.0.json.17", "0.12ab.partial", "0", "zarr.json", "0.0.json")] == [
         True,
         True,
         False,
@@ -196,25 +196,56 @@ def test_marker_needs_its_objects_and_its_run(committed: Any, tmp_path: Path) ->
     assert markers.read("ring", (3, 4)) is None
     (tmp_path / "p/0").write_bytes(b"pixels" * 1000)
     assert markers.read("ring", (3, 4)) == marker
-    store.remove_objects(tmp_path, ["p/1", "p/none"])
+    files.remove_objects(tmp_path, ["p/1", "p/none"])
     assert markers.read("ring", (3, 4)) is None
 
 
-def test_removed_marker(committed: Any) -> None:
+def test_discarded_marker(committed: Any) -> None:
     markers, _ = committed
-    markers.remove("ring", (3, 4))
-    markers.remove("ring", (3, 4))
+    markers.discard("ring", (3, 4))
+    markers.discard("ring", (3, 4))
     assert markers.read("ring", (3, 4)) is None
 
 
-def test_removed_marker_does_not_come_back(committed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_discarded_marker_does_not_come_back(committed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its folder is synced before what it vouches for is touched, where there was a marker."""
     markers, _ = committed
     synced = []
-    monkeypatch.setattr(store.os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
-    markers.remove("ring", (3, 4))
-    markers.remove("ring", (3, 4))
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    markers.discard("ring", (3, 4))
+    markers.discard("ring", (3, 4))
     assert synced == [str(markers.path("ring", (3, 4)).parent)]
+
+
+def test_way_is_made_past_what_is_no_file(committed: Any, tmp_path: Path) -> None:
+    """Files stay, for they may be somebody's work; folders in their place go, and files in place of folders."""
+    markers, marker = committed
+    markers.remove("ring", (3, 4))
+    files.make_way(tmp_path, ["p/0", "p/1", "p/none", "none/at/all"])
+    assert markers.read("ring", (3, 4)) == marker
+    (tmp_path / "p/1").unlink()
+    (tmp_path / "p/1/inside").mkdir(parents=True)
+    (tmp_path / "q").write_bytes(b"a file")
+    markers.path("ring", (3, 5)).mkdir()
+    markers.remove("ring", (3, 5))
+    files.make_way(tmp_path, ["p/0", "p/1", "q/c/0"])
+    assert sorted(path.name for path in tmp_path.rglob("*") if not path.is_dir()) == ["0", "3.4.json"]
+    files.write_bytes(tmp_path / "q/c/0", b"pix", b"els")
+    assert (tmp_path / "q/c/0").read_bytes() == b"pixels"
+
+
+def test_nothing_is_written_once_the_call_has_ended(tmp_path: Path) -> None:
+    call, path = tmp_path / "call", tmp_path / "p/0"
+    call.mkdir()
+    with files.begun_in(call):
+        files.write_bytes(path, b"one")
+        assert (path.read_bytes(), list(call.iterdir())) == (b"one", [])
+        call.rename(tmp_path / "gone")
+        for file in (path, tmp_path / "q/0"):
+            with pytest.raises(RunError, match="is not written: the call of this task has ended, or another one has"):
+                files.write_bytes(file, b"two")
+    assert path.read_bytes() == b"one"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["0", "gone", "p"]
 
 
 def test_zarr_threads_are_given_back() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -215,12 +217,28 @@ def test_a_run_writes_its_report_and_does_not_fail_for_it(tmp_path: Path, monkey
     call("--report")
     assert page.stat().st_mtime_ns == first  # nothing was computed, so there is nothing new to show
 
+    later = time.time() + 600  # of a clock that was ahead, or of a copy: times do not tell which run a page is of
+    os.utime(page, (later, later))
+    words[words.index("sextractor")] = "notebook-bkg1"
+    assert call("--report", "--restart").splitlines()[-1] == f"report: {page}"
+    assert page.stat().st_mtime < later
+    assert "notebook-bkg1 on 120" in Page(page).text
+
+    words[words.index("notebook-bkg1")] = "sextractor"
+    assert call("--no-report", "--restart").splitlines()[-1] == f"report: {page} was of an earlier run, and is removed"
+    assert not page.exists()
+    page.write_text("a page of somebody else's")
+    call("--no-report")
+    assert page.read_text() == "a page of somebody else's"
+
     def broken(*_: Any) -> None:
         raise ValueError("no ink")
 
-    page.unlink()
+    call("--report")
+    words[words.index("sextractor")] = "notebook-bkg1"
     monkeypatch.setattr("tiledsky.report.write_report", broken)
-    assert "no report was written (no ink); the run is whole, try: tiledsky report" in call("--report")
+    assert "no report was written (no ink); the run is whole, try: tiledsky report" in call("--report", "--restart")
+    assert not page.exists()
 
 
 def test_command(store: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import zarr
 from astropy.io import fits
 
 from tiledsky import Recipe
+from tiledsky.io.files import write_bytes
 from tiledsky.io.source import ROLES, open_source
-from tiledsky.io.store import RUN_FOLDER, SUCCESS, sealed, write_bytes, write_json
+from tiledsky.io.store import RUN_FOLDER, SUCCESS, sealed, write_json
 from tiledsky.run.layout import Layout
 from tiledsky.run.plan import identity, make_plan, run_id
 

@@ -253,7 +253,7 @@ class Workers:
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
 
-    def run(self, function: Any, *arguments: Any) -> dict[str, Any]:
+    def run(self, function: Any, *arguments: Any, on_error: str = "raise") -> dict[str, Any]:
         return {"tcp://w": self.answers.get(function.__name__, function(*arguments))}
 
     def scheduler_info(self, **options: Any) -> dict[str, Any]:
@@ -285,6 +285,6 @@ def test_worker_with_other_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_cluster_that_is_empty() -> None:
-    empty = SimpleNamespace(run=lambda *arguments: {})
+    empty = SimpleNamespace(run=lambda *arguments, on_error: {})
     with pytest.raises(RunError, match="the cluster has no worker; start some"):
         clustercheck.check_cluster(empty)

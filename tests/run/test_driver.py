@@ -311,7 +311,7 @@ def test_cluster_without_workers(image: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_attempt_of_a_run_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    outcome = attempt(Order(str(tmp_path), "x", "ring"), (0, 0))
+    outcome = attempt(Order(str(tmp_path), "x", "", "ring"), (0, 0))
     assert not isinstance(outcome, dict)
     assert (outcome.worker, outcome.transient) == (place(), False)
     assert "Traceback" in outcome.traceback

@@ -38,7 +38,7 @@ if __name__ == "__main__":
         known, done, began = [], 0, time.monotonic()
         crew.Crew._submit = timed
         indices = [(k // 300, k % 300) for k in range(count)]
-        for index, outcome in crew.Crew(client, out, "0123456789abcdef", crew.Options()).outcomes("idle", indices):
+        for index, outcome in crew.Crew(client, out, "0123456789abcdef", "", crew.Options()).outcomes("idle", indices):
             assert outcome == {"cpu_seconds": 0.0}, outcome
             done += 1
         assert done == count

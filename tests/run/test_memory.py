@@ -300,18 +300,17 @@ def test_commands(scene: dict[str, str], tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_workers_are_asked_for_their_limit(workers: Any, scene: dict[str, str], tmp_path: Path) -> None:
+def test_workers_are_asked_for_their_limit(
+    workers: Any, scene: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert worker_limits(workers) == (2_000_000_000, 1)
     assert worker_limits(None) == (None, 1)
     prepared = prepare("sextractor", out=tmp_path / "run.zarr", **scene)
 
-    class Small:
-        def scheduler_info(self, n_workers: int) -> dict[str, Any]:
-            small, free = {"memory_limit": 290 * MEGABYTE, "nthreads": 2}, {"memory_limit": 0, "nthreads": 1}
-            return {"workers": {"a": small, "b": free}}
-
+    small, free = {"memory_limit": 290 * MEGABYTE, "nthreads": 2}, {"memory_limit": 0, "nthreads": 1}
+    monkeypatch.setattr(workers, "scheduler_info", lambda n_workers: {"workers": {"a": small, "b": free}})
     with pytest.raises(PlanError, match=r"95% of a memory limit of 290 MB is less"):
-        prepared.execute(client=Small())
+        prepared.execute(client=workers)
     assert not (tmp_path / "run.zarr").exists()
 
 

@@ -20,7 +20,7 @@ from astropy.io import fits
 import tiledsky
 from tiledsky import Recipe, open_run, run
 from tiledsky.errors import ParameterError, RunError
-from tiledsky.io.store import is_temporary
+from tiledsky.io.files import is_temporary
 from tiledsky.run import stages
 from tiledsky.run.runner import Progress
 

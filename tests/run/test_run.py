@@ -13,7 +13,7 @@ from astropy.io import fits
 
 from tiledsky import Recipe, estimate_background, open_run, ring_median, run
 from tiledsky.errors import InputError
-from tiledsky.io.store import is_temporary
+from tiledsky.io.files import is_temporary
 from tiledsky.planes import base_mask
 from tiledsky.run.export import ingest
 

@@ -13,16 +13,25 @@ from tiledsky.io.address import located
 from tiledsky.run.result import Run, open_run
 
 
-def write_after(run: Run) -> None:
-    """Write the report of a run that has just ended, and say where; a run does not fail for its picture."""
-    from tiledsky.report import report_path, write_report
+def write_after(run: Run, *, wanted: bool = True) -> None:
+    """Write the report of a run that has just ended, and say where; a run does not fail for its picture.
+
+    A page of an earlier run does not stay in its place, be the new one not ``wanted`` or not to be written.
+    """
+    from tiledsky.report import imprint, imprint_of, report_path, write_report
 
     path = report_path(run.path)
     try:
-        ended = (run.path / "run" / "provenance.json").stat().st_mtime_ns
-        if not path.is_file() or path.stat().st_mtime_ns < ended:
-            write_report(run, path)
-        typer.echo(f"report: {path}")
+        there = imprint_of(path)
+        if there != imprint(run):
+            if there is not None:
+                path.unlink()
+            if wanted:
+                write_report(run, path)
+            elif there is not None:
+                typer.echo(f"report: {path} was of an earlier run, and is removed")
+        if wanted:
+            typer.echo(f"report: {path}")
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
         typer.echo(

@@ -119,8 +119,8 @@ def run(
     if worker_slice is not None:
         planes |= {"checksum": False}  # submit looked at it
         do_slice(prepare(recipe, source, out, tile_size=tile_size, **planes), worker_slice, stage)
-        if stage == FINISH and report_too:
-            write_after(open_run(out))
+        if stage == FINISH:
+            write_after(open_run(out), wanted=report_too)
         return
     config = _cluster(cluster, scheduler, workers=workers, threads=threads, memory=memory_limit, dashboard=dashboard)
     with reporting(goes_on=True) as report:
@@ -145,8 +145,7 @@ def run(
         f"{out}: {ny} x {nx} px, {result.recipe.name}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB a worker"
     )
     typer.echo(f"planes: {', '.join(result.planes)}")
-    if report_too:
-        write_after(result)
+    write_after(result, wanted=report_too)
 
 
 def _connected(config: ClusterFile, client: Any) -> str:

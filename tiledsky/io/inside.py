@@ -131,10 +131,10 @@ def unforeseen(path: Path) -> Path:
     return path.with_name(f".{path.name[:150]}.{secrets.token_hex(8)}")
 
 
-def write_new(path: Path, data: bytes) -> None:
+def write_new(path: Path, *parts: bytes) -> None:
     """Write a file that is not there yet, and sync it; a link in its place is not followed, but refused."""
     with open(path, "xb") as file:
-        file.write(data)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
 

@@ -89,16 +89,22 @@ def is_made_here(array: zarr.Array[Any]) -> bool:
     return tuple(metadata.codecs) == (ShardingCodec(chunk_shape=array.chunks, codecs=inner),)
 
 
-def write_object(array: zarr.Array[Any], region: Region, pixels: NDArray[Any]) -> None:
-    """Write the one object of an array that holds exactly ``region``: whole, then under its own name."""
+def encoded_object(array: zarr.Array[Any], region: Region, pixels: NDArray[Any]) -> list[bytes]:
+    """Parts of the one object of a plain array that holds exactly ``region``."""
     size = array.shards or array.chunks
     if region.y0 % size[0] or region.x0 % size[1] or pixels.shape != region.shape:
         raise ValueError(f"pixels of shape {pixels.shape} are not those of one object of {array.path}: {region}")
+    with _one_thread():
+        return _encoded(array, np.asarray(pixels, array.dtype))
+
+
+def write_object(array: zarr.Array[Any], region: Region, pixels: NDArray[Any]) -> None:
+    """Write the one object of an array that holds exactly ``region``: whole, then under its own name."""
+    size = array.shards or array.chunks
     if not is_plain(array):  # a machine that has its bytes the other way round
         array[region.slices] = pixels
         return
-    with _one_thread():
-        parts = _encoded(array, np.asarray(pixels, array.dtype))
+    parts = encoded_object(array, region, pixels)
     root, key = _place(array, (region.y0 // size[0], region.x0 // size[1]))
     path = inside(root, key)
     path.parent.mkdir(parents=True, exist_ok=True)

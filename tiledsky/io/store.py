@@ -1,19 +1,21 @@
 """The run store: a Zarr group with the planes of a run, and the commit of what a task wrote.
 
-A task owns whole objects (files) of the store. It removes its marker and objects, writes each object once, syncs them,
-reads them again for size and checksum, and writes its marker last, by rename. Done means: a valid marker. Nothing is
-inferred from chunks, since Zarr reads a missing chunk as its fill value without a word.
+A task owns whole objects (files) of the store. It writes each object once, whole and synced under a temporary name, and
+renames it; reads them again for size and checksum, and writes its marker last, in the same way. Done means: a valid
+marker. Nothing is inferred from chunks, since Zarr reads a missing chunk as its fill value without a word.
+
+What was committed is never deleted by a task. An attempt that was held up, and wakes when another one has done its
+task, replaces files by files with the same bytes, at any moment whole; and it replaces nothing any more once the call
+that it belongs to has ended (`tiledsky.io.files.begun_in`).
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from zarr.storage import MemoryStore
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Pair, Region, inner_chunk
 from tiledsky.io.address import is_address, located
-from tiledsky.io.inside import inside, open_inside, read_inside, size_inside, unforeseen, write_new
+from tiledsky.io.files import make_way, remove_objects, stands, sync_folder, write_inside, writing
+from tiledsky.io.inside import open_inside, read_inside, size_inside
 from tiledsky.io.remote import bucket
 from tiledsky.io.shards import StoreFolder, compressors
 
@@ -120,133 +123,10 @@ def stored_objects(array: zarr.Array[Any]) -> list[str]:
     return [object_path(array, index) for index in np.ndindex(*counts)]
 
 
-#: What to do about a write that the system refuses.
-_ADVICE = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow writing there"),
-}
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Name the file in the error if the system refuses a write: disk full, read-only, no permission.
-
-    Raises
-    ------
-    RunError
-    """
-    try:
-        yield
-    except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, "check the disk")
-        raise RunError(
-            f"{path} cannot be written ({error.strerror or error}); {advice}, then the same command goes on from what "
-            "is done"
-        ) from error
-
-
-def remove_objects(root: Path, paths: Iterable[str]) -> None:
-    """Delete objects: a truncated shard could not be rewritten in place."""
-    for path in paths:
-        with writing(root / path):
-            _remove(root, path)
-
-
-def _remove(root: Path, path: str) -> None:
-    """Delete a file, or whatever stands in its place or in that of one of its folders; never through a link."""
-    file = inside(root, path)
-    try:
-        file.unlink(missing_ok=True)
-    except NotADirectoryError:
-        above = file.relative_to(root).parents
-        for folder in (root / name for name in reversed(above)):
-            if folder.is_file():
-                folder.unlink(missing_ok=True)
-    except (IsADirectoryError, PermissionError):
-        if not file.is_dir():
-            raise
-        shutil.rmtree(file)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary name that nobody can foretell, sync, rename.
-
-    What stands at its name is replaced, also if it is a link; of the folders above it links are followed. Files of a
-    store: `write_inside`.
-
-    Raises
-    ------
-    RunError
-        The system refuses it.
-    """
-    if is_address(path):
-        path.write_bytes(data)
-        return
-    temporary = unforeseen(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write_new(temporary, data)
-            temporary.replace(path)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()  # on a full disk it takes the room of what could be written
-            raise
-        _sync_folder(path.parent)
-
-
-def write_inside(root: Path, path: str, data: bytes) -> None:
-    """Write a file of a store as `write_bytes` does, but never through a link."""
-    with writing(root / path):
-        place = inside(root, path)
-    write_bytes(place, data)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def stands(path: Path) -> bool:
-    """Whether anything stands at a path, be it a link to nowhere."""
-    return path.exists() if is_address(path) else os.path.lexists(path)
-
-
-def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
-    """Remove a folder and all that is in it; links in it are removed, not followed."""
-    if is_address(path):
-        path.remove_all()  # type: ignore[attr-defined]
-    else:
-        shutil.rmtree(path, ignore_errors=ignore_errors)
-
-
-def files_below(root: Path) -> Iterator[Path]:
-    """Files of a folder and of all that are in it."""
-    if is_address(root):
-        yield from root.rglob("*")
-        return
-    for folder, _, files in os.walk(root):
-        yield from (Path(folder) / file for file in files)
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a file is what a killed writer left: of `write_bytes`, or of an object."""
-    return name.startswith(".") or name.endswith(".partial")
-
-
 def describe_object(root: Path, path: str) -> dict[str, Any]:
-    """Sync an object, read it again, and return its path, size and CRC-32."""
-    file = root / path
-    with writing(file):
-        if not is_address(file):
-            with open_inside(root, path) as handle:
-                os.fsync(handle.fileno())
+    """Read an object again, and return its path, size and CRC-32."""
+    with writing(root / path):
         size, crc = size_and_crc(root, path)
-        if not is_address(file):
-            _sync_folder(file.parent)
     return {"path": path, "size": size, "crc32": crc}
 
 
@@ -332,16 +212,20 @@ class Markers:
         return None
 
     def remove(self, stage: str, index: Pair) -> None:
-        """Remove a marker, before what it vouches for is touched; a system that fails later does not bring it back."""
+        """Remove what stands in the place of a marker and is no file; a file is replaced by the next marker, whole."""
+        make_way(self.root, [self.name(stage, index)])
+
+    def discard(self, stage: str, index: Pair) -> None:
+        """Remove a marker that says what is not so: for the driver, while no task works. It does not come back."""
         file = self.path(stage, index)
         there = stands(file)
         remove_objects(self.root, [self.name(stage, index)])
         if there and not is_address(file):
             with writing(file):
-                _sync_folder(file.parent)
+                sync_folder(file.parent)
 
     def write(self, stage: str, index: Pair, *, objects: Sequence[str], **facts: Any) -> dict[str, Any]:
-        """Commit: sync and describe the objects, then write the marker."""
+        """Commit: describe the objects, then write the marker."""
         described = [describe_object(self.root, path) for path in objects]
         marker = sealed({"run_id": self.run_id, "stage": stage, "tile": list(index), "objects": described, **facts})
         write_inside(self.root, self.name(stage, index), json.dumps(marker, indent=1).encode())

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.address import located
+from tiledsky.io.files import write_bytes
 from tiledsky.io.source import read_plane
-from tiledsky.io.store import write_bytes
 from tiledsky.io.zarrcheck import array_alone_or_named
 from tiledsky.report import curves, facts, figures, html, panels
 from tiledsky.report.colors import Shown, spread

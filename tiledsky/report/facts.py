@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiledsky.io.store import RUN_FOLDER, stands
+from tiledsky.io.files import stands
+from tiledsky.io.store import RUN_FOLDER
 from tiledsky.run.result import Run
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep
 

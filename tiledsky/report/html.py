@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.io.address import is_address, located
-from tiledsky.io.store import write_bytes
+from tiledsky.io.files import write_bytes
+from tiledsky.io.inside import read_inside
+from tiledsky.io.store import RUN_FOLDER
 from tiledsky.report import facts, figures, panels
 from tiledsky.run.result import Run, open_run
 
 FORMATS = ("png", "pdf")
+#: Line of a page that says which run it is of: times of files change with clocks and copies.
+_IMPRINT = re.compile(rb'<meta name="tiledsky-run" content="([0-9a-f]{32})">')
 #: What the page is allowed to do: run its own scripts and show its own pictures; no request at all.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -76,6 +83,25 @@ def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] 
     return path
 
 
+def imprint(run: Run) -> str:
+    """Return what tells the page of a run from that of another, and of the same one before it was repaired."""
+    digest = hashlib.blake2b(run.run_id.encode(), digest_size=16)
+    for name in ("provenance.json", "diagnostics.json"):
+        with suppress(FileNotFoundError):
+            digest.update(read_inside(run.path, f"{RUN_FOLDER}/{name}"))
+    return digest.hexdigest()
+
+
+def imprint_of(page: Path) -> str | None:
+    """Return the `imprint` of a page; None of one that is not there, or that no run wrote."""
+    try:
+        with page.open("rb") as file:
+            found = _IMPRINT.search(file.read(1 << 12))
+    except FileNotFoundError:
+        return None
+    return found[1].decode() if found else None
+
+
 def check_folder(path: Path) -> None:
     """Refuse a file in a folder that is not there, or that is a folder itself."""
     if is_address(path):
@@ -101,6 +127,7 @@ def report_html(run: Run) -> str:
     ]
     return render(
         "report.html",
+        imprint=imprint(run),
         title=f"Sky of {run.path.name}",
         run=run,
         result=result,

@@ -22,7 +22,8 @@ from typing import Any
 from tiledsky import errors
 from tiledsky.geometry import Pair
 from tiledsky.io.address import located
-from tiledsky.io.store import RUN_FOLDER, write_bytes
+from tiledsky.io.files import write_bytes
+from tiledsky.io.store import RUN_FOLDER
 from tiledsky.run.leases import place
 from tiledsky.run.locks import working
 from tiledsky.run.stages import execute
@@ -96,11 +97,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 class Order:
     """What the tasks of a stage have in common.
 
-    ``timeout``: seconds after which the process of a task is killed, unless it is the one named ``driver`` (`place`).
+    Its tasks write as long as ``call`` lasts (`tiledsky.run.locks.begin`; "": always). ``timeout``: seconds after which
+    the process of a task is killed, unless it is the one named ``driver`` (`place`).
     """
 
     root: str
     run_id: str
+    call: str
     stage: str
     timeout: float | None = None
     driver: str = ""
@@ -112,7 +115,7 @@ def attempt(order: Order, index: Pair) -> dict[str, Any] | Failure:
     if hung is not None and hung["attempts"] >= TIMEOUTS:
         return timeout_failure(hung)
     try:
-        with working(located(order.root), order.driver), _in_time(order, index):
+        with working(located(order.root), order.call), _in_time(order, index):
             marker = execute(order.root, order.run_id, order.stage, index)
     except Exception as error:
         return Failure.of(error)

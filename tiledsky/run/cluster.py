@@ -115,7 +115,10 @@ def local_client(
             )
             stack.enter_context(cluster)
             stack.enter_context(pages_closed(cluster, dashboard=dashboard))
-            client = stack.enter_context(Client(cluster))
+            try:
+                client = stack.enter_context(Client(cluster))
+            except (OSError, TimeoutError) as error:
+                raise _not_started(error) from error
         try:
             yield client
         finally:
@@ -145,8 +148,22 @@ def _started(make: Any, **options: Any) -> Any:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         return make(**options)
+    except Exception as error:  # of whatever kind: a worker that ended at once, no room, no files, no memory for it
+        raise _not_started(error) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _not_started(error: BaseException) -> RunError:
+    """Error of a cluster of this machine that did not come up, with what was at the root of it."""
+    first = error
+    while (before := first.__cause__ or first.__context__) is not None:
+        first = before
+    said = " ".join(str(first).split())[:200] or type(first).__name__
+    return RunError(
+        f"the workers on this machine did not start ({said}); check memory, limits (ulimit -a) and room for temporary "
+        "files, then the same command goes on"
+    )
 
 
 @contextmanager

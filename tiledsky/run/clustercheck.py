@@ -12,11 +12,11 @@ from typing import Any
 
 from tiledsky.errors import RunError
 from tiledsky.estimate import estimate_background
-from tiledsky.run.runner import versions
+from tiledsky.run.workers import SAME, check_versions, versions
 from tiledsky.simulate import simulate_scene
 
-#: Packages of which driver and workers must have the same version: they decide the bits, or talk to each other.
-SAME = ("python", "tiledsky", "numpy", "zarr", "dask", "distributed")
+__all__ = ["SAME", "Found", "check_cluster", "sample"]
+
 #: Side of the image that each worker estimates, and the recipe.
 _SIDE, _RECIPE = 512, "complex-sky"
 
@@ -68,7 +68,11 @@ def check_cluster(client: Any, *, folder: str | os.PathLike[str] = ".") -> Found
         A worker with another version, that does not see the folder, or that gets other bits.
     """
     ours = versions()
-    _same_versions(ours, client.run(versions))
+    answers = client.run(versions, on_error="return")
+    if not answers:
+        raise RunError("the cluster has no worker; start some")
+    for worker, theirs in answers.items():
+        check_versions(f"worker {worker}", ours, theirs)
     _same_folder(client, Path(folder).absolute())
     digest, _ = sample()
     found: dict[str, tuple[str, float]] = client.run(sample)
@@ -81,15 +85,6 @@ def check_cluster(client: Any, *, folder: str | os.PathLike[str] = ".") -> Found
     threads = {address: w["nthreads"] for address, w in client.scheduler_info(n_workers=-1)["workers"].items()}
     rate = sum(threads.get(worker, 1) * _SIDE**2 / 1e6 / seconds for worker, (_, seconds) in found.items())
     return Found(ours, len(found), sum(threads.values()), rate)
-
-
-def _same_versions(ours: dict[str, str], workers: dict[str, dict[str, str]]) -> None:
-    if not workers:
-        raise RunError("the cluster has no worker; start some")
-    for worker, theirs in workers.items():
-        differ = [f"{n} {theirs.get(n, 'none')} instead of {ours[n]}" for n in SAME if theirs.get(n) != ours[n]]
-        if differ:
-            raise RunError(f"worker {worker} has {', '.join(differ)}; install the same versions on all machines")
 
 
 def _same_folder(client: Any, folder: Path) -> None:

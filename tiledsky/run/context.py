@@ -13,19 +13,11 @@ from tiledsky.dq import dq_bits
 from tiledsky.errors import RunError
 from tiledsky.filters import as_float
 from tiledsky.geometry import Pair, Region, TileGrid, boxes_of
-from tiledsky.io.address import is_address, located
-from tiledsky.io.shards import write_object
+from tiledsky.io.address import located
+from tiledsky.io.files import write_inside
+from tiledsky.io.shards import encoded_object, is_plain
 from tiledsky.io.source import FitsReader, parse_header, read_plane
-from tiledsky.io.store import (
-    Markers,
-    encoded,
-    object_path,
-    stored_objects,
-    summary_path,
-    tile_index,
-    write_inside,
-    writing,
-)
+from tiledsky.io.store import Markers, encoded, object_path, summary_path, tile_index
 from tiledsky.overlap import Patch
 from tiledsky.planes import base_mask, uncovered
 from tiledsky.run.documents import read_range
@@ -131,31 +123,25 @@ class Context:
         """Write one whole object of an array and return its path."""
         array = self.array(path)
         written = object_path(array, tile_index(array, region))
-        if is_address(self.root):
-            self._put(array, region, data)
+        if is_plain(array):
+            write_inside(self.root, written, *encoded_object(array, region, data))
         else:
-            with writing(self.root / written):
-                write_object(array, region, data)
+            for name, content in encoded(array, region, data).items():
+                write_inside(self.root, name, content)
         return written
 
     def write_whole(self, path: str, data: NDArray[Any]) -> list[str]:
         """Write a whole array, object by object, and return their paths."""
-        array, whole = self.array(path), Region.whole(data.shape)
-        size = array.shards or array.chunks
-        for index in (grid := TileGrid(whole.shape, size)):
-            self.write(path, region := grid.region(index), data[region.slices])
-        return stored_objects(array)
-
-    def _put(self, array: Any, region: Region, data: NDArray[Any]) -> None:
-        for name, content in encoded(array, region, data).items():
-            write_inside(self.root, name, content)
+        array = self.array(path)
+        grid = TileGrid(array.shape, array.shards or array.chunks)
+        return [self.write(path, region, data[region.slices]) for region in map(grid.region, grid)]
 
     def made(self, stage: str, index: Index) -> list[str]:
         """Objects that a task makes, by the plan."""
         return self.store.layout.objects(self.stages[stage], index)
 
     def owned(self, stage: Stage, index: Index) -> list[str]:
-        """Objects that a task of a stage may write, by the plan: deleted before it begins."""
+        """Objects that a task of a stage may write, by the plan."""
         return list(dict.fromkeys([summary_path(stage.name, index), *self.made(stage.name, index)]))
 
 

@@ -76,12 +76,12 @@ class Here:
 
     workers = 1
 
-    def __init__(self, root: Path, run_id: str, options: Options) -> None:
-        self.root, self.run_id, self.options = str(root), run_id, options
+    def __init__(self, root: Path, run_id: str, call: str, options: Options) -> None:
+        self.root, self.run_id, self.call, self.options = str(root), run_id, call, options
 
     def outcomes(self, stage: str, indices: Iterable[Pair]) -> Outcomes:
         """Do tasks, and yield the marker of each or why it failed."""
-        order = Order(self.root, self.run_id, stage, driver=place())
+        order = Order(self.root, self.run_id, self.call, stage, driver=place())
         try:
             for index in indices:
                 for tries in range(self.options.retries + 1):
@@ -110,10 +110,10 @@ class _Job:
 class Crew:
     """Workers of a Dask cluster, which must see the same paths."""
 
-    def __init__(self, client: Any, root: Path, run_id: str, options: Options) -> None:
+    def __init__(self, client: Any, root: Path, run_id: str, call: str, options: Options) -> None:
         from distributed import LocalCluster
 
-        self.client, self.root, self.run_id, self.options = client, root.absolute(), run_id, options
+        self.client, self.root, self.run_id, self.call, self.options = client, root.absolute(), run_id, call, options
         self.patience = options.patience or (_PATIENCE_HERE if isinstance(client.cluster, LocalCluster) else _PATIENCE)
         self.workers = len(client.scheduler_info()["workers"])
         self._asking: Handle[Any] | None = None
@@ -122,7 +122,7 @@ class Crew:
 
     def outcomes(self, stage: str, indices: Iterable[Pair]) -> Outcomes:
         """Do tasks, and yield the marker of each or why it failed, as they end."""
-        order = Order(str(self.root), self.run_id, stage, self.options.task_timeout, place())
+        order = Order(str(self.root), self.run_id, self.call, stage, self.options.task_timeout, place())
         suspects: list[_Job] = []
         for job, outcome in self._work(order, map(_Job, indices)):
             if isinstance(outcome, Failure) and outcome.exception == "KilledWorker":

@@ -12,8 +12,9 @@ from typing import Any
 
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.geometry import Pair, Region
+from tiledsky.io.files import write_inside
 from tiledsky.io.inside import inside
-from tiledsky.io.store import RUN_FOLDER, write_inside
+from tiledsky.io.store import RUN_FOLDER
 from tiledsky.recipe import Recipe
 from tiledsky.run.attempt import FAILED, Failure
 from tiledsky.run.crew import Crew, Here, Options
@@ -80,11 +81,12 @@ def drive(
     run_id: str,
     client: Any,
     *,
+    call: str,
     checker: Checker,
     progress: Callable[[Progress], None] | None = None,
     options: Options | None = None,
 ) -> Tasks:
-    """Do the tasks that a run needs, one stage after the other.
+    """Do the tasks that a run needs, one stage after the other, as long as ``call`` lasts (`tiledsky.run.locks.begin`).
 
     A task that fails for good is set aside: what is known of it goes to ``run/failed``, and the other tasks of its
     stage are done. Stopped by KeyboardInterrupt, it gives running tasks a moment to end.
@@ -103,7 +105,7 @@ def drive(
             if index not in missing:
                 tasks.add(checker.marker(stage, index), computed=False)
     options = options or Options()
-    crew = Here(root, run_id, options) if client is None else Crew(client, root, run_id, options)
+    crew = Here(root, run_id, call, options) if client is None else Crew(client, root, run_id, call, options)
 
     def tell(stage: str) -> None:
         if progress is not None:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from tiledsky.diagnostics.injection import Injection, changes, draw, finalize, light
 from tiledsky.errors import RunError
 from tiledsky.geometry import TileGrid
+from tiledsky.io.files import write_bytes
 from tiledsky.io.shards import write_object
 from tiledsky.io.source import HEADER, read_plane
-from tiledsky.io.store import create_plane, write_bytes, write_json
+from tiledsky.io.store import create_plane, write_json
 from tiledsky.run.result import Run
 from tiledsky.run.runner import run as run_recipe
 

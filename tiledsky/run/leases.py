@@ -2,17 +2,19 @@
 
 The holder's name lies in an object, which is only ever put on condition: nobody's, or still the one that was read. The
 holder renews it every few seconds. Another driver takes it over if it is not renewed for `STALE` seconds, or at once if
-its holder was a process of this machine that is gone. A task asks before each object that it puts or deletes whether
-its driver still has the lease. One that has asked and is then held up can still put that object; of the same run it
-has the same bytes, so that nothing is lost.
+its holder was a process of this machine, and of this container, that is gone. A task asks before each object that it
+puts or deletes whether its driver still has the lease. One that has asked and is then held up can still put that; of
+the same run it has the same bytes, so that nothing is lost.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -35,6 +37,20 @@ def place() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def machine() -> str | None:
+    """Return what tells the process ids of this system from those of another, and of a container; None: unknown.
+
+    Containers may all have the name of their host, and each counts its processes from 1.
+    """
+    if sys.platform != "linux":
+        return sys.platform
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
 class _Lost(KeyboardInterrupt):
     """Raised in the thread of a driver whose lease was taken."""
 
@@ -51,7 +67,8 @@ class _Lease:
 
     def _content(self) -> bytes:
         self.count += 1
-        return json.dumps({"holder": place(), "lease": self.id, "renewed": self.count}).encode()
+        facts = {"holder": place(), "machine": machine(), "lease": self.id, "renewed": self.count}
+        return json.dumps(facts).encode()
 
     def _take(self) -> str:
         """Take the lease, waiting as long as it may be nobody's."""
@@ -104,8 +121,8 @@ class _Lease:
 
 
 @contextmanager
-def leased(lock: Path) -> Iterator[None]:
-    """Hold the lease on a run store while the block runs.
+def leased(lock: Path) -> Iterator[str]:
+    """Hold the lease on a run store while the block runs; yield its id.
 
     Raises
     ------
@@ -114,7 +131,7 @@ def leased(lock: Path) -> Iterator[None]:
     """
     lease = _Lease(cast(Address, lock))
     try:
-        yield
+        yield lease.id
     except _Lost:
         raise RunError(
             f"{lease.lock.parent.parent}: this process did not renew its lease in {STALE:.0f} s, and another one "
@@ -130,22 +147,22 @@ class Warrant:
     Parameters
     ----------
     lock : Path
-    driver : str
-        As `place` named it.
+    lease : str
+        Id of the driver's lease, as `leased` yields it.
     """
 
-    def __init__(self, lock: Path, driver: str) -> None:
-        self.lock, self.driver, self.asked = cast(Address, lock), driver, -_TRUST
+    def __init__(self, lock: Path, lease: str) -> None:
+        self.lock, self.lease, self.asked = cast(Address, lock), lease, -math.inf
 
     def __call__(self) -> None:
         """Raise RunError if the lease is not the driver's."""
         if time.monotonic() - self.asked < _TRUST:
             return
         found = self.lock.tagged()
-        holder = _read(found[0]).get("holder") if found is not None else None
-        if holder != self.driver:
-            who = f"is driven by {holder} now" if holder else "has no driver"
-            raise RunError(f"{self.lock.parent.parent} {who}, not by {self.driver}; this task ends")
+        held = _read(found[0]) if found is not None else {}
+        if held.get("lease") != self.lease:
+            who = f"is driven by another call now, of {held['holder']}" if "holder" in held else "has no driver"
+            raise RunError(f"{self.lock.parent.parent} {who}; this task ends")
         self.asked = time.monotonic()
 
 
@@ -158,9 +175,10 @@ def _read(content: bytes) -> dict[str, Any]:
 
 
 def _is_gone(content: bytes) -> bool:
-    """Whether a lease is of a process of this machine that is there no more."""
-    host, _, process = str(_read(content).get("holder", "")).rpartition(":")
-    if host != socket.gethostname() or not process.isdecimal():
+    """Whether a lease is of a process of this machine, and of this container, that is there no more."""
+    held, here = _read(content), machine()
+    host, _, process = str(held.get("holder", "")).rpartition(":")
+    if here is None or held.get("machine") != here or host != socket.gethostname() or not process.isdecimal():
         return False
     try:
         os.kill(int(process), 0)

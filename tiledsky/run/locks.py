@@ -1,36 +1,113 @@
-"""Locks on files of a run store, which the system releases however their holder ends."""
+"""Locks on files of a run store, which the system releases however their holder ends; and a fence for what outlives it.
+
+A lock tells whether a task works, but one that its machine forgot, or that a system without locks between machines
+never kept, cannot stop it. So each call that works on a store has a folder, in which its tasks begin their files
+(`tiledsky.io.files.begun_in`); the next call, and the end of the run, take it away.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import shutil
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import IO, Any
 
+from tiledsky.errors import RunError
 from tiledsky.io.address import is_address, may_put
-from tiledsky.io.inside import lock_inside
-from tiledsky.io.store import RUN_FOLDER, stands
+from tiledsky.io.files import begun_in, stands, writing
+from tiledsky.io.inside import inside, lock_inside
+from tiledsky.io.store import RUN_FOLDER
 from tiledsky.run.leases import Warrant
 
 #: The lock of the driver.
 DRIVER = "lock"
 #: Held shared by every task while it works, so that a new driver can tell when those of an earlier one have ended.
 TASKS = "tasks.lock"
+#: Where the calls that work on a store have their folders.
+CALLS = "calls"
 _POLL = 0.02
 
 
+def lock(file: IO[Any], kind: int) -> bool:
+    """Lock an open file (`fcntl.flock`); False if another process has it and ``kind`` says not to wait.
+
+    Raises
+    ------
+    RunError
+        The file system has no locks.
+    """
+    try:
+        fcntl.flock(file, kind)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise RunError(
+            f"{file.name} cannot be locked ({error.strerror or error}), so that a second driver could not be kept out; "
+            "put --out on a file system that has locks"
+        ) from error
+    return True
+
+
 @contextmanager
-def working(root: Path, driver: str) -> Iterator[None]:
-    """Hold the lock of the tasks while one works; in a bucket, work as long as ``driver`` has the lease."""
+def working(root: Path, call: str) -> Iterator[None]:
+    """Hold the lock of the tasks while one works, which writes as long as its ``call`` lasts (`begin`)."""
     if is_address(root):
-        with may_put(Warrant(root / RUN_FOLDER / DRIVER, driver)):
+        with may_put(Warrant(root / RUN_FOLDER / DRIVER, call)):
             yield
         return
     with lock_inside(root, f"{RUN_FOLDER}/{TASKS}") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        yield
+        lock(file, fcntl.LOCK_SH)
+        with begun_in(root / RUN_FOLDER / CALLS / call) if call else nullcontext():
+            yield
+
+
+def begin(root: Path) -> str:
+    """Begin a call that works on a store; return its name."""
+    call = uuid.uuid4().hex
+    with writing(root / RUN_FOLDER / CALLS):
+        inside(root, f"{RUN_FOLDER}/{CALLS}/{call}").mkdir(parents=True)
+    return call
+
+
+def end(root: Path, call: str) -> None:
+    """End a call: what its tasks have not written by now is never written.
+
+    Raises
+    ------
+    RunError
+        It has ended: another one took over while this process was held up.
+    """
+    if is_address(root):
+        return
+    calls = root / RUN_FOLDER / CALLS
+    with writing(calls / call):
+        try:
+            (calls / call).rename(calls / f".{call}")  # at once, in the midst of whatever is done there
+        except FileNotFoundError:
+            ended = True
+        else:
+            ended = False
+    if ended:
+        raise RunError(f"{root}: another process has taken over the run while this one was held up; leave it to that")
+    shutil.rmtree(calls / f".{call}", ignore_errors=True)
+
+
+def end_all(root: Path) -> None:
+    """End the calls of drivers and slices that were killed, and of those that lost their lock."""
+    calls = root / RUN_FOLDER / CALLS
+    for folder in [] if is_address(root) or not calls.is_dir() else list(calls.iterdir()):
+        if folder.name.startswith("."):  # one that was killed while it ended it
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            with suppress(RunError):
+                end(root, folder.name)
+    if not is_address(root):
+        shutil.rmtree(calls, ignore_errors=True)
 
 
 def wait_for_tasks(root: Path, *, seconds: float) -> bool:
@@ -41,18 +118,13 @@ def wait_for_tasks(root: Path, *, seconds: float) -> bool:
     """
     if is_address(root):
         return True
-    end = time.monotonic() + seconds
+    until = time.monotonic() + seconds
     if not stands(root / RUN_FOLDER / TASKS):
         return True
     with lock_inside(root, f"{RUN_FOLDER}/{TASKS}") as file:
         while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-                if time.monotonic() > end:
-                    return False
-                time.sleep(_POLL)
-            else:
+            if lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(_POLL)

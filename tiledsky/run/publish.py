@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tiledsky.errors import InputError, RunError
 from tiledsky.io.address import Address, is_address
+from tiledsky.io.files import files_below, is_temporary
 from tiledsky.io.inside import all_files, open_inside
-from tiledsky.io.store import files_below, is_temporary
 
 
 def upload(root: Path, url: str, *, last: str, told: Callable[[int, int], None] | None = None) -> int:

@@ -15,9 +15,10 @@ from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.fitted import FITTED
 from tiledsky.geometry import Region
 from tiledsky.io.address import located
+from tiledsky.io.files import stands
 from tiledsky.io.inside import is_file_inside
 from tiledsky.io.source import open_source, parse_header, read_plane
-from tiledsky.io.store import RUN_FOLDER, stands
+from tiledsky.io.store import RUN_FOLDER
 from tiledsky.recipe import Recipe
 from tiledsky.run.documents import read_diagnostics, read_provenance, read_tiers
 from tiledsky.run.door import OpenStore, open_door

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
-import tiledsky
 from tiledsky.filters import float_dtype
 from tiledsky.io.address import located
 from tiledsky.io.source import InputOptions, Source, open_source
@@ -23,6 +22,7 @@ from tiledsky.run.plan import Plan, identity, make_plan
 from tiledsky.run.result import Run, open_run
 from tiledsky.run.storage import RunStore, stored_plan
 from tiledsky.run.verify import Checker, is_whole
+from tiledsky.run.workers import check_client, check_workers, versions
 
 __all__ = ["PreparedRun", "Progress", "prepare", "run"]
 
@@ -71,13 +71,15 @@ def run(
     Raises
     ------
     ParameterError, InputError
-        Before anything is written.
+        Before anything is written; also of a client that is closed, asynchronous or none.
     PlanError
         The workers do not have the memory (`tiledsky.run.forecast.check_fits`); also before anything is written.
     RunError
-        ``out`` holds a run of another recipe, input, plan or code; or tasks failed: the others are done and kept, and
+        Workers or scheduler do not have this version of tiledsky; ``out`` holds a run of another recipe, input, plan or
+        code; or tasks failed: the others are done and kept, and
         what is known of those that failed is in ``out/run/failed``.
     """
+    check_client(client)
     limit, threads = worker_limits(client)
     prepared = prepare(recipe, source, out, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
     return prepared.execute(client=client, restart=restart, task_timeout=task_timeout, progress=progress)
@@ -101,13 +103,15 @@ class PreparedRun(RunStore):
         ``verify``: how closely to look whether what was done is there; at least "crc" where recipe, plan or identity of
         the store are damaged. ``patience``: seconds to go on without any worker.
         """
+        check_client(client)
         self.check(restart=restart)
         began = time.time()
         if restart or not is_whole(self, level=verify):
             limit, threads = worker_limits(client)
             if limit is not None:
                 check_fits(self.recipe, self.plan, planes_of(self.source), memory_limit=limit, threads=threads)
-            with self.locked(restart=restart):
+            check_workers(client)
+            with self.locked(restart=restart) as call:
                 if not self.described and verify in ("markers", "sizes"):
                     verify = "crc"  # nobody could look at the tiles until now
                 self.create()
@@ -115,10 +119,10 @@ class PreparedRun(RunStore):
                 checker = Checker(self.root, self.run_id, self.layout, level=verify)
                 parts = self.root, self.recipe, self.plan, self.run_id
                 options = Options(task_timeout=task_timeout, patience=patience)
-                tasks = drive(*parts, client, checker=checker, progress=progress, options=options)
+                tasks = drive(*parts, client, call=call, checker=checker, progress=progress, options=options)
                 self.check_input()
                 told = tasks.computed or not self.has_provenance
-                self.finish(_provenance(self, tasks, time.time() - began, threads) if told else None)
+                self.finish(call, _provenance(self, tasks, time.time() - began, threads) if told else None)
         return open_run(self.root)
 
 
@@ -207,13 +211,3 @@ def _provenance(prepared: PreparedRun, tasks: Tasks, seconds: float, threads: in
             for stage in forecast.stages
         },
     }
-
-
-def versions(*, regions: bool = False) -> dict[str, str]:
-    """Versions of this package and of what decides the bits; ``regions``: a region file was drawn too."""
-    import platform
-    from importlib.metadata import version
-
-    names = ["numpy", "scipy", "numba", "astropy", "photutils", "zarr", "dask", "distributed"]
-    names += ["regions"] * regions
-    return {"tiledsky": tiledsky.__version__, "python": platform.python_version(), **{n: version(n) for n in names}}

@@ -19,9 +19,10 @@ from tiledsky import reliability
 from tiledsky.errors import RunError
 from tiledsky.filters import ring_halo, ring_step_patch
 from tiledsky.geometry import Region
+from tiledsky.io.files import write_inside
 from tiledsky.io.inside import open_inside
 from tiledsky.io.source import read_plane
-from tiledsky.io.store import summary_path, write_inside, write_json
+from tiledsky.io.store import summary_path, write_json
 from tiledsky.kernels.biweight import BiweightSums
 from tiledsky.kernels.order import KeyHistogram
 from tiledsky.kernels.refinement import Refinement

@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.geometry import Pair
+from tiledsky.io.files import writing
 from tiledsky.io.inside import lock_inside
-from tiledsky.io.store import RUN_FOLDER, Markers, writing
+from tiledsky.io.store import RUN_FOLDER, Markers
 from tiledsky.run.attempt import Failure
 from tiledsky.run.crew import Here, Options
 from tiledsky.run.driver import Progress, Quarantine
+from tiledsky.run.locks import lock
 from tiledsky.run.needs import covered, reads
 from tiledsky.run.plan import Plan, Stage
 from tiledsky.run.storage import RunStore, shared
@@ -100,12 +101,12 @@ def run_slice(
         raise RunError(f"{store.root} is not prepared for slices; give `tiledsky submit` first")
     tiles = share.of(store.plan, stage)
     markers = Markers(store.root, store.run_id, lambda name, i: store.layout.objects(store.plan.stage(name), i))
-    with shared(store.root), _alone(store, stage, share, patience=patience):
+    with shared(store.root) as call, _alone(store, stage, share, patience=patience):
         missing = [index for index in tiles if markers.read(stage.name, index) is None]
         _check_reads(store, stage, missing, markers)
         ward = Quarantine(store.root, store.plan, stage, list(store.plan.grid(stage)))
         count, began = 0, time.monotonic()
-        with closing(Here(store.root, store.run_id, Options()).outcomes(stage.name, missing)) as outcomes:
+        with closing(Here(store.root, store.run_id, call, Options()).outcomes(stage.name, missing)) as outcomes:
             for index, outcome in outcomes:
                 if isinstance(outcome, Failure):
                     ward.admit(index, outcome)
@@ -140,9 +141,9 @@ def _alone(store: RunStore, stage: Stage, share: Slice, *, patience: float) -> I
     """Keep out a second process with the same share: a job that is started again while its first self still ends."""
     # named as a temporary file: a run that ends well removes it
     name = f"{RUN_FOLDER}/.slice-{stage.name}-{share.number}-{share.count}"
-    with writing(store.root / name), lock_inside(store.root, name) as lock:
+    with writing(store.root / name), lock_inside(store.root, name) as file:
         end = time.monotonic() + patience
-        while not _locked(lock):
+        while not lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
             if time.monotonic() > end:
                 raise RunError(
                     f"{store.root}: slice {share.number}/{share.count} of stage {stage.name} is being done by another "
@@ -150,11 +151,3 @@ def _alone(store: RunStore, stage: Stage, share: Slice, *, patience: float) -> I
                 )
             time.sleep(_POLL)
         yield
-
-
-def _locked(lock: Any) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from tiledsky.geometry import Region
 from tiledsky.io.address import is_address
+from tiledsky.io.files import make_way
 from tiledsky.io.source import read_plane
-from tiledsky.io.store import remove_objects, zarr_threads
+from tiledsky.io.store import zarr_threads
 from tiledsky.run import highwater, mesh_tasks, quality_tasks, sky_tasks
 from tiledsky.run.context import Context, Index, context
 from tiledsky.run.levels import LevelWriter
@@ -39,10 +40,10 @@ def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int 
         return done
     started, cpu, alone = time.perf_counter(), time.process_time(), highwater.reset(stage_name)
     if not is_address(ctx.root):
-        # In a bucket an object is put whole, and with the bytes that it had: a task that outlived its driver then meets
-        # the same task of the next one without harm, as long as neither takes away what the other has done.
+        # Nothing that may be somebody's work is removed: another attempt may commit this task at any moment from here
+        # on, and this one then writes the same bytes.
         ctx.markers.remove(stage.name, index)
-        remove_objects(ctx.root, ctx.owned(stage, index))
+        make_way(ctx.root, ctx.owned(stage, index))
     with zarr_threads(threads):
         region = ctx.plan.grid(stage).region(index)
         made = _TASKS[stage.kind](ctx, stage, index, region)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -15,21 +15,10 @@ from typing import Any, TypeVar
 import tiledsky
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.io.address import is_address, is_inside
+from tiledsky.io.files import files_below, is_temporary, remove_objects, remove_tree, stands, write_inside, writing
 from tiledsky.io.inside import check_inside, inside, is_file_inside, lock_inside
 from tiledsky.io.source import Source
-from tiledsky.io.store import (
-    RUN_FOLDER,
-    SUCCESS,
-    files_below,
-    is_temporary,
-    json_bytes,
-    remove_objects,
-    remove_tree,
-    sealed,
-    stands,
-    write_inside,
-    writing,
-)
+from tiledsky.io.store import RUN_FOLDER, SUCCESS, json_bytes, sealed
 from tiledsky.recipe import Recipe
 from tiledsky.run.changes import input_change, plan_change, plane_change, recipe_change
 from tiledsky.run.documents import (
@@ -43,7 +32,7 @@ from tiledsky.run.documents import (
 )
 from tiledsky.run.layout import Layout
 from tiledsky.run.leases import leased
-from tiledsky.run.locks import DRIVER, wait_for_tasks
+from tiledsky.run.locks import CALLS, DRIVER, begin, end, end_all, lock, wait_for_tasks
 from tiledsky.run.plan import Plan, run_id
 
 #: Seconds that tasks which outlived their driver get to end.
@@ -72,8 +61,13 @@ def stored_plan(root: Path, identity: dict[str, str], recipe: Recipe) -> Plan | 
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[str]:
     """Keep other drivers out: a lock on a file of the store, which the system releases however the driver ends.
+
+    Yields
+    ------
+    str
+        Name of this call, as long as which its tasks may write (`tiledsky.run.locks.working`).
 
     Raises
     ------
@@ -81,8 +75,8 @@ def locked(root: Path) -> Iterator[None]:
         Another process holds it, or it cannot be made.
     """
     if is_address(root):
-        with leased(root / RUN_FOLDER / DRIVER):
-            yield
+        with leased(root / RUN_FOLDER / DRIVER) as lease:
+            yield lease
         return
     check_inside(root)
     with writing(root / RUN_FOLDER / DRIVER):
@@ -93,12 +87,19 @@ def locked(root: Path) -> Iterator[None]:
                 f"{root}: tasks of an earlier call still run on workers, and two must not write one tile; wait for "
                 "them or stop the workers"
             )
-        yield
+        end_all(root)
+        yield begin(root)
+        end_all(root)  # of a call that is stopped, tasks may still end
 
 
 @contextmanager
-def shared(root: Path) -> Iterator[None]:
+def shared(root: Path) -> Iterator[str]:
     """Keep drivers out, but not others that do a part of the run each (`tiledsky.run.slices`).
+
+    Yields
+    ------
+    str
+        Name of this call.
 
     Raises
     ------
@@ -106,22 +107,24 @@ def shared(root: Path) -> Iterator[None]:
         A driver has the store, or there is none.
     """
     with _held(root, fcntl.LOCK_SH):
-        yield
+        call = begin(root)
+        try:
+            yield call
+        finally:
+            with suppress(RunError):  # a driver took the store, whose lock this process had lost
+                end(root, call)
 
 
 @contextmanager
 def _held(root: Path, kind: int) -> Iterator[None]:
     """Hold the lock of a store, alone or with others (``LOCK_EX``, ``LOCK_SH``); refuse where that cannot be."""
-    lock = root / RUN_FOLDER / DRIVER
     if is_address(root):
         raise RunError(f"{root}: slices of a job array need a folder that all jobs see; change --out, or use a cluster")
-    with writing(lock):
+    with writing(root / RUN_FOLDER / DRIVER):
         file = lock_inside(root, f"{RUN_FOLDER}/{DRIVER}")
     with file:
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{root} is being run by another process; wait for it or stop it") from None
+        if not lock(file, kind | fcntl.LOCK_NB):
+            raise RunError(f"{root} is being run by another process; wait for it or stop it")
         yield
 
 
@@ -264,17 +267,20 @@ class RunStore:
         inside = [path.name for path in self.root.iterdir()]
         if not inside or self._file(_PREPARING).is_file():
             return True
-        return inside == [RUN_FOLDER] and {path.name for path in (self.root / RUN_FOLDER).iterdir()} <= {DRIVER}
+        return inside == [RUN_FOLDER] and {path.name for path in (self.root / RUN_FOLDER).iterdir()} <= {CALLS, DRIVER}
 
     @contextmanager
-    def locked(self, *, restart: bool) -> Iterator[None]:
-        """Keep other drivers out; what is in the store is checked again, and with ``restart`` thrown away."""
+    def locked(self, *, restart: bool) -> Iterator[str]:
+        """Keep other drivers out; what is in the store is checked again, and with ``restart`` thrown away.
+
+        Yields the name of this call, as `locked` does.
+        """
         self.check(restart=restart)
-        with locked(self.root):
+        with locked(self.root) as call:
             self.check(restart=restart)
             if restart:
                 self._clear()
-            yield
+            yield call
 
     def _clear(self) -> None:
         """Remove everything but the lock; whatever is left when this is stopped is still known as a store begun."""
@@ -282,7 +288,7 @@ class RunStore:
         remove_objects(self.root, [f"{RUN_FOLDER}/{name}" for name in (SUCCESS, "identity.json")])
         for folder in (self.root, self.root / RUN_FOLDER):
             for path in folder.iterdir():
-                if path.name in (RUN_FOLDER, DRIVER, _PREPARING):
+                if path.name in (RUN_FOLDER, CALLS, DRIVER, _PREPARING):
                     continue
                 if path.is_dir() and not path.is_symlink():
                     remove_tree(path)
@@ -331,11 +337,13 @@ class RunStore:
                     "tiles of two inputs; start over with --restart"
                 )
 
-    def finish(self, provenance: dict[str, Any] | None) -> None:
+    def finish(self, call: str, provenance: dict[str, Any] | None) -> None:
         """Write provenance, remove scratch planes and what killed writers left, and last say that the run is whole.
 
-        ``provenance`` is None where an earlier driver wrote it and was stopped before it had tidied up.
+        ``call``: it ends first, so that no task that was held up writes anything more. ``provenance`` is None where an
+        earlier driver wrote it and was stopped before it had tidied up.
         """
+        end(self.root, call)
         if provenance is not None:
             _replace(self.root, f"{RUN_FOLDER}/provenance.json", json_bytes(sealed(provenance)))
         for name in (*self.layout.scratch, f"{RUN_FOLDER}/summaries"):

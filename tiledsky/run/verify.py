@@ -18,17 +18,10 @@ import tiledsky
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.io.address import located
+from tiledsky.io.files import remove_objects, stands
 from tiledsky.io.inside import check_inside, is_file_inside, size_inside
 from tiledsky.io.source import read_plane
-from tiledsky.io.store import (
-    RUN_FOLDER,
-    SUCCESS,
-    Markers,
-    open_store,
-    remove_objects,
-    size_and_crc,
-    stands,
-)
+from tiledsky.io.store import RUN_FOLDER, SUCCESS, Markers, open_store, size_and_crc
 from tiledsky.run.documents import read_identity, read_provenance, read_source
 from tiledsky.run.door import checked_array, open_door
 from tiledsky.run.layout import Layout
@@ -124,7 +117,7 @@ class Checker:
         for fault in self.faults():
             stage, index = fault.stage, fault.index
             if stage is not None and index is not None and (chosen is None or index in chosen[stage]):
-                self.markers.remove(stage, index)
+                self.markers.discard(stage, index)
 
     @cached_property
     def _states(self) -> dict[str, NDArray[np.uint8]]:

@@ -1,0 +1,123 @@
+"""Clients and workers that cannot do a run: the cause is said at once, and nothing is written."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+from astropy.io import fits
+from distributed import Client, LocalCluster
+
+from tiledsky import run
+from tiledsky.errors import ParameterError, RunError
+from tiledsky.run.cluster import local_client
+from tiledsky.run.workers import check_client, check_versions, versions
+
+from .scenes import make_planes
+
+LONG = 120
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.fits"
+    fits.PrimaryHDU(make_planes((90, 110))["science"]).writeto(path)
+    return path
+
+
+def test_what_is_no_client_that_waits(image: Path, tmp_path: Path) -> None:
+    check_client(None)
+    with LocalCluster(processes=False, n_workers=1, dashboard_address=None) as cluster:
+        with Client(cluster) as client:
+            check_client(client)
+        for given, what in (
+            (client, "closed"),
+            (cluster, "of type LocalCluster"),
+            ("tcp://127.0.0.1:1", "of type str"),
+        ):
+            with pytest.raises(ParameterError, match=f"the client is {what}, so no task would run; give a distributed"):
+                run("sextractor", image, tmp_path / "run.zarr", client=given)
+
+    async def cell() -> None:
+        """A cell of a notebook whose client is asynchronous."""
+        async with (
+            LocalCluster(processes=False, n_workers=1, asynchronous=True, dashboard_address=None) as cluster,
+            Client(cluster, asynchronous=True) as client,
+        ):
+            with pytest.raises(ParameterError, match="the client is asynchronous, which this call is not, so no task"):
+                run("sextractor", image, tmp_path / "run.zarr", client=client)
+
+    asyncio.run(cell())
+    assert not (tmp_path / "run.zarr").exists()
+
+
+@contextmanager
+def joined(address: str, packages: Path) -> Iterator[None]:
+    """A worker that somebody else started, with packages of its own."""
+    words = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1"]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(
+        [*words, "--host", "127.0.0.1", "--no-dashboard"],
+        cwd=packages,
+        env={**os.environ, "PYTHONPATH": str(packages)},
+        **quiet,
+    ) as worker:
+        try:
+            yield
+        finally:
+            worker.kill()
+
+
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [
+        (
+            "raise ModuleNotFoundError('planted')",
+            r"worker tcp://\S+ cannot load tiledsky \(.*planted.*\), so no task runs",
+        ),
+        (
+            "__path__ = {path!r}\n__version__ = '0.0.1'",
+            r"worker tcp://\S+ has tiledsky 0\.0\.1 instead of \S+; install the same versions on all machines",
+        ),
+    ],
+)
+def test_worker_without_this_version(image: Path, tmp_path: Path, package: str, said: str) -> None:
+    import tiledsky
+
+    folder = tmp_path / "other/tiledsky"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(package.format(path=list(tiledsky.__path__)))
+    with (
+        LocalCluster(processes=False, n_workers=0, host="127.0.0.1", protocol="tcp", dashboard_address=None) as cluster,
+        joined(cluster.scheduler_address, folder.parent),
+        Client(cluster.scheduler_address) as client,
+    ):
+        client.wait_for_workers(1, timeout=LONG)
+        with pytest.raises(RunError, match=said):
+            run("sextractor", image, tmp_path / "run.zarr", client=client)
+    assert not (tmp_path / "run.zarr").exists()
+
+
+def test_versions_that_are_the_same() -> None:
+    check_versions("worker", versions(), versions())
+    with pytest.raises(RunError, match=r"worker has numpy none instead of \d"):
+        check_versions("worker", versions(), {n: v for n, v in versions().items() if n != "numpy"})
+
+
+def test_worker_that_ends_while_the_cluster_starts(tmp_path: Path) -> None:
+    """Killed for want of memory, or without the files that it needs."""
+    (tmp_path / "ends.py").write_text("import os\nos._exit(9)\n")
+    with (
+        dask.config.set({"distributed.worker.preload": [str(tmp_path / "ends.py")]}),
+        pytest.raises(RunError, match=r"the workers on this machine did not start \(.+\); check memory, limits"),
+        local_client(workers=1),
+    ):
+        raise AssertionError("a cluster without workers")
