@@ -1,23 +1,39 @@
-# Every target makes its own environment in .venv; nothing else is needed but Python >= 3.11.
-PYTHON ?= python3
+# Every target makes its own environment in .venv; nothing else is needed but a Python from 3.11 on, by default the newest
+# that is there. An environment of another Python is thrown away and made anew: make test PYTHON=python3.12
+PYTHON ?= $(shell deploy/ci/python.sh newest)
 VENV := .venv
 BIN := $(VENV)/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || echo none)
+UV := $(VENV)-uv/bin/uv
+
+# Tests that touch every library that tiledsky needs, for the oldest and the newest of them.
+LIBRARIES := tests/io tests/kernels/test_boxes.py tests/kernels/test_ring.py tests/test_background_contract.py \
+	tests/test_background_dask.py tests/test_cli.py tests/test_cli_clusters.py tests/test_cli_estimate.py tests/test_dq.py \
+	tests/test_estimate.py tests/test_filters.py tests/test_layers.py tests/test_overlap.py tests/test_presets.py \
+	tests/test_recipe.py tests/report tests/run/test_clusterfile.py tests/run/test_driver.py tests/run/test_run.py \
+	tests/run/test_tls.py
 
 # Tests that kill and damage.
 FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/run/test_verify.py tests/run/test_many.py \
 	tests/run/test_memory.py tests/run/test_stop.py \
 	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
 
-.PHONY: demo test test-slurm test-s3 test-azure check-kubernetes check bench scaling accuracy quality faults install clean
+.PHONY: demo test test-oldest test-newest test-wheel test-slurm test-s3 test-azure check-kubernetes check bench scaling accuracy quality faults install clean
 
-install: $(VENV)/installed
+install: $(VENV)/installed-$(VERSION)
 
-$(VENV)/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "tiledsky needs Python 3.11 or newer"'
+$(VENV)/installed-$(VERSION): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tiledsky needs Python 3.11 or newer, not " + sys.version)'
+	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
+
+# pip cannot take the oldest versions that pyproject.toml allows, nor the newest against its upper bounds; uv can.
+$(UV):
+	$(PYTHON) -m venv $(VENV)-uv
+	$(VENV)-uv/bin/python -m pip install --quiet uv
 
 # Simulate a pathological sky, estimate it on an embedded cluster, compare it with the truth.
 demo: install
@@ -25,6 +41,27 @@ demo: install
 
 test: install check
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# The lower bounds of pyproject.toml, on the oldest Python that is there.
+test-oldest: $(UV)
+	rm -rf $(VENV)-oldest
+	$(UV) venv --quiet --python "$$(deploy/ci/python.sh oldest)" $(VENV)-oldest
+	$(UV) pip install --quiet --python $(VENV)-oldest/bin/python --resolution lowest-direct --editable '.[dev]'
+	$(VENV)-oldest/bin/python -m pytest -q -n 2 --dist loadfile $(LIBRARIES)
+
+# The newest of all libraries, pre-releases too, and whatever upper bounds say.
+test-newest: $(UV)
+	rm -rf $(VENV)-newest
+	mkdir -p build
+	printf '%s\n' numba llvmlite photutils >build/unbounded.txt
+	$(UV) venv --quiet --python "$$(deploy/ci/python.sh newest)" $(VENV)-newest
+	$(UV) pip install --quiet --python $(VENV)-newest/bin/python --prerelease allow --override build/unbounded.txt --editable '.[dev]'
+	$(UV) pip list --python $(VENV)-newest/bin/python
+	TILEDSKY_TEST_NEWEST=1 $(VENV)-newest/bin/python -m pytest -q -n 2 --dist loadfile $(LIBRARIES)
+
+# A wheel and a source distribution, built, and each used from an environment of its own.
+test-wheel: install
+	deploy/ci/wheel.sh $(BIN)/python $(PYTHON)
 
 # Kill real processes and damage real files, twenty minutes and more; the counts go to docs/reliability.md.
 faults: install
@@ -79,4 +116,4 @@ accuracy: install
 		--figure build/accuracy.png --page docs/accuracy.md $(ACCURACY)
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* build dist demo .pytest_cache .mypy_cache .ruff_cache
