@@ -12,7 +12,7 @@ from photutils import background as reference
 from tests.background_cases import CLIPS, nearest, ours, planes, scene
 from tiledsky import recipe
 from tiledsky.background import Background2D
-from tiledsky.errors import InputError, ParameterError
+from tiledsky.errors import InputError
 
 CHUNKINGS = [(83, 95), (40, 50), (17, 95), (83, 13), ((1, 81, 1), (50, 45)), ((40, 3, 40), (2, 93)), (9, 40)]
 NAMES = ("background", "background_rms", "background_mesh", "background_rms_mesh", "n_pixels_mesh", "n_pixels_map")
@@ -122,9 +122,9 @@ def test_lazy_errors_that_need_no_values_come_at_once():
     ):
         with pytest.raises(ValueError, match=words):
             Background2D(image, 10, **options)
-    with pytest.raises(ParameterError, match="cannot hold"):
+    with pytest.raises(InputError, match="cannot hold"):
         Background2D(NDData(image, unit="ct"), 10)
-    with pytest.raises(InputError, match="known, positive shape"):
+    with pytest.raises(InputError, match=r"unknown size.*compute_chunk_sizes"):
         Background2D(image[image.sum(axis=1) > 0], 10)
 
 

@@ -14,8 +14,9 @@ from tests import reference_chain as reference
 from tests.notebook_scene import notebook_scene
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.estimate import Sky, estimate_background
-from tiledsky.filters import float_dtype, ring_median
+from tiledsky.filters import ring_median
 from tiledsky.geometry import Region
+from tiledsky.images import float_dtype
 from tiledsky.mesh import surfaces
 from tiledsky.planes import INVALID, USER, base_mask, tier_bit
 from tiledsky.recipe import Recipe

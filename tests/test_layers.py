@@ -22,6 +22,7 @@ LAYERS = [
     {"kernels"},
     {"overlap"},
     {
+        "images",
         "planes",
         "dq",
         "filters",
@@ -46,11 +47,11 @@ LAYERS = [
 HOMES = {
     "dask": {
         "overlap",
+        "images",
         "statistics",
         "mesh",
         "estimate",
         "background",
-        "photutils_objects",
         "simulate",
         "run",
         "testing",

@@ -239,7 +239,6 @@ def test_no_valid_pixel_is_an_error_of_the_input():
         ({"threshold": 1, "grow_shape": "box"}, "grow_shape"),
         ({"threshold": 1, "fwhm": 1, "sigma": 1}, "set one of them"),
         ({"threshold": 1, "grow": 4, "grow_shape": "square"}, "odd"),
-        ({"threshold": 1, "mask": np.zeros((2, 2), bool)}, "differ in shape"),
     ],
 )
 def test_what_cannot_work_is_refused(options, message):

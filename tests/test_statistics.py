@@ -206,7 +206,7 @@ def test_it_is_lazy_and_keys_follow_from_the_work():
 
 
 def test_shapes_are_checked():
-    with pytest.raises(ParameterError, match="differ in shape"):
+    with pytest.raises(InputError, match="differ in shape"):
         global_statistics(_normal(), mask=np.zeros((2, 2), bool))
     with pytest.raises(ParameterError, match="3 axes"):
         global_statistics(np.zeros((2, 2, 2)))

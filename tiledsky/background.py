@@ -7,16 +7,14 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-from astropy.nddata import NDData
 from astropy.stats import SigmaClip
-from astropy.units import Quantity
 from dask import compute
 from numpy.typing import NDArray
 from photutils.background import BkgIDWInterpolator, BkgZoomInterpolator, SExtractorBackground, StdBackgroundRMS
 
-from tiledsky.errors import InputError, ParameterError
-from tiledsky.filters import check_image, float_dtype
+from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair
+from tiledsky.images import float_dtype, same_kind, taken_apart
 from tiledsky.mesh import MeshParameters, array_box_statistics, cells_of, finish, surfaces
 from tiledsky.overlap import Patch, blank, call, map_patches
 from tiledsky.photutils_objects import (
@@ -25,7 +23,6 @@ from tiledsky.photutils_objects import (
     box_estimator,
     box_rms_estimator,
     check_pixels,
-    mask_like,
     surface_interpolator,
     unclipped,
     union_of,
@@ -58,8 +55,9 @@ class Background2D:
     Parameters
     ----------
     data : array_like, `astropy.units.Quantity`, `astropy.nddata.NDData` or dask.array.Array, (ny, nx)
-        The image; not changed. Values that are not finite are left out, and so are masked ones of a masked array; the
-        mask of an NDData is not looked at. Float images give float results (float32 or float64), integers float32.
+        The image: anything that `tiledsky.images.taken_apart` takes; not changed. Values that are not finite are left
+        out, and so are masked ones (photutils does not look at the mask of an NDData). Float images give float results
+        (float32 or float64), integers float32.
     box_size : int or (int, int)
         Box in pixels, (y, x); cut to the image. Boxes at the upper and right edges may be partial.
     mask : array of bool, (ny, nx), optional
@@ -147,13 +145,13 @@ class Background2D:
         interpolator: Any = None,
         bkgrms_estimator: Any = None,
     ) -> None:
-        image, hidden, self._unit = _unpacked(data)
-        self._shape: Pair = tuple(image.shape)
+        given = taken_apart(data, "data")
+        image, self._unit, self._shape = given.pixels, given.unit, given.shape
         self._has_mask = mask is not None and mask is not np.ma.nomask
-        self.coverage_mask = mask_like(image, coverage_mask, "coverage_mask")
-        ignore = [mask_like(image, mask, "mask"), self.coverage_mask, mask_like(image, hidden, "mask")]
+        self.coverage_mask = same_kind(given.mask(coverage_mask, "coverage_mask", strict=True), image)
+        ignore = [same_kind(given.mask(mask, strict=True), image), self.coverage_mask, given.hidden]
         self.box_size = np.minimum(whole_numbers("box_size", box_size), self._shape)
-        self.fill_value = fill_value
+        self.fill_value, self._fill_value = fill_value, given.number(fill_value, "fill_value")
         if not 0 <= exclude_percentile <= 100:
             raise ParameterError(
                 f"exclude_percentile must be between 0 and 100, not {exclude_percentile}, percent of a box"
@@ -189,7 +187,7 @@ class Background2D:
             name=type(self).__name__,
             box_size=self._box,
             filter_size=(int(self.filter_size[0]), int(self.filter_size[1])),
-            filter_threshold=filter_threshold,
+            filter_threshold=given.number(filter_threshold, "filter_threshold"),
             exclude_percentile=exclude_percentile,
             clip=box_clip(sigma_clip),
             estimator=box_estimator(self.bkg_estimator),
@@ -247,7 +245,7 @@ class Background2D:
                 which,
                 dtype=self._dtype,
                 coverage=self.coverage_mask,
-                fill_value=self.fill_value,
+                fill_value=self._fill_value,
             )
             return self._in_unit(self._computed(pixels))
         options: dict[str, Any] = {"shape": self._shape, "dtype": self._dtype, "box_size": self.box_size}
@@ -256,7 +254,7 @@ class Background2D:
         resize: Any = self.interpolator
         pixels = np.array(resize((self.background_mesh, self.background_rms_mesh)[which], **options))
         if self.coverage_mask is not None:
-            pixels[self.coverage_mask] = self.fill_value
+            pixels[self.coverage_mask] = self._fill_value
         return self._in_unit(pixels)
 
     @property
@@ -368,29 +366,6 @@ class Background2D:
     def __str__(self) -> str:
         lines = "\n".join(f"{k}: {v!r}" for k, v in self._described().items())
         return f"<{type(self).__module__}.{type(self).__name__}>\n{lines}"
-
-
-def _unpacked(data: Any) -> tuple[Any, Any, Any]:
-    """Return the pixels of `data`, its mask if it is a masked array, and its unit."""
-    unit = getattr(data, "unit", None) if isinstance(data, Quantity | NDData) else None
-    if isinstance(data, Quantity):
-        data = data.value
-    elif isinstance(data, NDData):
-        data = data.data
-    hidden = np.ma.getmask(data) if isinstance(data, np.ma.MaskedArray) else None
-    if isinstance(data, da.Array):
-        if unit is not None:
-            raise ParameterError(f"data is lazy and in {unit}, which dask arrays cannot hold; pass data.data alone")
-        if isinstance(data._meta, np.ma.MaskedArray):
-            data, hidden = da.ma.getdata(data), da.ma.getmaskarray(data)
-    else:
-        data = np.asarray(data)
-    image = check_image(data)
-    if not all(n > 0 for n in image.shape):
-        raise InputError(
-            f"data has shape {image.shape}, so there are no pixels; pass an image of known, positive shape"
-        )
-    return image, hidden, unit
 
 
 def _counts(template: Patch, *, n_good: NDArray[np.int64], box: Pair) -> Patch:

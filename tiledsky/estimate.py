@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from tiledsky.dq import dq_bits
 from tiledsky.errors import InputError
-from tiledsky.filters import as_float, check_image, float_dtype, ring_halo, ring_step_patch
-from tiledsky.masking import detection_image, tier_mask
+from tiledsky.filters import ring_halo, ring_step_patch
+from tiledsky.images import Image, as_float, float_dtype, same_kind, taken_apart
+from tiledsky.masking import detection_image, search
 from tiledsky.mesh import array_box_statistics, finish, same_boxes, surfaces
 from tiledsky.overlap import Patch, blank, call, is_dask_array, map_patches
-from tiledsky.planes import base_mask, check_noise, noise_scale, uncovered
+from tiledsky.planes import SOURCES, base_mask, check_noise, noise_scale, uncovered
 from tiledsky.recipe import Recipe
 from tiledsky.statistics import image_statistics
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep
@@ -25,7 +26,7 @@ from tiledsky.thresholds import clip_of, fill_value, noise_images
 
 @dataclass
 class Sky:
-    """What a recipe makes of an image; arrays of the image's kind (numpy or dask).
+    """What a recipe makes of an image; arrays of the image's kind (numpy or dask), Quantities where it has a unit.
 
     Attributes
     ----------
@@ -36,7 +37,7 @@ class Sky:
     mask : (ny, nx), uint8
         Bit 0 invalid, bits 1 to 6 the tiers of the mask step that the result uses, bit 7 the user's mask.
     subtracted : (ny, nx)
-        Image minus background.
+        Image minus background; NaN where the image is masked.
     meshes : dict of str to `tiledsky.mesh.Mesh`
         By step name; `dask.delayed.Delayed` for dask input.
     """
@@ -66,19 +67,21 @@ def estimate_background(
     Parameters
     ----------
     image : array_like or dask.array.Array, (ny, nx)
-        Integers or floats, any unit; not changed. NaN and infinite pixels are invalid.
+        Integers or floats, any unit: anything that `tiledsky.images.taken_apart` takes; not changed. NaN, infinite and
+        masked pixels are invalid.
     recipe : Recipe or str
         A recipe, the name of a preset, or the path of a TOML file.
     weight : array, (ny, nx), optional
-        Inverse variance up to a factor. Pixels whose weight is not above 0 are invalid.
+        Inverse variance up to a factor. Pixels whose weight is masked or not above 0 are invalid.
     error : array, (ny, nx), optional
-        Standard deviation. Pixels whose error is not finite or not above 0 are invalid.
+        Standard deviation. Pixels whose error is masked, not finite or not above 0 are invalid. Default: the
+        uncertainty of an NDData, if there is no weight either.
     dq : array of integers, (ny, nx), optional
-        Pixels with any of the recipe's ``dq_flags`` (default: any bit) are invalid.
+        Pixels with any of the recipe's ``dq_flags`` (default: any bit) are invalid; a masked one has all bits.
     coverage : array, (ny, nx), optional
-        Pixels that are 0 or NaN are invalid, and have the recipe's ``fill_value`` in the result.
+        Pixels that are 0, NaN or masked are invalid, and have the recipe's ``fill_value`` in the result.
     mask : array, (ny, nx), optional
-        Non-zero = left out of all statistics; the sky is estimated there too.
+        Non-zero or masked = left out of all statistics; the sky is estimated there too.
     source_mask : array of uint8, (ny, nx), optional
         A mask plane made earlier, of this image or of another band: its sources (bits 1 to 6) are left out too.
     header : mapping, optional
@@ -87,13 +90,13 @@ def estimate_background(
     Returns
     -------
     Sky
-        numpy arrays for numpy input; for a dask image lazy dask arrays with its chunks.
+        numpy arrays for numpy input, in its unit if it has one; for a dask image lazy dask arrays with its chunks.
 
     Raises
     ------
     ParameterError, InputError
-        A recipe that cannot work; planes that differ in shape; an image without a valid pixel (for dask arrays when
-        computed).
+        A recipe that cannot work; no image; planes that differ in shape or unit; an image without a valid pixel (for
+        dask arrays when computed).
 
     Notes
     -----
@@ -101,22 +104,26 @@ def estimate_background(
     has used them; for images larger than memory use `tiledsky.run`, which keeps them on disk. Both give the same bits.
     """
     recipe = Recipe.load(recipe).expanded()
-    image = check_image(image)
-    planes = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
-    planes |= {"user_mask": mask, "source_mask": source_mask}
-    planes = {name: plane for name, plane in planes.items() if plane is not None}
-    for name, plane in planes.items():
-        if plane.shape != image.shape:
-            shown = name.removeprefix("user_")
-            raise InputError(f"{shown} {plane.shape} and image {image.shape} differ in shape; give planes of one grid")
+    given = taken_apart(image)
+    image = given.blanked()
+    image = image.astype(float_dtype(image.dtype)) if is_dask_array(image) else as_float(image)
+    beside = {
+        "weight": given.plane(weight, "weight", power=-2, factor=True),
+        "error": given.plane(error, "error", power=1) if error is not None or weight is not None else given.error(),
+        "dq": given.flags(dq),
+        "coverage": given.plane(coverage, "coverage", power=None, fill=0),
+        "user_mask": given.mask(mask),
+        "source_mask": given.plane(source_mask, "source_mask", power=0, fill=int(SOURCES)),
+    }
+    planes = {name: same_kind(plane, image) for name, plane in beside.items() if plane is not None}
+    coverage = planes.get("coverage")
     check_noise(recipe, planes)
     bits = None if dq is None else dq_bits(recipe.dq_flags, header=header)
-    image = image.astype(float_dtype(image.dtype)) if is_dask_array(image) else as_float(image)
     options: dict[str, Any] = {"halo": (0, 0), "dtype": np.uint8, "name": "base_mask"}
     base = map_patches(_base_patch, image, *planes.values(), **options, names=tuple(planes), dq_bits=bits)
     if isinstance(base, np.ndarray) and base.all():
         raise InputError("all pixels are NaN, of zero weight, flagged or masked, so there is no sky to measure")
-    builder = _Builder(recipe, image, base, weight=weight, error=error)
+    builder = _Builder(recipe, image, base, weight=planes.get("weight"), error=planes.get("error"))
     for step in recipe.steps:
         builder.add(step)
     outside = None
@@ -127,13 +134,30 @@ def estimate_background(
     options = {"halo": (0, 0), "dtype": image.dtype, "name": "subtracted"}
     fill = float(recipe.fill_value)
     chosen = recipe.result_mask
-    return Sky(
+    sky = Sky(
         background=background,
         background_rms=rms,
         background_error=deviation,
         mask=base if chosen is None else builder.masks[chosen.name],
         subtracted=map_patches(_subtracted_patch, image, background, outside, **options, fill_value=fill),
         meshes=builder.meshes,
+    )
+    return sky if given.unit is None else _in_unit(sky, given)
+
+
+def _in_unit(sky: Sky, image: Image) -> Sky:
+    """Return a sky whose maps are Quantities."""
+    parts = ("background", "rms", "error")
+    return Sky(
+        background=image.in_unit(sky.background),
+        background_rms=image.in_unit(sky.background_rms),
+        background_error=image.in_unit(sky.background_error),
+        mask=sky.mask,
+        subtracted=image.in_unit(sky.subtracted),
+        meshes={
+            name: replace(mesh, **{part: image.in_unit(getattr(mesh, part)) for part in parts})
+            for name, mesh in sky.meshes.items()
+        },
     )
 
 
@@ -188,7 +212,7 @@ class _Builder:
         detection = map_patches(
             _detection_patch, self.image, sky, scale, halo=(0, 0), dtype=np.float32, name="detection"
         )
-        found = tier_mask(
+        found = search(
             detection,
             step.tiers,
             mask=left_out != 0,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import ParameterError, PlanError
 from tiledsky.geometry import Pair, Region, mesh_shape
+from tiledsky.images import as_float, float_dtype, taken_apart
 from tiledsky.kernels.blocks import block_means, expand_bilinear
 from tiledsky.kernels.ring import footprint_percentile, ring_footprint
 from tiledsky.kernels.smooth import convolve_separable, gaussian_taps
@@ -22,32 +23,6 @@ from tiledsky.steps import RingStep
 
 #: FWHM of a Gaussian in units of its sigma.
 FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
-
-
-def float_dtype(dtype: Any) -> np.dtype[Any]:
-    """Return the float type to work in: float32 where it holds every value of ``dtype``, else float64."""
-    given = np.dtype(dtype)
-    if given.kind not in "biuf":
-        raise ParameterError(f"an image of {given} has no sky; give integers or floats")
-    return np.dtype(np.float32 if given.itemsize < (8 if given.kind == "f" else 4) else np.float64)
-
-
-def as_float(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return the pixels in native byte order as `float_dtype` says, without a copy where they are so already."""
-    return np.ascontiguousarray(pixels, dtype=float_dtype(pixels.dtype))
-
-
-def check_image(image: Any, mask: Any = None) -> Any:
-    """Check that image and mask are 2-D, of one shape; lists become arrays."""
-    image = image if hasattr(image, "ndim") else np.asarray(image)
-    if image.ndim != 2:
-        raise ParameterError(
-            f"image has {image.ndim} axes; the sky is estimated on 2-D images, pass one plane (ny, nx)"
-        )
-    float_dtype(image.dtype)
-    if mask is not None and mask.shape != image.shape:
-        raise ParameterError(f"mask {mask.shape} and image {image.shape} differ in shape; a mask has a value a pixel")
-    return image
 
 
 def ring_radius(footprint: NDArray[np.bool_]) -> Pair:
@@ -211,18 +186,19 @@ def ring_median(
     Parameters
     ----------
     image : array_like or dask.array.Array, (ny, nx)
-        Any unit. NaN pixels are left out, infinite ones count (but see `fill` and `downsample`).
+        Anything that `tiledsky.images.taken_apart` takes, in any unit. NaN and masked pixels are left out, infinite
+        ones count (but see `fill` and `downsample`).
     radius_in, width : float
         Inner radius and width of the ring, in pixels, with the meaning of `astropy.convolution.Ring2DKernel`.
-    mask : array_like or dask.array.Array of bool, (ny, nx), optional
-        True = leave this pixel out.
+    mask : array_like or dask.array.Array, (ny, nx), optional
+        True, or not 0 = leave this pixel out.
     percentile : float
         From 0 to 100. The value of rank ``int(n * percentile / 100)`` of the n pixels that count; no interpolation.
     mode : {"reflect", "extend", "omit"}
         What lies beyond the border: the image mirrored (edge pixel repeated), its edge pixel, or nothing.
     fill : float, optional
-        Value, rounded to the dtype of the result, that masked, NaN and infinite pixels count with; nothing is left
-        out then. May be lazy (`dask.delayed.Delayed`).
+        Value in the image's unit, rounded to the dtype of the result, that masked, NaN and infinite pixels count with;
+        nothing is left out then. May be lazy (`dask.delayed.Delayed`).
     downsample : int
         Above 1 an approximation: the ring, ``downsample`` times smaller, of the means of ``downsample`` x
         ``downsample`` pixels, bilinearly interpolated between the centres of these blocks. At most `width`.
@@ -230,12 +206,13 @@ def ring_median(
     Returns
     -------
     ndarray or dask.array.Array, (ny, nx)
-        float32 or float64; NaN where no pixel of the ring counts.
+        float32 or float64, in the unit of the image; NaN where no pixel of the ring counts.
 
     Raises
     ------
-    ParameterError
-        A ring without pixels, a parameter out of its range, a mask of another shape, a fill that is not finite.
+    ParameterError, InputError
+        A ring without pixels, a parameter out of its range, a fill that is not finite; no image, a mask of another
+        shape, a fill of another unit.
 
     Notes
     -----
@@ -257,7 +234,8 @@ def ring_median(
     A percentile other than 50 is another quantity when downsampled, as the noise of means is smaller; and `fill` then
     counts only for blocks that are left out as a whole.
     """
-    image = check_image(image, mask)
+    given = taken_apart(image)
+    image, mask, fill = given.blanked(), given.mask(mask), given.number(fill, "fill")
     if mode not in ("reflect", "extend", "omit"):
         raise ParameterError(f"mode {mode!r} is no edge rule of the ring median; use reflect, extend or omit")
     if not 0 <= percentile <= 100:
@@ -265,7 +243,7 @@ def ring_median(
     footprint = _coarse_footprint(radius_in, width, downsample)
     func = partial(ring_patch, footprint=footprint, percentile=percentile, mode=mode, downsample=int(downsample))
     options: dict[str, Any] = {"halo": _halo(footprint, downsample), "dtype": float_dtype(image.dtype)}
-    return map_patches(func, image, mask, name="ring_median", fill=fill, **options)
+    return given.in_unit(map_patches(func, image, mask, name="ring_median", fill=fill, **options))
 
 
 def taps_of(*, fwhm: float = 0.0, sigma: float = 0.0, kernel_radius: int | None = None) -> NDArray[np.float64] | None:
@@ -303,10 +281,11 @@ def smooth(
     Parameters
     ----------
     image : array_like or dask.array.Array, (ny, nx)
+        Anything that `tiledsky.images.taken_apart` takes. Masked pixels are as if NaN.
     fwhm, sigma : float
         Width of the Gaussian in pixels; one of the two.
-    mask : array_like or dask.array.Array of bool, (ny, nx), optional
-        True = as if NaN: replaced by the weighted mean of its neighbours, as astropy does.
+    mask : array_like or dask.array.Array, (ny, nx), optional
+        True, or not 0 = as if NaN: replaced by the weighted mean of its neighbours, as astropy does.
     kernel_radius : int, optional
         Where the Gaussian is cut (pixels). Default: as `astropy.convolution.Gaussian2DKernel`, near 4 sigma.
     boundary : {"extend", "fill"}
@@ -315,14 +294,15 @@ def smooth(
     Returns
     -------
     ndarray or dask.array.Array, (ny, nx)
-        float32 or float64; NaN where no pixel under the kernel counts.
+        float32 or float64, in the unit of the image; NaN where no pixel under the kernel counts.
 
     Notes
     -----
     Halo: the kernel's radius. Not an FFT: its rounding depends on the size of the array, hence on the tile. Source:
     `astropy.convolution.convolve` with ``nan_treatment="interpolate"``.
     """
-    image = check_image(image, mask)
+    given = taken_apart(image)
+    image, mask = given.blanked(), given.mask(mask)
     if boundary not in ("extend", "fill"):
         raise ParameterError(f"boundary {boundary!r} is no edge rule of smoothing; use extend or fill")
     taps = taps_of(fwhm=fwhm, sigma=sigma, kernel_radius=kernel_radius)
@@ -330,4 +310,4 @@ def smooth(
         raise ParameterError("smoothing needs a width; set fwhm or sigma above 0")
     func = partial(smooth_patch, taps=taps, boundary=boundary)
     halo = (taps.size // 2,) * 2
-    return map_patches(func, image, mask, halo=halo, dtype=float_dtype(image.dtype), name="smooth")
+    return given.in_unit(map_patches(func, image, mask, halo=halo, dtype=float_dtype(image.dtype), name="smooth"))

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.errors import ParameterError
-from tiledsky.filters import check_image, smooth_patch, taps_of
+from tiledsky.filters import smooth_patch, taps_of
 from tiledsky.geometry import Pair
+from tiledsky.images import taken_apart
 from tiledsky.kernels.detect import detect
 from tiledsky.kernels.grow import grow_disc, grow_square, grow_tophat
 from tiledsky.overlap import Patch, is_dask_array, map_patches
@@ -125,11 +126,12 @@ def tier_mask(
     Parameters
     ----------
     detection : array_like or dask.array.Array, (ny, nx)
-        The image minus a first estimate of its sky. Rounded to float32. NaN pixels are not searched.
+        The image minus a first estimate of its sky: anything that `tiledsky.images.taken_apart` takes. Rounded to
+        float32. NaN and masked pixels are not searched.
     tiers : sequence of `tiledsky.steps.Tier`
         At most six.
-    mask : array_like or dask.array.Array of bool, optional
-        True = leave out of statistics and search; sources beside it may still grow over it.
+    mask : array_like or dask.array.Array, (ny, nx), optional
+        True, or not 0 = leave out of statistics and search; sources beside it may still grow over it.
     clip : `tiledsky.steps.SigmaClip`, optional
         Rejection for clipped centers and noise; default 3 sigma about the median, at most 10 rounds.
     masked : {"omit", "fill"}
@@ -145,13 +147,41 @@ def tier_mask(
     ndarray or dask.array.Array of uint8, (ny, nx)
         Bit ``first_bit + i`` set where tier ``i`` found (or grew over) a source; 0 where nothing is.
 
+    Raises
+    ------
+    ParameterError, InputError
+        Tiers that cannot work; no image; a mask or noise of another shape, a noise of another unit; no pixel to measure
+        the noise on (for dask arrays when computed).
+
     Notes
     -----
     Halo: kernel radius + n_pixels - 1 + growth, the largest of the tiers. Thresholds are of the whole image, exact, the
     same for any chunks; for a dask array they are computed when the mask is. Source: each tier equals
     `photutils.segmentation.detect_sources` (8-connected) and its ``make_source_mask``.
     """
-    detection = check_image(detection, mask)
+    given = taken_apart(detection, "detection")
+    return search(
+        given.blanked(),
+        tiers,
+        mask=given.mask(mask),
+        clip=clip,
+        masked=masked,
+        noise=given.plane(noise, "noise", power=1),
+        first_bit=first_bit,
+    )
+
+
+def search(
+    detection: Any,
+    tiers: Sequence[Tier],
+    *,
+    mask: Any,
+    clip: SigmaClip | None = None,
+    masked: Literal["omit", "fill"] = "omit",
+    noise: Any = None,
+    first_bit: int = 1,
+) -> Any:
+    """Search plain numpy or dask arrays; see `tier_mask`."""
     if not (len(tiers) > 0 and 1 <= first_bit <= 7 - len(tiers)):
         raise ParameterError(
             f"{len(tiers)} tiers from bit {first_bit} on do not fit the mask's bits 1 to 6; give one to six in all"
@@ -196,9 +226,10 @@ def source_mask(
     Parameters
     ----------
     detection : array_like or dask.array.Array, (ny, nx)
-        The image minus its sky, rounded to float32.
+        The image minus its sky: anything that `tiledsky.images.taken_apart` takes. Rounded to float32. NaN and masked
+        pixels are not searched.
     threshold : float, optional
-        In the image's unit: smoothed pixels above it are found.
+        In the image's unit (a number, or a Quantity): smoothed pixels above it are found.
     n_sigma : float, optional
         Instead of ``threshold``: this many standard deviations above the mean, both of the unsmoothed, clipped image.
     n_pixels : int
@@ -207,8 +238,8 @@ def source_mask(
         Gaussian smoothing before the threshold; see `tiledsky.smooth`. Beyond the border the image is 0.
     grow, grow_shape : float, {"disc", "tophat", "square"}
         Radius (or size of the square) by which sources are grown, and the rule.
-    mask : array_like or dask.array.Array of bool, optional
-        True = not searched.
+    mask : array_like or dask.array.Array, (ny, nx), optional
+        True, or not 0 = not searched.
     clip : `tiledsky.steps.SigmaClip`, optional
         For ``n_sigma``.
 
@@ -216,13 +247,19 @@ def source_mask(
     -------
     ndarray or dask.array.Array of bool, (ny, nx)
 
+    Raises
+    ------
+    ParameterError, InputError
+        Not one limit, or a parameter out of its range; no image; a mask of another shape, a threshold of another unit.
+
     Notes
     -----
     Halo, source: see `tier_mask`.
     """
     if (threshold is None) == (n_sigma is None):
         raise ParameterError("a source mask needs one limit; set threshold (image unit) or n_sigma, not both")
-    detection = check_image(detection, mask)
+    given = taken_apart(detection, "detection")
+    detection, mask, threshold = given.blanked(), given.mask(mask), given.number(threshold, "threshold")
     tier = validated(
         Tier,
         {
@@ -237,7 +274,7 @@ def source_mask(
         source="source mask",
     )
     if threshold is None:
-        return tier_mask(detection, [tier], mask=mask, clip=clip) != 0
+        return search(detection, [tier], mask=mask, clip=clip) != 0
     func = partial(source_patch, tier=tier)
     halo = tiers_halo([tier])
     detection = _in_float32(detection)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from astropy.stats import SigmaClip
 from astropy.utils.exceptions import AstropyDeprecationWarning, AstropyUserWarning
@@ -18,7 +17,7 @@ from photutils import __version__ as photutils_version
 from photutils import background as photutils
 from photutils.utils import exceptions as photutils_exceptions
 
-from tiledsky.errors import InputError, MaskTypeError, ParameterError
+from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair
 from tiledsky.kernels.boxes import Clip
 from tiledsky.steps import AnyInterpolator, IDWInterpolator, ZoomInterpolator
@@ -171,29 +170,6 @@ def whole_numbers(name: str, value: Any, *, odd: bool = False) -> NDArray[np.int
             f"{name} must have an odd value for both axes, not {value!r}, to have a middle; add or take 1"
         )
     return np.broadcast_to(sizes, 2).astype(np.int64)
-
-
-def mask_like(image: Any, mask: Any, name: str) -> Any:
-    """Return the mask as bool, lazy as the image is; None for none."""
-    if mask is None or mask is np.ma.nomask:
-        return None
-    mask = mask if isinstance(mask, da.Array) else np.asarray(mask)
-    if mask.ndim != 2:
-        raise InputError(
-            f"{name} must be a 2D array, a value for every pixel, but has {mask.ndim} axes; pass one plane"
-        )
-    if mask.shape != image.shape:
-        raise InputError(
-            f"data and {name} must have the same shape, not {image.shape} and {mask.shape}; pass masks of this image"
-        )
-    if mask.dtype != bool:
-        raise MaskTypeError(
-            f"{name} must be a boolean array, not of {mask.dtype}, whose values could mean anything; pass {name} != 0"
-        )
-    if isinstance(image, da.Array):
-        lazy = mask.rechunk(image.chunks) if isinstance(mask, da.Array) else da.from_array(mask, chunks=image.chunks)
-        return lazy.astype(bool)
-    return np.asarray(mask).astype(bool, copy=False)
 
 
 def union_of(masks: list[Any]) -> Any:

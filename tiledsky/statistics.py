@@ -7,14 +7,14 @@ first two (`tiledsky.kernels.biweight`). What a pass makes of a tile is small an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.errors import RunError
-from tiledsky.filters import check_image, float_dtype
+from tiledsky.images import float_dtype, same_kind, taken_apart
 from tiledsky.kernels import needed_bins, selection
 from tiledsky.kernels.biweight import BiweightSums
 from tiledsky.kernels.order import KeyHistogram
@@ -129,17 +129,23 @@ def global_statistics(image: Any, *, mask: Any = None, clip: SigmaClip | None = 
     Parameters
     ----------
     image : array_like or dask.array.Array, (ny, nx)
-        NaN and infinite pixels are left out. Integers of 32 bits and more count as float64.
-    mask : array_like or dask.array.Array of bool, optional
-        True = left out.
+        Anything that `tiledsky.images.taken_apart` takes. NaN, infinite and masked pixels are left out. Integers of 32
+        bits and more count as float64.
+    mask : array_like or dask.array.Array, (ny, nx), optional
+        True, or not 0 = left out.
     clip : `tiledsky.steps.SigmaClip`, optional
         Default 3 sigma about the median, at most 10 rounds.
 
     Returns
     -------
     Statistics
-        For a dask array a `dask.delayed.Delayed` of it: three passes over the pixels when computed, the third for the
-        biweights; of float64 one.
+        Quantities where the image has a unit. For a dask array a `dask.delayed.Delayed` of it: three passes over the
+        pixels when computed, the third for the biweights; of float64 one.
+
+    Raises
+    ------
+    ParameterError, InputError
+        No image; a mask of another shape.
 
     Notes
     -----
@@ -148,10 +154,17 @@ def global_statistics(image: Any, *, mask: Any = None, clip: SigmaClip | None = 
     `astropy.stats.sigma_clipped_stats`, `astropy.stats.mad_std`, `astropy.stats.biweight_location`,
     `astropy.stats.biweight_scale`.
     """
-    image, clip = check_image(image, mask), clip or SigmaClip()
+    given, clip = taken_apart(image), clip or SigmaClip()
+    image = given.blanked()
+    mask = same_kind(given.mask(mask), image)
     if float_dtype(image.dtype) == np.float64:
-        return call(_of_sorted, reduced(SortedValues.from_values, SortedValues.merged, image, mask), clip)
-    return image_statistics(image.astype(np.float32), mask, clip, refine=True, biweight=True)
+        statistics = call(_of_sorted, reduced(SortedValues.from_values, SortedValues.merged, image, mask), clip)
+    else:
+        statistics = image_statistics(image.astype(np.float32), mask, clip, refine=True, biweight=True)
+    if given.unit is None:
+        return statistics
+    numbers = [field.name for field in fields(statistics) if field.name != "n"]
+    return replace(statistics, **{name: given.in_unit(getattr(statistics, name)) for name in numbers})
 
 
 def _of_sorted(held: SortedValues, clip: SigmaClip) -> Statistics:

@@ -76,12 +76,18 @@ def assert_tile_invariant(
         where; another dtype or shape; an array of the image's shape that is not lazy, or not in the image's chunks; an
         input that was changed.
     ParameterError
-        A plane of another shape; no chunks.
+        A plane of another shape; a masked array or a Quantity; no chunks.
 
     Notes
     -----
     Memory: the image, its planes and all results twice. Runs on dask's current scheduler.
     """
+    for name, plane in {"image": image, **planes}.items():
+        if isinstance(plane, np.ma.MaskedArray) or getattr(plane, "unit", None) is not None:
+            raise ParameterError(
+                f"{name} has a mask or a unit, which is lost when it is cut into chunks; pass plain values, NaN where "
+                "they are masked"
+            )
     image = np.asarray(image)
     given = {"image": image} | {k: None if v is None else np.asarray(v) for k, v in planes.items()}
     for name, plane in given.items():

@@ -188,7 +188,7 @@ def test_nothing_to_measure_is_no_number() -> None:
 
 def test_wrong_arguments() -> None:
     image = noise((80, 80))
-    with pytest.raises(InputError, match=r"mask has shape \(70, 80\) and the image \(80, 80\)"):
+    with pytest.raises(InputError, match=r"mask \(70, 80\) and image \(80, 80\) differ in shape"):
         measure(image, image, np.zeros((70, 80), bool))
     with pytest.raises(ParameterError, match="box 4 has no central pixel"):
         measure(image, image, box=4)

@@ -14,11 +14,14 @@ from tiledsky.diagnostics.summary import Collector, summarise
 from tiledsky.diagnostics.verdict import judge
 from tiledsky.diagnostics.worst import ToSky
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.geometry import Pair, TileGrid
+from tiledsky.geometry import Pair, Region, TileGrid
+from tiledsky.images import Image, taken_apart
 from tiledsky.planes import base_mask
 from tiledsky.statistics import global_statistics
 
 _TILE = 1024
+#: Bit of a source in a mask.
+_SOURCE = 2
 
 
 def measure(
@@ -41,13 +44,16 @@ def measure(
     Parameters
     ----------
     image, background : array_like, (ny, nx)
-        Anything that gives numpy arrays when sliced (Zarr arrays too). NaN and infinite pixels are left out.
+        Anything that gives numpy arrays when sliced (Zarr arrays too), or that `tiledsky.images.taken_apart` takes.
+        NaN, infinite and masked pixels are left out.
     mask : array_like, (ny, nx), optional
-        A mask plane (uint8: bit 0 invalid, others sources), or bool: True where a source is masked.
+        A mask plane (uint8: bit 0 invalid, others sources), or bool: True where a source is masked. Where the mask is
+        masked itself a pixel counts as a source.
     rms : array_like, (ny, nx), optional
         Noise of a pixel. Default: one number, the normalised median absolute deviation of the residual.
     error, weight : array_like, (ny, nx), optional
-        Expected noise, or inverse variance up to a factor; pixels where they are not above 0 are left out.
+        Expected noise, or inverse variance up to a factor; pixels where they are masked or not above 0 are left out.
+        Default of both: the uncertainty of an NDData.
     truth : array_like, (ny, nx), optional
         The sky as it is.
     catalogue : array_like, (n, 4), optional
@@ -63,34 +69,42 @@ def measure(
     Returns
     -------
     dict
-        Plain data as in the file ``run/diagnostics.json`` of a run: version, image, measures, verdict.
+        Plain data as in the file ``run/diagnostics.json`` of a run: version, image, measures, verdict. Numbers are in
+        the unit of the image or in that of its noise.
 
     Raises
     ------
     InputError, ParameterError
-        Arrays of different shapes; a box that is not odd.
+        No images; arrays of different shapes or units; a box that is not odd.
 
     Notes
     -----
     Memory: about 60 bytes a pixel of a tile of 1024 pixels and its halo; without ``rms`` also
     the residual of the whole image.
     """
-    shape: Pair = tuple(image.shape)
-    planes = {"background": background, "mask": mask, "rms": rms, "error": error, "weight": weight, "truth": truth}
-    for name, plane in planes.items():
-        if plane is not None and tuple(plane.shape) != shape:
-            raise InputError(f"{name} has shape {tuple(plane.shape)} and the image {shape}: pixels must match; cut one")
+    given = taken_apart(image, sliced=True)
+    shape = given.shape
+    if error is None and weight is None:
+        error = given.error()
+    options = {"mask": (mask, 0), "rms": (rms, 1), "error": (error, 1), "weight": (weight, -2), "truth": (truth, 1)}
+    planes: dict[str, Image | None] = {"background": given.beside(background, "background", power=1)}
+    for name, (value, power) in options.items():
+        plane = None if value is None else given.beside(value, name, power=power, factor=name == "weight")
+        planes[name] = plane
+    mask_plane = planes["mask"]
+    if mask_plane is not None and mask_plane.pixels.dtype.kind not in "biu":
+        raise InputError(f"mask is of type {mask_plane.pixels.dtype}, which has no bits; give bool or uint8")
     if box < 1 or box % 2 == 0:
         raise ParameterError(f"box {box} has no central pixel, so it is not at its source; use an odd box")
-    noise = _noise(image, background, mask) if rms is None else None
-    sources = None if catalogue is None else _catalogue(catalogue, noise, rms)
+    noise = _noise(given, planes) if rms is None else None
+    sources = None if catalogue is None else _catalogue(catalogue, noise, planes["rms"])
     collector = Collector(shape)
     grid = TileGrid(shape, tile or (min(_TILE, shape[0]), min(_TILE, shape[1])))
     for iy in range(grid.counts[0]):
         row = []
         for ix in range(grid.counts[1]):
             region = grid.region((iy, ix))
-            pixels = _pixels(image, planes, needed_region(region, shape), noise)
+            pixels = _pixels(given, planes, needed_region(region, shape), noise)
             written = pixels.background[region.within(pixels.region)]
             row.append((region, summarise(pixels, region, written, catalogue=sources, box=box)))
         collector.add_row(row)
@@ -99,24 +113,29 @@ def measure(
     return {**found, "verdict": judge(found, checks)}
 
 
-def _noise(image: Any, background: Any, mask: Any) -> float:
-    left_out = None if mask is None else np.asarray(mask[...]) != 0
-    residual = np.asarray(image[...]) - np.asarray(background[...])
+def _noise(image: Image, planes: dict[str, Image | None]) -> float:
+    mask, background = planes["mask"], planes["background"]
+    assert background is not None  # it is no option
+    left_out = None if mask is None else mask.part(..., fill=_SOURCE) != 0
+    residual = image.part(...) - background.part(...)
     return float(global_statistics(residual.astype(np.float32), mask=left_out).mad_std)
 
 
-def _catalogue(catalogue: Any, noise: float | None, rms: Any) -> Floats:
+def _catalogue(catalogue: Any, noise: float | None, rms: Image | None) -> Floats:
     rows = np.array(catalogue, np.float64).reshape(-1, 4)
-    scale = noise if noise is not None else float(np.nanmedian(np.asarray(rms[...])))
+    scale = noise if rms is None else float(np.nanmedian(rms.part(...)))
+    assert scale is not None  # without an rms plane it was measured
     rows[:, 2] /= scale
     return rows
 
 
-def _pixels(image: Any, planes: dict[str, Any], region: Any, noise: float | None) -> Pixels:
+def _pixels(image: Image, planes: dict[str, Image | None], region: Region, noise: float | None) -> Pixels:
     def read(name: str) -> NDArray[Any] | None:
-        return None if planes[name] is None else np.asarray(planes[name][region.slices])
+        plane = planes[name]
+        return None if plane is None else plane.part(region.slices, fill=_SOURCE if name == "mask" else None)
 
-    science, background = np.asarray(image[region.slices]), np.asarray(planes["background"][region.slices])
+    science, background = image.part(region.slices), read("background")
+    assert background is not None  # it is no option
     if science.dtype.kind != "f":
         science = science.astype(np.float64)
     weight, error, mask, rms = read("weight"), read("error"), read("mask"), read("rms")
@@ -129,7 +148,7 @@ def _pixels(image: Any, planes: dict[str, Any], region: Any, noise: float | None
         rms=np.full(science.shape, noise, np.float32) if rms is None else rms,
         bits=bits,
         region=region,
-        shape=tuple(image.shape),
+        shape=image.shape,
         expected=expected_noise(error, weight),
         truth=read("truth"),
     )

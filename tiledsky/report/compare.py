@@ -137,7 +137,7 @@ def _map(run: Run, truth: Any) -> Window:
 
 
 def _block_means(sky: Any, window: Window) -> NDArray[np.float32]:
-    from tiledsky.filters import as_float
+    from tiledsky.images import as_float
     from tiledsky.kernels.blocks import block_means
 
     size, (ny, nx) = window.size, sky.shape

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tiledsky.dq import dq_bits
 from tiledsky.errors import RunError
-from tiledsky.filters import as_float
 from tiledsky.geometry import Pair, Region, TileGrid, boxes_of
+from tiledsky.images import as_float
 from tiledsky.io.address import located
 from tiledsky.io.files import write_inside
 from tiledsky.io.shards import encoded_object, is_plain

@@ -17,8 +17,8 @@ import numpy as np
 import psutil
 
 from tiledsky.errors import PlanError
-from tiledsky.filters import float_dtype
 from tiledsky.geometry import Pair, mesh_shape
+from tiledsky.images import float_dtype
 from tiledsky.io.source import Source
 from tiledsky.recipe import Recipe
 from tiledsky.steps import AnyStep, BackgroundStep, MaskStep, RingStep

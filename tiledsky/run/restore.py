@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 import tiledsky
 from tiledsky.errors import InputError
-from tiledsky.filters import as_float
 from tiledsky.geometry import Pair
+from tiledsky.images import as_float
 from tiledsky.io.address import located
 from tiledsky.io.fits import FitsImage, Plane, image_hdus, open_image, write_fits
 from tiledsky.io.source import FitsReader

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
-from tiledsky.filters import float_dtype
+from tiledsky.images import float_dtype
 from tiledsky.io.address import located
 from tiledsky.io.source import InputOptions, Source, open_source
 from tiledsky.io.store import write_json

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.errors import ParameterError
-from tiledsky.filters import as_float
 from tiledsky.geometry import Region, boxes_of
 from tiledsky.io.source import read_plane
 from tiledsky.kernels.blocks import block_means
