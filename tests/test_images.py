@@ -248,7 +248,7 @@ def test_the_uncertainty_of_nddata_is_the_error(kind: Any, power: int) -> None:
     judged = measure(image, NOISE, error=error)
     for given, unit in (
         (NDData(image, uncertainty=kind(error**power)), None),
-        (_ccd(image, kind(error**power)), u.adu),
+        (CCDData(image, unit="adu", uncertainty=kind(error**power)), u.adu),
     ):
         sky = tiledsky.estimate_background(given, "sextractor")
         assert getattr(sky.background, "unit", None) == unit
@@ -261,10 +261,6 @@ def test_the_uncertainty_of_nddata_is_the_error(kind: Any, power: int) -> None:
     np.testing.assert_array_equal(sky.mask, expected.mask)
     alone = tiledsky.estimate_background(NDData(image, uncertainty=kind(error**power)), "sextractor", weight=NOISE)
     assert not (alone.mask & 1).any()
-
-
-def _ccd(image: Any, uncertainty: Any) -> CCDData:
-    return CCDData(image, unit="adu", uncertainty=uncertainty)
 
 
 def test_numbers_are_in_the_unit_of_the_image() -> None:
@@ -407,7 +403,6 @@ def test_chunks_that_are_masked_and_hold_integers_must_say_so() -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        BLANKED.tolist(),
         list(BLANKED),
         zarr.array(BLANKED),
         np.asfortranarray(BLANKED),
@@ -417,7 +412,7 @@ def test_chunks_that_are_masked_and_hold_integers_must_say_so() -> None:
         NDData(BLANKED, mask=False),
         np.ma.array(BLANKED),
     ],
-    ids=["lists", "rows", "zarr", "fortran", "strided", "reversed", "swapped", "unmasked", "mask-free"],
+    ids=["rows", "zarr", "fortran", "strided", "reversed", "swapped", "unmasked", "mask-free"],
 )
 def test_layouts_are_all_the_same(image: Any) -> None:
     read_only = taken_apart(image).blanked()
@@ -426,6 +421,12 @@ def test_layouts_are_all_the_same(image: Any) -> None:
         np.testing.assert_array_equal(tiledsky.ring_median(given, **RING), tiledsky.ring_median(BLANKED, **RING))
         sky = tiledsky.estimate_background(given, "sextractor").background
         np.testing.assert_array_equal(sky, tiledsky.estimate_background(BLANKED, "sextractor").background)
+
+
+def test_lists_of_numbers_are_images() -> None:
+    numbers = BLANKED.astype(float)
+    np.testing.assert_array_equal(tiledsky.smooth(numbers.tolist(), sigma=1), tiledsky.smooth(numbers, sigma=1))
+    assert tiledsky.ring_median([[1, 2], [3, 4]], radius_in=0, width=1).shape == (2, 2)
 
 
 def test_memory_maps_are_read(tmp_path: Any) -> None:
@@ -482,7 +483,7 @@ def test_what_is_cut_into_chunks_must_be_plain() -> None:
 
 
 def test_an_array_is_no_path() -> None:
-    with pytest.raises(InputError, match="ndarray is no path.* tiledsky.estimate_background"):
+    with pytest.raises(InputError, match=r"ndarray is no path.*estimate_background"):
         tiledsky.run("sextractor", DEFECT, "sky.zarr")  # type: ignore[arg-type]
 
 
@@ -490,14 +491,14 @@ def test_an_array_is_no_path() -> None:
     ("dtype", "expected"),
     [("f2", "f4"), ("f4", "f4"), (">f4", "f4"), ("f8", "f8"), ("i2", "f4"), ("u2", "f4"), ("i4", "f8"), ("bool", "f4")],
 )
-def test_float_types_hold_every_value(dtype, expected):
+def test_float_types_hold_every_value(dtype: str, expected: str) -> None:
     assert float_dtype(dtype) == np.dtype(expected)
     if np.dtype(dtype).kind in "iu":
         limits = np.array([np.iinfo(dtype).min, np.iinfo(dtype).max], dtype)
         assert np.array_equal(limits.astype(expected).astype(object), limits.astype(object))
 
 
-def test_as_float_copies_only_what_it_must():
+def test_as_float_copies_only_what_it_must() -> None:
     image = _image()
     assert np.shares_memory(as_float(image), image)
     swapped = as_float(image.astype(">f4"))

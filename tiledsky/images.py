@@ -169,10 +169,12 @@ class Image:
     def _check_unit(self, name: str, unit: Any, *, power: int, factor: bool = False) -> None:
         if unit is None or (factor and not str(unit)):
             return
-        try:
-            wanted = unit**0 if self.unit is None or power == 0 else self.unit**power
-        except ValueError:  # magnitudes have no powers
-            wanted = None
+        if self.unit is None or power == 0:
+            wanted = unit**0
+        elif power == 1:
+            wanted = self.unit
+        else:  # magnitudes have no powers
+            wanted = None if hasattr(self.unit, "physical_unit") else self.unit**power
         if unit != wanted:
             own = "has no unit" if self.unit is None else f"is {_words(self.unit)}"
             change = f"convert it to {wanted}" if wanted is not None and str(wanted) else "pass its values alone"

@@ -284,19 +284,25 @@ def may_put(asked: Any) -> Iterator[None]:
 
 
 def located(where: str | os.PathLike[str]) -> Path:
-    """Return the path, or the `Address`, which has the ways of a path that are used here.
+    """Return the path, or the `Address`, which has the ways of a path that are used here; see `path_text`."""
+    text = path_text(where)
+    return cast(Path, Address(text)) if is_url(text) else Path(text)
+
+
+def path_text(where: str | os.PathLike[str]) -> str:
+    """Return a path or an address as text.
 
     Raises
     ------
     InputError
-        Neither a text nor a path.
+        It is neither.
     """
     if not isinstance(where, str | os.PathLike):
         raise InputError(
             f"a {type(where).__name__} is no path, so there is nothing to open; give a path or an address (an array: "
             "to tiledsky.estimate_background)"
         )
-    return cast(Path, Address(os.fspath(where))) if is_url(where) else Path(where)
+    return os.fspath(where)
 
 
 def is_inside(path: str, folder: Path) -> bool:

@@ -21,6 +21,7 @@ from astropy.io import fits as astropy_fits
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError, ParameterError
+from tiledsky.io.address import path_text
 from tiledsky.io.fitscards import label_value, quiet
 from tiledsky.io.fitsheader import merge_primary, valid_keywords
 from tiledsky.io.fitsplane import plane_header
@@ -63,9 +64,9 @@ def split_hdu(name: str | os.PathLike[str]) -> tuple[str, int | str | None]:
     Raises
     ------
     InputError
-        Nothing follows the colon.
+        No path, or nothing follows the colon.
     """
-    text = os.fspath(name)
+    text = path_text(name)
     path, colon, hdu = text.rpartition(":")
     if not colon or not path or "/" in hdu or "\\" in hdu or os.path.exists(text):
         return text, None

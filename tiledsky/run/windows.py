@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Region, boxes_of
+from tiledsky.images import as_float
 from tiledsky.io.source import read_plane
 from tiledsky.kernels.blocks import block_means
 from tiledsky.run.names import LEVEL_PLANES, level_path
