@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -111,8 +112,8 @@ def open_node(url: str) -> zarr.Array[Any] | zarr.Group:
         raise InputError(f"{url}: no Zarr array or group ({_line(error)}); give the address of a Zarr store") from None
 
 
-def listed_digest(url: str) -> str:
-    """Digest of names, sizes and tags of all objects of an array; of a web address, which lists none, its metadata's.
+def listed_objects(url: str, metadata: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """Sizes and tags of all objects of an array, by name; of a web address, which lists none, of its metadata alone.
 
     Raises
     ------
@@ -121,21 +122,23 @@ def listed_digest(url: str) -> str:
     """
     import obstore
 
-    store, digest = bucket(checked(url)), hashlib.blake2b(digest_size=16)
+    store = bucket(checked(url))
+    found: dict[str, tuple[int, str]] = {}
     try:
         if urlsplit(url).scheme in ("http", "https"):
-            for name in ("zarr.json", ".zarray"):
+            for name in metadata:
                 try:
-                    digest.update(bytes(obstore.get(store, name).bytes()))
+                    data = bytes(obstore.get(store, name).bytes())
                 except FileNotFoundError:
                     continue
-            return digest.hexdigest()
-        found = [entry for page in obstore.list(store) for entry in page]
+                found[name] = len(data), hashlib.blake2b(data, digest_size=16).hexdigest()
+            return found
+        for page in obstore.list(store):
+            for entry in page:
+                found[entry["path"]] = entry["size"], str(entry["e_tag"] or entry["last_modified"])
     except Exception as error:
         raise unreachable(url, error) from as_system(error)
-    for entry in sorted(found, key=lambda entry: entry["path"]):
-        digest.update(f"{entry['path']} {entry['size']} {entry['e_tag'] or entry['last_modified']}\n".encode())
-    return digest.hexdigest()
+    return found
 
 
 def is_outage(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ import hashlib
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from tiledsky.io.fitscards import quiet
 from tiledsky.io.fitsplane import parse_header as parse_header
 from tiledsky.io.regions import SUFFIXES, RegionMask, RegionRef, open_regions
 from tiledsky.io.remote import as_system, is_outage, is_url, unreachable
+from tiledsky.io.zarrvalues import PackedArray, image_of
 
 if TYPE_CHECKING:
     import zarr
@@ -109,13 +110,13 @@ class SourcePlane:
             from tiledsky.io.zarrsource import zarr_plane
 
             assert self.array is not None
-            return zarr_plane(located(self.array))
+            return zarr_plane(located(self.array), flags=np.dtype(self.dtype).kind != "f")
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{self.path} can no longer be read ({error}); put it back, then run again") from None
 
-    def open(self) -> FitsReader | RegionMask | zarr.Array[Any]:
+    def open(self) -> FitsReader | RegionMask | PackedArray | zarr.Array[Any]:
         """Open for reading; all kinds are indexed by ``region.slices``."""
         if self.fits is not None:
             return FitsReader(self.fits.open())
@@ -123,7 +124,8 @@ class SourcePlane:
             return self.regions.open()
         from tiledsky.io.zarrcheck import open_zarr_array
 
-        return open_zarr_array(str(self.array))
+        array = open_zarr_array(str(self.array))
+        return cast("PackedArray | zarr.Array[Any]", image_of(str(self.array), array, np.dtype(self.dtype)))
 
 
 class FitsReader:
@@ -319,7 +321,7 @@ def _ends_digest(path: Path) -> str:
 def read_plane(plane: Any, region: Region) -> NDArray[Any]:
     """Pixels of a region of a plane."""
     try:
-        if isinstance(plane, FitsReader | RegionMask):
+        if isinstance(plane, FitsReader | RegionMask | PackedArray):
             return np.asarray(plane[region.slices])
         from tiledsky.io.shards import is_plain, read_region
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import stat
+import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 
 from tiledsky.errors import InputError, RunError
 from tiledsky.io.address import is_address
-from tiledsky.io.remote import listed_digest
 from tiledsky.io.source import HEADER, MASK_BITS, ROLES, Opened, SourcePlane
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
 from tiledsky.io.zarrcheck import check_zarr_array, check_zarr_name, has_member, member_arrays, open_zarr
+from tiledsky.io.zarrobjects import WHOLE, Missing, look_at_objects
+from tiledsky.io.zarrvalues import values_of
 
+_log = logging.getLogger(__name__)
+#: Planes of bits, whose numbers are not changed.
+_FLAGS = ("dq", "mask", "user_mask", "source_mask")
 #: Names of the arrays of a group that an option can mean, the first that is there; of others their own name.
 _ARRAYS = {"mask": ("mask", "user_mask", "source_mask"), "user_mask": ("user_mask", "mask")}
 
@@ -41,25 +44,50 @@ def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> Opened:
     node = open_zarr(path)
     if isinstance(node, zarr.Array):
         _check_finished(path.resolve().parent)
-        return Opened(zarr_plane(path), str(node.attrs.get(HEADER, "")), {}, _has_mask_bits(node))
+        return Opened(_told(path, name), str(node.attrs.get(HEADER, "")), {}, _has_mask_bits(node))
     _check_finished(path)
-    group = node
-    wanted = (check_zarr_name(path, str(inner)),) if inner is not None else _ARRAYS.get(name, (name,))
-    found = [k for k in wanted if has_member(path, group, k) and isinstance(group[k], zarr.Array)]
-    if not found:
-        web = str(path).startswith("http")  # the web has no lists
-        if is_address(path):
-            arrays = [] if web else sorted(k for k, a in group.arrays())
-        else:
-            arrays = member_arrays(path, group)
-        has = ", ".join(arrays) or ("others, if any" if web else "none")
-        raise InputError(f"{path}: no array {wanted[0]!r} in this group; it has {has}; name one")
+    chosen = _member(path, node, name, inner)
     siblings = {}
     if name == "science" and inner is None:
-        siblings = {k: zarr_plane(path / k) for k in ROLES if k != name and has_member(path, group, k)}
-    array = group[found[0]]
-    bits = found[0] == "source_mask" or _has_mask_bits(array)
-    return Opened(zarr_plane(path / found[0]), str(group.attrs.get(HEADER, "")), siblings, bits)
+        siblings = {k: _told(path / k, k) for k in ROLES if k != name and has_member(path, node, k)}
+    bits = chosen == "source_mask" or _has_mask_bits(node[chosen])
+    return Opened(_told(path / chosen, name), str(node.attrs.get(HEADER, "")), siblings, bits)
+
+
+def _member(path: Path, group: zarr.Group, name: str, inner: str | int | None) -> str:
+    """Name of the array of a group that is meant."""
+    wanted = (check_zarr_name(path, str(inner)),) if inner is not None else _ARRAYS.get(name, (name,))
+    for member in wanted:
+        if has_member(path, group, member) and isinstance(group[member], zarr.Array):
+            return member
+    levels = [] if inner is not None else _levels(path, group)
+    if levels:
+        if not (has_member(path, group, levels[0]) and isinstance(group[levels[0]], zarr.Array)):
+            raise InputError(f"{path}: its multiscales name an array {levels[0]!r}, which is not there; restore it")
+        _log.warning(f"{path}: an OME-Zarr image of {len(levels)} levels; the first, {levels[0]!r}, is read")
+        return levels[0]
+    web = str(path).startswith("http")  # the web has no lists
+    if is_address(path):
+        arrays = [] if web else sorted(k for k, a in group.arrays())
+    else:
+        arrays = member_arrays(path, group)
+    has = ", ".join(arrays) or ("others, if any" if web else "none")
+    raise InputError(f"{path}: no array {wanted[0]!r} in this group; it has {has}; name one")
+
+
+def _levels(path: Path, group: zarr.Group) -> list[str]:
+    """Arrays of an OME-Zarr image, the one of full resolution first; none if this is no such group."""
+    attributes = dict(group.attrs)
+    ome = attributes.get("ome", attributes)
+    images = ome.get("multiscales") if isinstance(ome, dict) else None
+    if not isinstance(images, list) or not images:
+        return []
+    try:
+        if len(images) > 1:
+            raise InputError(f"{path}: holds {len(images)} OME-Zarr images, and one is read; name an array of it")
+        return [check_zarr_name(path, str(level["path"])) for level in images[0]["datasets"]]
+    except (KeyError, TypeError):
+        raise InputError(f"{path}: its multiscales are damaged; name an array of it") from None
 
 
 def _has_mask_bits(array: Any) -> bool:
@@ -68,40 +96,55 @@ def _has_mask_bits(array: Any) -> bool:
 
 def _check_finished(folder: Path) -> None:
     """Refuse planes of a run that is not finished: what was not written yet would read as no source, or NaN."""
-    if (folder / RUN_FOLDER / "identity.json").is_file() and not (folder / RUN_FOLDER / SUCCESS).is_file():
+    if _is_run(folder) and not (folder / RUN_FOLDER / SUCCESS).is_file():
         raise InputError(f"{folder} is a run that is not finished; go on with the command that began it")
 
 
-def zarr_plane(path: Path) -> SourcePlane:
-    """Look at an array; errors as of `open_zarr_plane`."""
+def _is_run(folder: Path) -> bool:
+    return (folder / RUN_FOLDER / "identity.json").is_file()
+
+
+def _told(path: Path, name: str) -> SourcePlane:
+    """Look at an array, and say what of it will be read as fill value because it is not there."""
+    plane, missing, fill = _look(path, flags=name in _FLAGS)
+    if missing is not None:
+        _log.warning(f"{path}: {missing}; they are read as {fill}, the fill value of the array")
+    return plane
+
+
+def zarr_plane(path: Path, *, flags: bool = False) -> SourcePlane:
+    """Look at an array; errors as of `open_zarr_plane`. ``flags``: of a plane of bits."""
+    return _look(path, flags=flags)[0]
+
+
+def _look(path: Path, *, flags: bool) -> tuple[SourcePlane, Missing | None, Any]:
+    """Return an array as a plane, which of its objects are missing, and the pixel that these are read as."""
     array: Any = open_zarr(path)
     if isinstance(array, zarr.Group):
         raise InputError(f"{path}: is a Zarr group, not an array; name one of its arrays")
-    if array.ndim != 2 or array.dtype.kind not in "biuf":
+    shape = tuple(array.shape[-2:])
+    if array.ndim < 2 or any(n != 1 for n in array.shape[:-2]) or array.dtype.kind not in "biuf":
         raise InputError(
             f"{path}: {array.ndim}-D array of {array.dtype}; an image is 2-D and of numbers, name another array"
         )
-    if min(array.shape) < 1:
-        raise InputError(f"{path}: {array.shape[0]} x {array.shape[1]} px has no pixel; name another array")
+    if min(shape) < 1:
+        raise InputError(f"{path}: {shape[0]} x {shape[1]} px has no pixel; name another array")
     check_zarr_array(path, array)
-    digest = listed_digest(str(path)) if is_address(path) else _files_digest(path)
+    values = values_of(path, array)
+    if flags and values.is_packed:
+        raise InputError(f"{path}: scale_factor and add_offset make no flags of its numbers; write them as they are")
+    digest, missing = look_at_objects(path, array)
+    if missing is not None and array.attrs.get(WHOLE) == 1:
+        raise InputError(
+            f"{path}: {missing}, and all were written, so these pixels are lost; restore them or ingest again (if they "
+            f"were deleted on purpose, remove the attribute {WHOLE} of the array)"
+        )
+    if missing is not None and _is_run(path.resolve().parent):
+        raise InputError(
+            f"{path}: {missing}, of a finished run, so these pixels are lost; the command that made the run makes them "
+            "again"
+        )
+    dtype = values.output(flags=flags)
+    fill = values.decode(np.full((1, 1), array.fill_value or 0, array.dtype), dtype)[0, 0]
     identity = f"{path.resolve()} {array.shape} {array.dtype} {digest}"
-    return SourcePlane(None, str(path.resolve()), tuple(array.shape), array.dtype.newbyteorder("=").name, identity)
-
-
-def _files_digest(path: Path) -> str:
-    """Digest of the sizes and times of all files of an array: a chunk that is written anew changes it."""
-    digest = hashlib.blake2b(digest_size=16)
-    for folder, folders, files in os.walk(path):
-        folders.sort()
-        for name in sorted(files):
-            try:
-                status = os.stat(os.path.join(folder, name))
-            except OSError as error:
-                raise InputError(
-                    f"{os.path.join(folder, name)}: cannot be read ({error.strerror}); restore it"
-                ) from None
-            if not stat.S_ISREG(status.st_mode):
-                raise InputError(f"{os.path.join(folder, name)}: is a pipe or a device, not a file; remove it")
-            digest.update(f"{os.path.relpath(folder, path)}/{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    return SourcePlane(None, str(path.resolve()), shape, dtype.name, identity), missing, fill

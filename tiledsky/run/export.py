@@ -20,6 +20,7 @@ from tiledsky.io.inside import unforeseen
 from tiledsky.io.shards import write_object
 from tiledsky.io.source import HEADER, MASK_BITS, InputOptions, open_source, read_plane
 from tiledsky.io.store import create_plane
+from tiledsky.io.zarrobjects import WHOLE
 from tiledsky.run.outputs import EXPORTED, fill_of, result_header
 from tiledsky.run.result import Run, open_run
 from tiledsky.simulate import Catalogue, scene_block, simulate_scene
@@ -115,13 +116,14 @@ def copy_plane(
     *,
     tile: Pair = (_TILE, _TILE),
 ) -> zarr.Array[Any]:
-    """Write a plane tile by tile and return its array."""
+    """Write a plane tile by tile and return its array, which says that all of its objects were written."""
     array = create_plane(group, name, shape=shape, dtype=dtype, tile=tile)
     grid = TileGrid(shape, tile)
     for index in grid:
         region = grid.region(index)
         pixels = read(region)
         write_object(array, region, count.after(pixels, region.shape[0] if region.x1 == shape[1] else 0))
+    array.attrs[WHOLE] = 1
     return array
 
 
@@ -150,7 +152,7 @@ def ingest(
         group.attrs[HEADER] = planes.header
         for name, plane in planes.planes.items():
             reader = plane.open()
-            read = lambda region, reader=reader: reader[region.slices]  # noqa: E731
+            read = lambda region, reader=reader: read_plane(reader, region)  # noqa: E731
             array = copy_plane(group, name, planes.shape, plane.dtype, read, count)
             if name == "source_mask":
                 array.attrs[MASK_BITS] = 1

@@ -17,7 +17,7 @@ from tiledsky.geometry import Region
 from tiledsky.io.address import located
 from tiledsky.io.files import stands
 from tiledsky.io.inside import is_file_inside
-from tiledsky.io.source import open_source, parse_header, read_plane
+from tiledsky.io.source import parse_header, read_plane
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.recipe import Recipe
 from tiledsky.run.documents import read_diagnostics, read_provenance, read_tiers
@@ -118,7 +118,7 @@ class Run:
         """Array of the image that the run read where it was; None if it is gone or has changed."""
         plane = self.store.source()["science"]
         try:
-            now = open_source(str(plane.array)).planes["science"]
+            now = plane.again()
         except InputError:
             return None
         return plane.open() if now.identity == plane.identity else None
