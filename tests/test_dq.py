@@ -44,6 +44,13 @@ def test_words_mean_what_they_mean_to_astropy(table: str) -> None:
         assert dq_bits(tuple(map(str, values))) == interpret_bit_flags(",".join(map(str, values)))
 
 
+def test_cards_without_a_value_say_nothing() -> None:
+    header = Header([("INSTRUME", "ACS"), ("TELESCOP", None), ("DETECTOR", None)])
+    assert dq_bits(("HOT",), header=header) == TABLES["ACS"]["HOT"]
+    with pytest.raises(ParameterError, match="the header names no instrument, whose flags are not known"):
+        dq_bits(("HOT",), header=Header([("INSTRUME", None)]))
+
+
 def test_masks_are_those_of_astropy() -> None:
     """astropy ignores good bits; a recipe names the bad ones: the same mask by the complement."""
     rng = np.random.default_rng(9)

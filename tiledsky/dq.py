@@ -209,7 +209,8 @@ def _tables_of_header(header: Mapping[str, Any] | None, text: str) -> list[str]:
     """Tables of the instrument that took an image."""
     words = {}
     for key in ("TELESCOP", "INSTRUME", "DETECTOR"):
-        words[key] = str((header or {}).get(key, "")).strip().upper()
+        value = (header or {}).get(key, "")
+        words[key] = value.strip().upper() if isinstance(value, str) else ""  # a card without a value says nothing
     instrument = words["INSTRUME"]
     if words["TELESCOP"] == "JWST" or instrument in _JWST_CAMERAS:
         return ["JWST"]

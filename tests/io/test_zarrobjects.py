@@ -65,7 +65,14 @@ def test_what_was_ingested_is_whole(tmp_path: Path, told: Any) -> None:
         with pytest.raises(InputError, match=rf"{plane}/c/0/1: an object without a byte, which would be read as fill"):
             open_source(tmp_path / "a.zarr")
         names[1].write_bytes(kept)
+    (tmp_path / "a.zarr" / "dq").rename(tmp_path / "gone")
+    with pytest.raises(
+        InputError, match=r"a\.zarr: the plane dq was written and is missing, so the image would be read"
+    ):
+        open_source(tmp_path / "a.zarr")
     assert told() == []
+    zarr.open_group(str(tmp_path / "a.zarr"), mode="r+").attrs["tiledsky_whole"] = ["science"]
+    assert list(open_source(tmp_path / "a.zarr").planes) == ["science"]
     objects(tmp_path / "a.zarr" / "science")[3].unlink()
     array = zarr.open_array(str(tmp_path / "a.zarr" / "science"), mode="r+")
     del array.attrs["tiledsky_whole"]  # as the error says, of what was meant to go

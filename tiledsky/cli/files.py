@@ -24,6 +24,7 @@ from tiledsky.console import reporting
 from tiledsky.errors import ParameterError
 from tiledsky.io.address import located
 from tiledsky.io.fits import image_hdus, open_image, split_hdu
+from tiledsky.io.fitscards import label_value
 from tiledsky.io.source import InputOptions
 from tiledsky.recipe import Recipe, preset_names, recipe_text
 from tiledsky.run import export as streams
@@ -185,5 +186,5 @@ def _info_fits(source: str, hdu: str | None) -> None:
             typer.echo(f"{image.path} HDU {image.hdu} {image.name or '(no name)'}")
             typer.echo(f"image      {ny} x {nx} px (y, x), read as {image.dtype}, unit {image.bunit or 'not given'}")
             for key in ("TELESCOP", "INSTRUME", "FILTER", "OBJECT", "CTYPE1", "CTYPE2"):
-                if key in image.header:
-                    typer.echo(f"{key:10} {image.header[key]}")
+                if value := label_value(image.header, key):
+                    typer.echo(f"{key:10} {value}")

@@ -24,7 +24,7 @@ from tiledsky.geometry import Region
 from tiledsky.io.address import Address, is_address
 from tiledsky.io.remote import listed_objects
 
-#: Attribute (1) of an array all of whose objects were written.
+#: Attribute of an array all of whose objects were written (1), and of a group of such arrays (their names).
 WHOLE = "tiledsky_whole"
 _METADATA = ("zarr.json", ".zarray", ".zattrs")
 

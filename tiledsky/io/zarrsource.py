@@ -49,6 +49,7 @@ def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> Opened:
     chosen = _member(path, node, name, inner)
     siblings = {}
     if name == "science" and inner is None:
+        _check_planes(path, node)
         siblings = {k: _told(path / k, k) for k in ROLES if k != name and has_member(path, node, k)}
     bits = chosen == "source_mask" or _has_mask_bits(node[chosen])
     return Opened(_told(path / chosen, name), str(node.attrs.get(HEADER, "")), siblings, bits)
@@ -72,7 +73,18 @@ def _member(path: Path, group: zarr.Group, name: str, inner: str | int | None) -
     else:
         arrays = member_arrays(path, group)
     has = ", ".join(arrays) or ("others, if any" if web else "none")
-    raise InputError(f"{path}: no array {wanted[0]!r} in this group; it has {has}; name one")
+    raise InputError(f"{path}: no array {wanted[0]!r} in this group; it has {has}; name one: {path}/NAME")
+
+
+def _check_planes(path: Path, group: zarr.Group) -> None:
+    """Refuse a group that lacks a plane that was written, without which the others would be read alone."""
+    planes = group.attrs.get(WHOLE)
+    for plane in planes if isinstance(planes, list) else []:
+        if not has_member(path, group, check_zarr_name(path, str(plane))):
+            raise InputError(
+                f"{path}: the plane {plane} was written and is missing, so the image would be read without it; restore "
+                f"it or ingest again (if it was deleted on purpose, take it out of the attribute {WHOLE} of the group)"
+            )
 
 
 def _levels(path: Path, group: zarr.Group) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tiledsky.io.files import stands
+from tiledsky.io.fitscards import label_value
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.run.result import Run
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep
@@ -105,7 +106,7 @@ def run_facts(run: Run, diagnostics: dict[str, Any]) -> list[tuple[str, str]]:
     """What was run and on what: names and values."""
     ny, nx = run.plan.shape
     image = diagnostics.get("image", {})
-    unit = image.get("bunit") or run.header.get("BUNIT") or "not given"
+    unit = image.get("bunit") or label_value(run.header, "BUNIT") or "not given"
     planes = {name: path for name, path in run.provenance.get("input", {}).items() if path}
     facts = [
         ("Image", planes.get("science", "not recorded")),
@@ -118,8 +119,8 @@ def run_facts(run: Run, diagnostics: dict[str, Any]) -> list[tuple[str, str]]:
         ("INSTRUME", "Instrument"),
         ("FILTER", "Filter"),
     ):
-        if run.header.get(key):
-            facts.append((label, str(run.header[key])))
+        if label_value(run.header, key):
+            facts.append((label, label_value(run.header, key)))
     beside = [f"{name} ({Path(str(path)).name})" for name, path in planes.items() if name != "science"]
     facts.append(("Planes beside it", ", ".join(beside) or "none"))
     if image:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Region
+from tiledsky.io.fitscards import label_value
 from tiledsky.report.sky import wcs_of
 from tiledsky.run.result import Run
 from tiledsky.run.windows import planes_to_look_at, read_window
@@ -78,7 +79,7 @@ def _unit(run: Run) -> Any:
     """Unit of the image, if astropy knows it."""
     from astropy.units import Unit
 
-    text = str(run.header.get("BUNIT", "")).strip()
+    text = label_value(run.header, "BUNIT")
     try:
         return Unit(text) if text else None
     except ValueError:

@@ -149,7 +149,7 @@ def ingest(
     planes = open_source(source, **inputs)
     count = RowCount(planes.shape[0] * len(planes.planes), progress)
     with new_store(out) as group:
-        group.attrs[HEADER] = planes.header
+        group.attrs.update({HEADER: planes.header, WHOLE: list(planes.planes)})
         for name, plane in planes.planes.items():
             reader = plane.open()
             read = lambda region, reader=reader: read_plane(reader, region)  # noqa: E731

@@ -16,6 +16,7 @@ from tiledsky.diagnostics.verdict import judge
 from tiledsky.diagnostics.worst import ToSky
 from tiledsky.fitted import rungs_of
 from tiledsky.geometry import Region, TileGrid
+from tiledsky.io.fitscards import label_value
 from tiledsky.io.source import parse_header
 from tiledsky.io.store import write_json
 from tiledsky.overlap import Patch
@@ -64,7 +65,9 @@ def diagnostics_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> 
         collector.add_row(row)
     source = next((name for name in ("error", "weight") if name in ctx.input), None)
     header = parse_header(ctx.store.header)
-    found = collector.finalize(tile=output.tile, source=source, to_sky=_to_sky(header), unit=header.get("BUNIT"))
+    found = collector.finalize(
+        tile=output.tile, source=source, to_sky=_to_sky(header), unit=label_value(header, "BUNIT") or None
+    )
     if (facts := _fit(ctx)) is not None:
         found["measures"]["fit"] = facts
     write_json(ctx.root, DIAGNOSTICS, {**found, "verdict": judge(found, ctx.recipe.checks)})
