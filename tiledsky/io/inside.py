@@ -61,22 +61,34 @@ def open_inside(root: Path, path: str) -> BinaryIO:
     place = inside(root, path)
     if is_address(place):
         return place.open("rb")
-    return os.fdopen(_descriptor(place, os.O_RDONLY), "rb", buffering=0)
+    return os.fdopen(_descriptor(os.fspath(place), os.O_RDONLY), "rb", buffering=0)
 
 
 def read_inside(root: Path, path: str, *, most: int = DOCUMENT_BYTES) -> bytes:
     """Read a small file of a store; errors as of `open_inside`, also one above ``most`` bytes."""
-    with open_inside(root, path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"has more than {most} bytes", str(root / path))
-    return data
+    place = inside(root, path)
+    return place.read_bytes() if is_address(place) else read_plain(os.fspath(place), most=most)
+
+
+def read_plain(place: str, *, most: int = DOCUMENT_BYTES) -> bytes:
+    """Read a small file whose folders are known to be no links; errors as of `read_inside`."""
+    descriptor = _descriptor(place, os.O_RDONLY)
+    try:
+        parts, left = [], most + 1
+        while left and (part := os.read(descriptor, min(left, 1 << 20))):
+            parts.append(part)
+            left -= len(part)
+    finally:
+        os.close(descriptor)
+    if not left:
+        raise OSError(errno.EFBIG, f"has more than {most} bytes", place)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def lock_inside(root: Path, path: str) -> IO[str]:
     """Open a file of a store that is only ever locked, and make it if need be; errors as of `open_inside`."""
     # for writing too: NFS gives shared locks to those who can read, others to those who can write
-    return os.fdopen(_descriptor(inside(root, path), os.O_RDWR | os.O_CREAT), "r+")
+    return os.fdopen(_descriptor(os.fspath(inside(root, path)), os.O_RDWR | os.O_CREAT), "r+")
 
 
 def is_file_inside(root: Path, path: str) -> bool:
@@ -96,24 +108,24 @@ def size_inside(root: Path, path: str) -> int:
         return place.stat().st_size
     status = os.lstat(place)
     if not stat.S_ISREG(status.st_mode):
-        raise _link(os.fspath(place)) if stat.S_ISLNK(status.st_mode) else _no_file(place)
+        raise _link(os.fspath(place)) if stat.S_ISLNK(status.st_mode) else _no_file(str(place))
     return status.st_size
 
 
-def _descriptor(place: Path, flags: int) -> int:
+def _descriptor(place: str, flags: int) -> int:
     """Open a file that is no link and can neither be waited for nor never end."""
     try:
         opened = os.open(place, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise _link(os.fspath(place)) from None
+            raise _link(place) from None
         if error.errno == errno.ENXIO:  # a socket, or a pipe that nobody reads
             raise _no_file(place) from None
         raise
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        if place.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
+        if os.path.isdir(place):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), place)
         raise _no_file(place)
     return opened
 
@@ -122,8 +134,8 @@ def _link(place: str) -> OSError:
     return OSError(errno.ELOOP, "a link, which a run store does not have", place)
 
 
-def _no_file(place: Path) -> OSError:
-    return OSError(errno.EINVAL, "a pipe, a socket or a device, not a file", str(place))
+def _no_file(place: str) -> OSError:
+    return OSError(errno.EINVAL, "a pipe, a socket or a device, not a file", place)
 
 
 def unforeseen(path: Path) -> Path:

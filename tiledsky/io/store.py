@@ -30,7 +30,7 @@ from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Pair, Region, inner_chunk
 from tiledsky.io.address import is_address, located
 from tiledsky.io.files import make_way, remove_objects, stands, sync_folder, write_inside, writing
-from tiledsky.io.inside import open_inside, read_inside, size_inside
+from tiledsky.io.inside import inside, open_inside, read_inside, read_plain, size_inside
 from tiledsky.io.remote import bucket
 from tiledsky.io.shards import StoreFolder, compressors
 
@@ -179,6 +179,7 @@ class Markers:
 
     def __init__(self, root: Path, run_id: str, owned: Callable[[str, Pair], Iterable[str]]) -> None:
         self.root, self.run_id, self.owned = root, run_id, owned
+        self._folders: dict[str, str] = {}
 
     def name(self, stage: str, index: Pair) -> str:
         """Path within the store of the marker of one task."""
@@ -191,13 +192,20 @@ class Markers:
     def load(self, stage: str, index: Pair) -> dict[str, Any] | None:
         """Return the marker if it is whole and of this task of this run, whatever became of its objects. Else None."""
         try:
-            marker = json.loads(read_inside(self.root, self.name(stage, index)))
+            marker = json.loads(self._read(stage, index))
         except (OSError, ValueError, RecursionError):
             return None
         if not _is_marker(marker):
             return None
         mine = (marker["run_id"], marker["stage"], marker["tile"]) == (self.run_id, stage, list(index))
         return marker if mine else None
+
+    def _read(self, stage: str, index: Pair) -> bytes:
+        if is_address(self.root):
+            return self.path(stage, index).read_bytes()
+        if stage not in self._folders:  # looked at once: there may be many markers in it
+            self._folders[stage] = os.fspath(inside(self.root, self.name(stage, index)).parent)
+        return read_plain(f"{self._folders[stage]}/{index[0]}.{index[1]}.json")
 
     def read(self, stage: str, index: Pair) -> dict[str, Any] | None:
         """Return the marker if it is valid: of this run, whole, its objects there with their sizes. Else None."""
