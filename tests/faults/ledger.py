@@ -68,6 +68,9 @@ ROWS = (
     Row("others", "Another user of the machine connects to every port of a run, in the open, with other keys and with "
         "none, looks for its keys, and prepares the folder of its workers",
         "no answer, no code, no key; the folder is not used"),
+    Row("edited", "Run stores by somebody else: fields of every document with another value or type, or without them, "
+        "half of them with all checksums made anew; links, pipes, `..`, other codecs and chunks",
+        "refused in one line with a documented exit code, or read; in 1 GB; nothing outside the store is touched"),
     Row("many", "A plan of 60,000 tiles that do nothing", "submitted in a minute, a scheduler below 500 MB"),
 )  # fmt: skip
 
@@ -134,6 +137,7 @@ NAMED = {
     "test_cli.py::test_killed_scheduler": "scheduler",
     "test_cli.py::test_interrupt": "signal",
     "test_zarrcheck.py::test_mutated_metadata": "zarr",
+    "test_door.py::": "edited",
 }
 
 

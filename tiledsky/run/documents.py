@@ -117,7 +117,7 @@ def read_recipe(root: Path) -> Recipe:
     try:
         return Recipe.from_dict(data)
     except (ParameterError, RecursionError) as error:
-        raise _broken(root, "recipe.json", f"is no recipe of this version ({error})") from None
+        raise _broken(root, "recipe.json", f"is no recipe of this version ({_line(error)})") from None
 
 
 def read_plan(root: Path, recipe: Recipe) -> Plan:

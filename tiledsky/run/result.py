@@ -59,7 +59,9 @@ class Run:
 
     def plane(self, name: str) -> Any:
         """Return a plane as a Zarr array; slices of it are numpy arrays."""
-        if name not in self.planes:
+        layout = self.store.layout
+        kept = self.complete and name in layout.arrays and "/" not in name and not layout.is_scratch(name)
+        if not kept and name not in self.planes:
             raise ParameterError(f"{self.path}: no plane {name!r}; it has {', '.join(self.planes)}")
         return self.array(name)
 
