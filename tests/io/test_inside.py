@@ -14,7 +14,8 @@ import zarr
 
 from tiledsky.errors import RunError
 from tiledsky.geometry import Region
-from tiledsky.io import store
+from tiledsky.io import files, store
+from tiledsky.io.files import remove_objects, write_bytes, write_inside
 from tiledsky.io.inside import (
     DOCUMENT_BYTES,
     all_files,
@@ -28,7 +29,6 @@ from tiledsky.io.inside import (
     unforeseen,
 )
 from tiledsky.io.shards import read_region, write_object
-from tiledsky.io.store import remove_objects, write_bytes, write_inside
 from tiledsky.run.publish import upload
 
 
@@ -140,10 +140,10 @@ def test_temporary_names_are_new_and_follow_no_link(
 ) -> None:
     names = {unforeseen(root / "page.html").name for _ in range(100)}
     assert len(names) == 100
-    assert all(store.is_temporary(name) and str(os.getpid()) != name.rpartition(".")[2] for name in names)
+    assert all(files.is_temporary(name) and str(os.getpid()) != name.rpartition(".")[2] for name in names)
     laid = root / ".page.html.known"
     laid.symlink_to(precious / "thesis")
-    monkeypatch.setattr(store, "unforeseen", lambda path: laid)
+    monkeypatch.setattr(files, "unforeseen", lambda path: laid)
     with pytest.raises(RunError, match=r"page\.html cannot be written \(File exists\)"):
         write_bytes(root / "page.html", b"x")
     assert (precious / "thesis").read_bytes() == b"years of work"

@@ -195,18 +195,25 @@ class Position(_Facts):
     significance: Number = None
 
 
+class Extreme(_Facts):
+    """The largest or strongest of some regions; without numbers where there is none."""
+
+    area: Number = None
+    significance: Number = None
+
+
 class Strongest(_Facts):
     """The strongest of some regions."""
 
-    strongest: Position | None = None
+    strongest: Extreme | None = None
 
 
 class Negative(_Facts):
     """Holes in the residual."""
 
     regions: list[Position] = []
-    largest: Position | None = None
-    strongest: Position | None = None
+    largest: Extreme | None = None
+    strongest: Extreme | None = None
     positive: Strongest | None = None
 
 
