@@ -57,6 +57,7 @@ def make_run(
         "identity": digests,
         "run_id": run_id(digests),
         "code": "0.0",
+        "libraries": {},
         "input": told,
         "dtypes": dtypes,
         "files": {},

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import tiledsky
 from tiledsky import Recipe, open_run, run
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.files import is_temporary
-from tiledsky.run import stages
+from tiledsky.run import stages, versions
 from tiledsky.run.runner import Progress
 
 from .scenes import KEEPING, command, make_planes, stored_bytes, write_fits
@@ -211,6 +212,13 @@ def test_other_runs_are_refused(image: Path, tmp_path: Path, monkeypatch: pytest
         patch.setattr(tiledsky, "__version__", "99.0")
         with pytest.raises(RunError, match=refused.format(rf"code version \({re.escape(version)} -> 99.0\)")):
             run(KEEPING, copy, out, tile_size=TILE)
+    for name in ("numpy", "scipy", "numba", "llvmlite", "zarr"):
+        with monkeypatch.context() as patch:
+            patch.setattr(versions, "version", lambda n, name=name: "99.0" if n == name else version_of(n))
+            with pytest.raises(
+                RunError, match=refused.format(rf"version of {name} \({re.escape(version_of(name))} -> 99.0\)")
+            ):
+                run(KEEPING, copy, out, tile_size=TILE)
     weight = tmp_path / "weight.fits"
     fits.PrimaryHDU(np.ones((190, 210), np.float32)).writeto(weight)
     with pytest.raises(RunError, match=refused.format(r"input \(weight: not there before\)")):

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tiledsky.kernels import elementary
+
 #: Standard deviation of the window in which fits are compared, in cells, and cells of a block that it is made of.
 WINDOW, BLOCK = 32.0, 4
 #: T of the weights: above 1, for residuals of neighbouring boxes are a little alike.
@@ -59,11 +61,11 @@ def between(low: Floats, y: int, x: int) -> float:
 def _scaled(sums: Floats, top: int, last: int, y: int, x: int, exponent: float) -> float:
     """Weight of a fit under the largest exponent so far, `sums[top]`; if it is that, others are scaled down."""
     if exponent > sums[top, y, x]:
-        scale = np.exp(sums[top, y, x] - exponent)
+        scale = elementary.exp(sums[top, y, x] - exponent)
         for m in range(top + 1, last):
             sums[m, y, x] *= scale
         sums[top, y, x] = exponent
-    return float(np.exp(exponent - sums[top, y, x]))
+    return elementary.exp(exponent - sums[top, y, x])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -89,14 +91,14 @@ def _average(sums: Floats, fit: Floats, unit: Floats, used: Floats, maps: Floats
             share = _scaled(sums, 5, 9, y, x, plain)
             sums[6, y, x] += share
             sums[7, y, x] += share * value
-            sums[8, y, x] += share * (np.exp(level) * unit[y, x] + value**2)
+            sums[8, y, x] += share * (elementary.exp(level) * unit[y, x] + value**2)
 
 
 def windowed(sums: Floats) -> Floats:
     """Gaussian window over blocks; beyond the mesh there is nothing."""
     sigma = WINDOW / BLOCK
     reach = int(3 * sigma)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel = elementary.exps(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     along = ndimage.correlate1d(sums, kernel, axis=0, mode="constant")
     return np.asarray(ndimage.correlate1d(along, kernel, axis=1, mode="constant"))
 
@@ -128,7 +130,7 @@ class Averages:
             r = windowed(found[0]) / self.weights
         self.least = np.fmin(self.least, r)
         penalty = _PENALTY * windowed(found[1]) / _TEMPERATURE
-        maps = np.stack([np.log(np.where(r > floor, r, floor)), self.power, penalty])
+        maps = np.stack([elementary.logs(np.where(r > floor, r, floor)), self.power, penalty])
         fit, unit, used = (np.ascontiguousarray(a[self.inner]) for a in (fit, unit, used))
         _average(self.sums, fit, unit, used, maps, self.inner.start, log_h)
 

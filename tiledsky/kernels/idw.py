@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tiledsky.errors import ParameterError
+from tiledsky.kernels import elementary
 from tiledsky.kernels.mesh import Region, check_pixels_wanted, region_cells
 
 _LIST_BYTES = 32 << 20  # largest table of sorted lists; where it is not enough the boxes are large, hence few
@@ -36,9 +37,7 @@ def _weight(q: int, power: float, regularization: float) -> float:
     if power == 0.0:
         return 1.0 / (1.0 + regularization)
     distance = np.sqrt(np.float64(q)) * 0.5
-    if power == 1.0:
-        return 1.0 / (distance + regularization)
-    return 1.0 / (distance**power + regularization)
+    return 1.0 / (elementary.power(distance, power) + regularization)
 
 
 @numba.njit(nogil=True, cache=True)

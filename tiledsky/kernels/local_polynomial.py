@@ -43,6 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, row_bands
+from tiledsky.kernels import elementary
 from tiledsky.kernels.averages import BLOCK, WINDOW, Averages
 from tiledsky.kernels.gaps import REACH, gap_variance
 from tiledsky.kernels.moments import fit_rows, taps, terms
@@ -125,9 +126,10 @@ def ladder(shape: Pair, box_size: Pair, *, order: int, bandwidth: float | None, 
         return Ladder((float(bandwidth),), order)
     first = max(_NARROWEST * max(box_size), narrowest)
     last = min(_WIDEST * max(box_size), max(n * b for n, b in zip(shape, box_size, strict=True)))
-    steps = max(int(np.floor(np.log(last / first) / np.log(_RATIO))), 0) if last > first else 0
-    bandwidths = tuple(first * _RATIO**k for k in range(steps + 1))
-    return Ladder(bandwidths, order, min(order, 2))
+    bandwidths = [first]
+    while bandwidths[-1] * _RATIO <= last * (1.0 + 1e-12):
+        bandwidths.append(bandwidths[-1] * _RATIO)
+    return Ladder(tuple(bandwidths), order, min(order, 2))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -241,12 +243,12 @@ class MeshFit:
             values = np.where(judged > 0.0, self.values[first:last].astype(np.float64) - self.center, 0.0)
         band = Averages(values, judged, fitted, rows, first)
         for fit, lever, unit, used, bandwidth in self._candidates(first, last):
-            band.add(fit, lever, self.shared * unit, used, log_h=math.log(bandwidth), floor=self.floor)
+            band.add(fit, lever, self.shared * unit, used, log_h=elementary.log(bandwidth), floor=self.floor)
         found = band.sums[1] > 0.0
         averaged = self.rungs.whole is not None
         if averaged or not found.all():
             before = band.sums.copy()
-            log_h = math.log(self.rungs.bandwidths[-1] * _RATIO)
+            log_h = elementary.log(self.rungs.bandwidths[-1] * _RATIO)
             for degree, fit, lever in self._whole(first, last):
                 used = np.full(values.shape, float(degree))
                 band.add(fit, lever, self.shared * lever, used, log_h=log_h, floor=self.floor)
@@ -259,7 +261,7 @@ class MeshFit:
             variance[:] = 0.0
         if self.alone:
             variance[:] = np.nan
-        return LocalFit(mean + self.center, np.sqrt(variance), np.exp(log_h_mean), degree_mean)
+        return LocalFit(mean + self.center, np.sqrt(variance), elementary.exps(log_h_mean), degree_mean)
 
     def _whole(self, first: int, last: int) -> Iterator[tuple[int, Floats, Floats]]:
         """Degree, fit and leverage over weight in some rows, of polynomials fitted to the whole mesh."""
@@ -267,10 +269,13 @@ class MeshFit:
         for degree in range((self.rungs.whole or 0) + 1):
             n = (degree + 1) * (degree + 2) // 2
             matrix = moments[:n, :n]
-            if np.linalg.cond(matrix) > _SINGULAR:
+            inverse = elementary.inverse(np.ascontiguousarray(matrix))
+            if not np.abs(matrix).sum(axis=0).max() * np.abs(inverse).sum(axis=0).max() <= _SINGULAR:
                 return
             # term by term: the order of sums in a matrix product may depend on the number of rows
-            factors, inverse = np.linalg.solve(matrix, products[:n]), np.linalg.inv(matrix)
+            factors = np.zeros(n)
+            for k in range(n):
+                factors += inverse[:, k] * products[k]
             fit, lever = np.zeros(basis.shape[1:]), np.zeros(basis.shape[1:])
             for i in range(n):
                 fit += factors[i] * basis[i]
@@ -315,15 +320,14 @@ class MeshFit:
             chosen, used = np.empty(out.shape[1:]), np.empty(out.shape[2:])
             _choose(out, _LEVERAGE / self.typical, _LONELY / self.typical, chosen, used)
             made = []
-            with np.errstate(divide="ignore", invalid="ignore"):
-                chosen[2] = np.log(chosen[2])  # between nodes a variance must not fall below 0
+            chosen[2] = elementary.logs(chosen[2])  # between nodes a variance must not fall below 0
             for nodes in (*chosen, used):
                 cells = nodes[first - start : last - start]
                 if step > 1:
                     cells = np.empty((last - first, self.shape[1]))
                     _refine(nodes, start, step, first, cells)
                 made.append(cells)
-            yield made[0], made[1], np.exp(made[2]), made[3], bandwidth
+            yield made[0], made[1], elementary.exps(made[2]), made[3], bandwidth
 
     def _fits(self, h: tuple[float, float], first: int, last: int) -> tuple[Floats, int, int]:
         """Fits of all degrees at every `step`-th cell, dense for this bandwidth, and the row of the first."""

@@ -6,6 +6,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tiledsky.kernels import elementary
+
 
 def local_quadratic(
     counts: NDArray[np.float64],
@@ -42,8 +44,7 @@ def local_quadratic(
     begins. Reference: `numpy.linalg.lstsq` with the square roots of the weights. Memory: 27 float64 a block and row.
     """
     offsets = np.arange(-radius, radius + 1, dtype=np.float64)
-    taps = np.exp(-0.5 * (offsets / sigma) ** 2)
-    powers = np.stack([taps * offsets**k for k in range(5)])
+    powers = elementary.exps(-0.5 * (offsets / sigma) ** 2) * elementary.powers(offsets, 5)
     out = np.full((*counts.shape, 3), np.nan)
     rows, columns = where or (slice(0, counts.shape[0]), slice(0, counts.shape[1]))
     limits = np.array((rows.start, rows.stop, columns.start, columns.stop))

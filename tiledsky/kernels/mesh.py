@@ -239,7 +239,7 @@ def _taps(start: int, stop: int, box: int, n: int, origin: int) -> tuple[NDArray
     index = np.where(index >= n, 2 * n - 1 - index, index) - origin
     f = (place % (2 * box)) / (2 * box)
     g = 1.0 - f
-    weights = np.array([g**3, 4 + 3 * f**2 * (f - 2), 4 + 3 * g**2 * (g - 2), f**3]) / 6
+    weights = np.array([g * g * g, 4 + 3 * f * f * (f - 2), 4 + 3 * g * g * (g - 2), f * f * f]) / 6
     return index, weights
 
 

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tiledsky.geometry import row_bands
+from tiledsky.kernels import elementary
 from tiledsky.kernels.idw import idw_evaluate
 from tiledsky.kernels.mesh import spline_coefficients, spline_evaluate
 from tiledsky.kernels.mesh_guards import MAD_TO_STD
@@ -251,8 +252,10 @@ def _idw_factor(box_size: Pair, size: Pair, n_neighbors: int, power: float, regu
         *((middle[0] - seen[0]) * by, (middle[0] + seen[0] + 1) * by),
         *((middle[1] - seen[1]) * bx, (middle[1] + seen[1] + 1) * bx),
     )
-    law = {"n_neighbors": n_neighbors, "power": power, "regularization": regularization / scale**power}
-    response = idw_evaluate(mesh, (by, bx), region, dtype=np.float64, **law)
+    smaller = regularization / elementary.power(scale, power)
+    response = idw_evaluate(
+        mesh, (by, bx), region, n_neighbors=n_neighbors, power=power, regularization=smaller, dtype=np.float64
+    )
     return float(np.sum(response**2) / (by * bx))
 
 

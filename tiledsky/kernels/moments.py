@@ -6,6 +6,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.kernels import elementary
+
 #: Largest degree of a polynomial.
 MAX_ORDER = 4
 #: Cells of a row that are solved at once: their matrices stay in a 512 kB cache.
@@ -24,7 +26,7 @@ def terms(order: int) -> list[tuple[int, int]]:
 def taps(bandwidth: float, reach: int, degree: int) -> Floats:
     """Gaussian times powers of the distance in bandwidths, (degree + 1, 2 reach + 1); bandwidth and reach in cells."""
     u = np.arange(-reach, reach + 1) / bandwidth
-    return np.asarray(np.exp(-0.5 * u * u) * u ** np.arange(degree + 1)[:, np.newaxis])
+    return elementary.exps(-0.5 * u * u) * elementary.powers(u, degree + 1)
 
 
 @numba.njit(nogil=True, cache=True)

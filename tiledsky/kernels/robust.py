@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, row_bands
+from tiledsky.kernels import elementary
 from tiledsky.kernels.local_polynomial import Ladder, MeshFit
 from tiledsky.kernels.mesh_guards import MAD_TO_STD
 
@@ -18,7 +19,7 @@ _TUKEY = 4.685
 #: Degree of the polynomials that boxes are compared with.
 _ORDER = 2
 #: Share of a neighbour, along an axis, in the residual that a box is judged by: a Gaussian of 0.7 boxes.
-_SIDE = float(np.exp(-0.5 / 0.7**2))
+_SIDE = elementary.exp(-0.5 / (0.7 * 0.7))
 
 
 def robust_weights(

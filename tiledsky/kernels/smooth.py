@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError, ParameterError
+from tiledsky.kernels import elementary
 
 _Float = TypeVar("_Float", bound=np.floating[Any])
 _Array = NDArray[Any]
@@ -55,7 +56,7 @@ def gaussian_taps(sigma: float, *, radius: int | None = None) -> NDArray[np.floa
     # Not x*x / (2 sigma^2): for a very small sigma that is 0/0 at the centre.
     with np.errstate(over="ignore"):
         distance = np.abs(np.arange(-int(radius), int(radius) + 1)) / sigma
-        taps = np.exp(-0.5 * distance * distance)
+        taps = elementary.exps(-0.5 * distance * distance)
     normalised: NDArray[np.float64] = taps / math.fsum(taps)
     return normalised
 

@@ -104,3 +104,9 @@ def plane_change(before: SourcePlane | None, now: SourcePlane) -> str:
     if now.array is not None:
         return f"size or time of files of {name} changed"
     return f"content of {name}, or the WCS of the image, changed"
+
+
+def libraries_change(before: dict[str, str], now: dict[str, str]) -> str:
+    """Return which packages have another version, old -> new, as "numpy (2.4.6 -> 2.5.0) and scipy (..)"."""
+    names = [name for name in now if before.get(name) != now[name]]
+    return " and ".join(f"{name} ({before.get(name, 'not known')} -> {now[name]})" for name in names)

@@ -12,13 +12,14 @@ from typing import Any
 
 from tiledsky.errors import RunError
 from tiledsky.estimate import estimate_background
-from tiledsky.run.workers import SAME, check_versions, versions
+from tiledsky.run.versions import versions
+from tiledsky.run.workers import SAME, check_versions
 from tiledsky.simulate import simulate_scene
 
 __all__ = ["SAME", "Found", "check_cluster", "sample"]
 
-#: Side of the image that each worker estimates, and the recipe.
-_SIDE, _RECIPE = 512, "complex-sky"
+#: Side of the image that each worker estimates, the recipe whose time is taken, and another that fits the mesh.
+_SIDE, _RECIPE, _FITTED = 512, "complex-sky", "deep-sky"
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,16 @@ class Found:
 
 
 def sample() -> tuple[str, float]:
-    """Estimate a small image twice; return a digest of its background and the seconds of the second time."""
+    """Estimate a small image twice; return a digest of all that was made and the seconds of the second time."""
     image = simulate_scene((_SIDE, _SIDE), seed=4).image
     seconds = 0.0
     for _ in range(2):  # the first time kernels may be compiled
         began = time.perf_counter()
         sky = estimate_background(image, _RECIPE)
         seconds = time.perf_counter() - began
-    return hashlib.blake2b(sky.background.tobytes(), digest_size=16).hexdigest(), seconds
+    fitted = estimate_background(image, _FITTED)
+    made = (s.tobytes() for k in (sky, fitted) for s in (k.background, k.background_rms, k.background_error, k.mask))
+    return hashlib.blake2b(b"".join(made), digest_size=16).hexdigest(), seconds
 
 
 def check_cluster(client: Any, *, folder: str | os.PathLike[str] = ".") -> Found:

@@ -14,6 +14,7 @@ from tiledsky.errors import PlanError
 from tiledsky.geometry import Pair, TileGrid, aligned_tile
 from tiledsky.mesh import cells_of, largest_box, same_boxes
 from tiledsky.recipe import Recipe
+from tiledsky.run.versions import libraries
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep
 from tiledsky.thresholds import noise_images
 
@@ -227,12 +228,13 @@ def measured_by(recipe: Recipe, step: BackgroundStep) -> BackgroundStep:
 
 
 def identity(recipe: Recipe, plan: Plan, planes: dict[str, str]) -> dict[str, str]:
-    """What makes two runs the same run: digests of recipe, plan, input and code, each by its name."""
+    """What makes two runs the same run: digests of recipe, plan, input, code and libraries, each by its name."""
     parts = {
         "recipe": recipe.to_toml(),
         "plan": json.dumps(plan.to_json(), sort_keys=True),
         "input": json.dumps(planes, sort_keys=True),
         "code": f"tiledsky {tiledsky.__version__}",
+        "libraries": json.dumps(libraries(), sort_keys=True),
     }
     return {k: hashlib.blake2b(v.encode(), digest_size=8).hexdigest() for k, v in parts.items()}
 

@@ -22,7 +22,8 @@ from tiledsky.run.plan import Plan, identity, make_plan
 from tiledsky.run.result import Run, open_run
 from tiledsky.run.storage import RunStore, stored_plan
 from tiledsky.run.verify import Checker, is_whole
-from tiledsky.run.workers import check_client, check_workers, versions
+from tiledsky.run.versions import versions
+from tiledsky.run.workers import check_client, check_workers
 
 __all__ = ["PreparedRun", "Progress", "prepare", "run"]
 

@@ -20,7 +20,7 @@ from tiledsky.io.inside import check_inside, inside, is_file_inside, lock_inside
 from tiledsky.io.source import Source
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, json_bytes, sealed
 from tiledsky.recipe import Recipe
-from tiledsky.run.changes import input_change, plan_change, plane_change, recipe_change
+from tiledsky.run.changes import input_change, libraries_change, plan_change, plane_change, recipe_change
 from tiledsky.run.documents import (
     files_differ,
     read_identity,
@@ -34,6 +34,7 @@ from tiledsky.run.layout import Layout
 from tiledsky.run.leases import leased
 from tiledsky.run.locks import CALLS, DRIVER, begin, end, end_all, lock, wait_for_tasks
 from tiledsky.run.plan import Plan, run_id
+from tiledsky.run.versions import libraries
 
 #: Seconds that tasks which outlived their driver get to end.
 _PATIENCE = 60.0
@@ -183,6 +184,7 @@ class RunStore:
             "identity": self.identity,
             "run_id": self.run_id,
             "code": tiledsky.__version__,
+            "libraries": libraries(),
             "input": self.inputs,
             "dtypes": self.layout.dtypes,
             "files": {path: zlib.crc32(data) for path, data in files.items()},
@@ -247,6 +249,8 @@ class RunStore:
             changed.append(input_change(before["input"], self.inputs, planes, self.source.planes))
         if "code" in differ:
             changed.append(f"code version ({before['code']} -> {tiledsky.__version__})")
+        if "libraries" in differ:
+            changed.append(f"version of {libraries_change(before.get('libraries', {}), libraries())}")
         if "plan" in differ and (not changed or (plan_before and plan_before.tile_size != self.plan.tile_size)):
             changed.append(plan_change(plan_before, self.plan))  # else it follows from the others
         return changed

@@ -5,24 +5,14 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import tiledsky
 from tiledsky.errors import ParameterError, RunError
+from tiledsky.run.versions import LIBRARIES, versions
 
 #: Packages of which driver and workers must have the same version: they decide the bits, or talk to each other.
-SAME = ("python", "tiledsky", "numpy", "zarr", "dask", "distributed")
+SAME = ("python", "tiledsky", *LIBRARIES, "dask", "distributed")
 #: Seconds that scheduler and workers get to answer; one that is busy or asleep is no reason not to begin.
 _ANSWER = 20.0
 _ADVICE = "install the same versions on all machines"
-
-
-def versions(*, regions: bool = False) -> dict[str, str]:
-    """Versions of this package and of what decides the bits; ``regions``: a region file was drawn too."""
-    import platform
-    from importlib.metadata import version
-
-    names = ["numpy", "scipy", "numba", "astropy", "photutils", "zarr", "dask", "distributed"]
-    names += ["regions"] * regions
-    return {"tiledsky": tiledsky.__version__, "python": platform.python_version(), **{n: version(n) for n in names}}
 
 
 def check_client(client: Any) -> None:
