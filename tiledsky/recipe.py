@@ -13,6 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 from tiledsky.checks import Checks, Limit
 from tiledsky.errors import ParameterError
 from tiledsky.steps import (
+    MAX_STEPS,
+    MAXIMA,
     PLANES,
     AnyStep,
     BackgroundStep,
@@ -29,6 +31,11 @@ from tiledsky.steps import (
 )
 
 AnyModel = TypeVar("AnyModel", bound=Model)
+
+#: Largest fill value: what the float32 planes hold.
+MAX_FILL = 3.4e38
+#: Largest recipe file; presets have 3 kB.
+MAX_BYTES = 1_000_000
 
 
 class Recipe(Model):
@@ -51,11 +58,11 @@ class Recipe(Model):
     name: Name
     description: str = ""
     dq_flags: Annotated[tuple[int | str, ...] | Literal["all"], Field(union_mode="left_to_right")] = "all"
-    fill_value: float | Literal["nan"] = 0.0
+    fill_value: Annotated[float, Field(ge=-MAX_FILL, le=MAX_FILL)] | Literal["nan"] = 0.0
     uncovered: Literal["coverage", "invalid"] = "coverage"
     bandwidth_plane: bool = False
     checks: Checks = Checks()
-    steps: tuple[Step, ...] = Field(min_length=1)
+    steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -191,6 +198,10 @@ class Recipe(Model):
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ParameterError(f"{source}: not valid TOML: {error}") from None
+        except ValueError:  # a number of thousands of digits
+            raise ParameterError(f"{source}: not valid TOML: a number is too long to be read; shorten it") from None
+        except RecursionError:
+            raise ParameterError(f"{source}: brackets are nested too deep to be read; a recipe needs five") from None
         return cls.from_dict(data, source=source)
 
     def to_toml(self) -> str:
@@ -240,7 +251,11 @@ def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
     if not path.is_file():
         raise ParameterError(f"no recipe {name!r}: neither a file nor one of {', '.join(preset_names())}")
     try:
-        return path.read_text(encoding="utf-8"), f"recipe {path}"
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ParameterError(f"recipe {path} has more than {MAX_BYTES} bytes: it is no recipe; give another file")
+        return data.decode("utf-8"), f"recipe {path}"
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f"recipe {path} cannot be read: {error}") from None
 
@@ -274,5 +289,9 @@ def _explain(error: Any, model: type[Model]) -> str:
         return f"{place}unknown key {key!r}; known are {', '.join(model.model_fields)}"
     if error["type"] == "missing":
         return f"{place}key {key!r} is missing"
+    many = error["type"] == "too_long" and key == "steps"
+    if (many or error["type"] == "less_than_equal") and (most := error["ctx"].get("le", MAX_STEPS)) in MAXIMA:
+        what = f"{len(error['input'])} steps" if many else str(error["input"])
+        return f"{place}{what[:40]} is beyond what memory and time are made for; use {most:g} or less"
     value = "" if isinstance(error.get("input"), dict | tuple | list | Model) else f" (got {error.get('input')!r})"
     return f"{place}{error['msg'].removeprefix('Value error, ')}{value}"

@@ -55,12 +55,12 @@ class SceneParameters:
         _require(fits, f"shape {self.shape} is not two whole numbers >= 4: sources keep off the edges; change shape")
         fits = _is_count(self.seed, 2**32)
         _require(fits, f"seed {self.seed} is not in 0 .. 2**32 - 1, so noise streams could coincide; change seed")
-        for name in ("n_blemishes", "n_sources"):
+        for name, most in (("n_blemishes", 10**5), ("n_sources", 2**25)):  # 72 bytes a source, in every process
+            value, advice = getattr(self, name), f"change {name}, or make the shape smaller"
+            _require(_is_count(value, most + 1), f"{name} {value} is not a whole number of 0 to {most}; {advice}")
+        for name, limit in (("noise", 1e30), ("flux_max", 1e30), ("stddev_max", 1e4)):
             value = getattr(self, name)
-            _require(_is_count(value, 2**31), f"{name} {value} is not a count, a whole number >= 0; change {name}")
-        for name in ("noise", "flux_max", "stddev_max"):
-            value = getattr(self, name)
-            _require(0 <= value < math.inf, f"{name} {value} is not >= 0 and finite: no such scene; change {name}")
+            _require(0 <= value <= limit, f"{name} {value} is not of 0 to {limit:g}: no such scene; change {name}")
         fits = len(self.gradient) == 2 and all(math.isfinite(rise) for rise in self.gradient)
         _require(fits, f"gradient {self.gradient} is not a finite rise along y and one along x; change gradient")
         fits = self.dtype in ("float32", "float64")

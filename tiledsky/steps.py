@@ -23,7 +23,21 @@ def _none(value: Any) -> Any:
     return None if value == "none" else value
 
 
-Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_pair)]
+#: Largest numbers of steps, each far beyond use; what a step holds and how long it takes grows with them, so that more
+#: would fill the memory or never end. A ring, kernel or growth of so many pixels, a box, a window of boxes, ...
+MAX_RADIUS, MAX_BOX, MAX_WINDOW, MAX_NEIGHBORS, MAX_POWER, MAX_BANDWIDTH = 2048, 1 << 16, 99, 1000, 16.0, 20_000.0
+#: Largest count of anything else, and largest multiple of a noise: what 64 bit integers and float64 hold with room.
+MAX_COUNT, MAX_SIGMA = 1 << 40, 1e9
+#: Most steps of a recipe.
+MAX_STEPS = 99
+#: All of them: a number that is beyond one of these is beyond memory and time, not beyond meaning.
+MAXIMA = {MAX_RADIUS, MAX_RADIUS / 2, MAX_RADIUS / 4, MAX_BOX, MAX_WINDOW, MAX_NEIGHBORS, MAX_POWER, MAX_BANDWIDTH}
+MAXIMA |= {MAX_COUNT, MAX_SIGMA, MAX_STEPS}
+
+Side = Annotated[int, Field(ge=1, le=MAX_BOX)]
+Size = Annotated[tuple[Side, Side], BeforeValidator(_pair)]
+WindowSide = Annotated[int, Field(ge=1, le=MAX_WINDOW)]
+Window = Annotated[tuple[WindowSide, WindowSide], BeforeValidator(_pair)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,40}$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
 #: What stands where a pixel is left out: the weighted mean of its neighbours, or one value for the whole image.
@@ -42,9 +56,9 @@ class SigmaClip(Model):
     ``maxiters = -1`` goes on until nothing changes.
     """
 
-    sigma_lower: float = Field(3.0, gt=0)
-    sigma_upper: float = Field(3.0, gt=0)
-    maxiters: int = Field(10, ge=-1)
+    sigma_lower: float = Field(3.0, gt=0, le=MAX_SIGMA)
+    sigma_upper: float = Field(3.0, gt=0, le=MAX_SIGMA)
+    maxiters: int = Field(10, ge=-1, le=MAX_COUNT)
     center: Literal["median", "mean"] = "median"
     spread: Literal["std", "mad_std"] = "std"
 
@@ -69,8 +83,8 @@ class IDWInterpolator(Model):
     """
 
     kind: Literal["idw"] = "idw"
-    n_neighbors: int = Field(10, ge=1)
-    power: float = Field(1.0, ge=0)
+    n_neighbors: int = Field(10, ge=1, le=MAX_NEIGHBORS)
+    power: float = Field(1.0, ge=0, le=MAX_POWER)
     regularization: float = Field(0.0, ge=0)
 
 
@@ -89,9 +103,9 @@ class LocalPolynomialInterpolator(Model):
 
     kind: Literal["local-polynomial"] = "local-polynomial"
     order: int = Field(4, ge=0, le=4)
-    bandwidth: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    bandwidth_min: float = Field(0.0, ge=0)
-    robust_bandwidth: float = Field(0.0, ge=0)
+    bandwidth: Annotated[float, Field(gt=0, le=MAX_BANDWIDTH)] | Literal["auto"] = "auto"
+    bandwidth_min: float = Field(0.0, ge=0, le=MAX_BANDWIDTH)
+    robust_bandwidth: float = Field(0.0, ge=0, le=MAX_BANDWIDTH)
 
     @model_validator(mode="after")
     def _one_bandwidth(self) -> LocalPolynomialInterpolator:
@@ -117,8 +131,8 @@ class RingStep(Model):
 
     kind: Literal["ring"] = "ring"
     name: Name = "ring"
-    radius_in: float = Field(ge=0)
-    width: float = Field(gt=0)
+    radius_in: float = Field(ge=0, le=MAX_RADIUS)
+    width: float = Field(gt=0, le=MAX_RADIUS)
     percentile: Percent = 50.0
     mask: str | None = None
     masked: Masked = "omit"
@@ -148,12 +162,12 @@ class Tier(Model):
     there is none, the tier finds nothing (`tiledsky.reliability`).
     """
 
-    n_sigma: float
-    fwhm: float = Field(0.0, ge=0)
-    sigma: float = Field(0.0, ge=0)
-    kernel_radius: int | None = Field(None, ge=0)
-    n_pixels: int = Field(1, ge=1)
-    grow: float = Field(0.0, ge=0)
+    n_sigma: float = Field(ge=-MAX_SIGMA, le=MAX_SIGMA)
+    fwhm: float = Field(0.0, ge=0, le=MAX_RADIUS / 2)
+    sigma: float = Field(0.0, ge=0, le=MAX_RADIUS / 4)
+    kernel_radius: int | None = Field(None, ge=0, le=MAX_RADIUS)
+    n_pixels: int = Field(1, ge=1, le=MAX_RADIUS)
+    grow: float = Field(0.0, ge=0, le=MAX_RADIUS)
     grow_shape: Literal["disc", "tophat", "square"] = "disc"
     center: Literal["zero", "mean", "median", "biweight"] = "mean"
     noise: Literal["std", "clipped_std", "mad_std", "biweight", "local"] = "clipped_std"
@@ -231,7 +245,7 @@ class MeshCeiling(Model):
     """
 
     above: str
-    sigma: float = Field(3.0, ge=0)
+    sigma: float = Field(3.0, ge=0, le=MAX_SIGMA)
 
 
 class BackgroundStep(Model):
@@ -249,16 +263,16 @@ class BackgroundStep(Model):
     kind: Literal["background"] = "background"
     name: Name
     box_size: Size
-    filter_size: Size = (3, 3)
+    filter_size: Window = (3, 3)
     filter_threshold: float | None = None
     exclude_percentile: Percent = 10.0
     clip: Annotated[SigmaClip | None, BeforeValidator(_none)] = SigmaClip()
     estimator: Literal["median", "mean", "mode", "mmm", "sextractor", "biweight"] = "sextractor"
     rms_estimator: Literal["std", "mad_std", "biweight"] = "std"
     interpolator: Interpolator = ZoomInterpolator()
-    min_pixels: int = Field(1, ge=1)
+    min_pixels: int = Field(1, ge=1, le=MAX_COUNT)
     grow_boxes: int = Field(0, ge=0, le=4)
-    reject_sigma: float | None = Field(None, gt=0)
+    reject_sigma: float | None = Field(None, gt=0, le=MAX_SIGMA)
     ceiling: MeshCeiling | None = None
     mask: str | None = None
     keep: bool = False

@@ -33,6 +33,8 @@ from tiledsky.run.outputs import EXPORTED
 from tiledsky.run.restore import restore
 from tiledsky.run.result import open_run
 
+_DIGITS = 10  # of a side in pixels: beyond what any scene can have
+
 
 @app.command(rich_help_panel=FILES)
 def simulate(
@@ -52,8 +54,9 @@ def simulate(
 def _shape(text: str) -> tuple[int, int]:
     """Rows and columns from "2000" or "46200x15400"."""
     rows, _, columns = text.lower().partition("x")
-    if not (rows.isdecimal() and (columns or rows).isdecimal()) or text.lower().endswith("x"):
-        raise ParameterError(f"size {text!r} is no number of pixels; write 2000 or 46200x15400 (rows x columns)")
+    fits = all(n.isdecimal() and len(n) <= _DIGITS for n in (rows, columns or rows))
+    if not fits or text.lower().endswith("x"):
+        raise ParameterError(f"size {text[:40]!r} is no number of pixels; write 2000 or 46200x15400 (rows x columns)")
     return int(rows), int(columns or rows)
 
 

@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from scipy import special
 
 from tiledsky.diagnostics.patches import number
+from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair, Region
 
 NAME = "injection"
 #: Sources end at this many half-light radii (Gaussians hold all but 1e-5 of their flux, Sersic n = 4 all but 8%).
 REACH = 5.0
+#: Most sources in all; largest half-light radius (px), with which one is drawn in 100 MB; largest flux.
+_MOST_SOURCES, _LARGEST, _BRIGHTEST = 100_000, 200.0, 1e12
 
 DEFINITION = (
     "sources of known flux (in units of the noise of a pixel) and half-light radius added to the image and the recipe "
@@ -49,6 +52,17 @@ class Injection:
     sizes: tuple[float, ...] = (2.0, 5.0)
     sersic: float = 0.5
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        number = self.count * len(self.fluxes) * len(self.sizes)
+        _within("count x fluxes x sizes", number, _MOST_SOURCES, "give fewer sources")
+        _within("size", max(self.sizes), _LARGEST, "give smaller half-light radii (px)")
+        _within("flux", max(self.fluxes), _BRIGHTEST, "give lower fluxes (noise of a pixel)")
+
+
+def _within(what: str, value: float, most: float, advice: str) -> None:
+    if not value <= most:
+        raise ParameterError(f"{what} {value:g} is above {most:g}, which memory and time are made for; {advice}")
 
 
 def draw(injection: Injection, shape: Pair) -> NDArray[np.void]:

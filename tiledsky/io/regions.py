@@ -27,6 +27,8 @@ from tiledsky.io.fitsplane import parse_header
 #: Suffixes of region files.
 SUFFIXES = (".reg", ".crtf")
 _ROWS = 128
+#: Largest region file, most regions in it, most corners of one.
+MAX_BYTES, MAX_REGIONS, MAX_CORNERS = 16_000_000, 10_000, 5_000
 #: What the parser says of looks and comments alone; whatever else it warns of would lose a region.
 _HARMLESS = ("duplicate metadata", "invalid and will be ignored", "DS9 meta", "dashed lines")
 
@@ -158,7 +160,11 @@ def open_regions(path: str | os.PathLike[str], *, shape: Pair, header: str) -> R
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise InputError(f"{path}: more than {MAX_BYTES} bytes, too many for regions; give a mask image instead")
+        return data
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give an existing region file") from None
 
@@ -176,6 +182,7 @@ def _parse(data: bytes, label: str, header: str) -> list[tuple[Any, bool]]:
             f"{label}: region files need the package regions; install tiledsky[regions], or give a mask image"
         ) from None
     text = data.decode("utf-8", "replace")
+    _check_size(text, label)
     kind = "crtf" if text.lstrip().startswith("#CRTF") else "ds9"
     keywords = _keywords(header)
     if kind == "ds9" and not any(key.startswith(("LTV", "LTM")) for key in keywords):
@@ -202,6 +209,22 @@ def _parse(data: bytes, label: str, header: str) -> list[tuple[Any, bool]]:
             f"{label}: no region includes anything, so no pixel would be masked; add one, or drop the file"
         )
     return chosen
+
+
+def _check_size(text: str, label: str) -> None:
+    """Refuse what would take minutes to read and to draw, before it is read."""
+    parts = [part for part in re.split(r"[\n;]", text) if part.strip() and not part.lstrip().startswith("#")]
+    if len(parts) > MAX_REGIONS:
+        raise InputError(
+            f"{label}: {len(parts)} lines, more than the {MAX_REGIONS} regions that are read and drawn in reasonable "
+            "time; give a mask image instead"
+        )
+    corners = max((len(re.findall(r"[,\s]+", part.partition("#")[0])) for part in parts), default=0) // 2
+    if corners > MAX_CORNERS:
+        raise InputError(
+            f"{label}: a region of about {corners} corners, more than the {MAX_CORNERS} that are drawn in reasonable "
+            "time; simplify it, or give a mask image instead"
+        )
 
 
 def _keywords(header: str) -> Header:
