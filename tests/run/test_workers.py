@@ -19,7 +19,8 @@ from distributed import Client, LocalCluster
 from tiledsky import run
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.run.cluster import local_client
-from tiledsky.run.workers import check_client, check_versions, versions
+from tiledsky.run.versions import versions
+from tiledsky.run.workers import check_client, check_versions
 
 from .scenes import make_planes
 
