@@ -16,7 +16,8 @@ LIBRARIES := tests/io tests/kernels/test_boxes.py tests/kernels/test_ring.py tes
 # Tests that kill and damage.
 FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/run/test_verify.py tests/run/test_many.py \
 	tests/run/test_memory.py tests/run/test_stop.py \
-	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py
+	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py \
+	tests/test_cli_names.py tests/test_plain.py tests/io/test_targets.py tests/report/test_report.py tests/diagnostics/test_injection.py
 
 .PHONY: demo test test-oldest test-newest test-wheel test-slurm test-s3 test-azure check-kubernetes check bench scaling accuracy quality faults install clean
 

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "tiledsky"
 
 # From the bottom up: a module may import from its own layer's list of names below it, never from above.
 LAYERS = [
+    {"plain"},
     {"errors", "geometry"},
     {"steps"},
     {"checks"},

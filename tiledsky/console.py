@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from tiledsky.plain import plain
 from tiledsky.run.stop import Stopped, stoppable
 
 if TYPE_CHECKING:
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 
 #: Seconds between the lines of progress where there is no terminal.
 _INTERVAL = 5.0
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print one line; names in it cannot make it two, or colour what follows."""
+    typer.echo(plain(text), err=err)
 
 
 class Reporter:
@@ -28,7 +35,11 @@ class Reporter:
         self.bar: Bar | None = None
         self.last = time.monotonic()
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn("{task.fields[text]}", markup=False),
+            )
             self.bar = Bar(*columns, console=self.console, transient=True)
             self.task = self.bar.add_task("", total=1.0, text="")
             self.bar.start()
@@ -36,14 +47,14 @@ class Reporter:
     def show(self, what: str, done: float, total: float, text: str) -> None:
         """Show one line, or move the bar."""
         if self.bar is not None:
-            self.bar.update(self.task, description=what, completed=done, total=total, text=text)
+            self.bar.update(self.task, description=plain(what), completed=done, total=total, text=text)
         elif done >= total or time.monotonic() - self.last > _INTERVAL:
             self.last = time.monotonic()
             self.line(f"{what} {text}")
 
     def line(self, text: str) -> None:
         """Say one line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(plain(text), highlight=False, markup=False, soft_wrap=True)
 
     def tiles(self, state: Progress) -> None:
         """Show how far a run is."""

@@ -5,11 +5,16 @@ Each class carries the exit code of the command line; the table stands in the RE
 
 from __future__ import annotations
 
+from tiledsky.plain import without_secrets
+
 
 class TiledSkyError(Exception):
-    """Base of every error that tiledsky raises on purpose."""
+    """Base of every error that tiledsky raises on purpose; its message keeps the secrets of addresses."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_secrets(message))
 
 
 class ParameterError(TiledSkyError, ValueError):

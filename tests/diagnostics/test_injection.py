@@ -15,6 +15,7 @@ import tiledsky
 from tiledsky import Recipe
 from tiledsky.cli import app
 from tiledsky.diagnostics.injection import SOURCE, Injection, changes, draw, finalize, light
+from tiledsky.errors import ParameterError
 from tiledsky.geometry import Region
 
 WHOLE = Region(0, 200, 0, 220)
@@ -79,5 +80,22 @@ def test_command(tmp_path: Path) -> None:
     assert added.sum() == pytest.approx(10 * 500, rel=0.03)
     assert lost[4] > 0.8
     assert abs(lost[64]) < 0.3
+    _goes_on_with_its_own_alone(tmp_path, words)
     refused = CliRunner().invoke(app, [*words, "--flux", "bright"])
     assert "--flux 'bright' is no list of numbers" in str(refused.exception)
+
+
+def _goes_on_with_its_own_alone(folder: Path, words: list[str]) -> None:
+    """The same command again uses the image that is there; one with other sources, or somebody's folder, stays."""
+    copied, sources = folder / "64-new-input.zarr", ["--count", "10", "--flux", "500", "--size", "3"]
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in copied.rglob("c/*/*")}
+    assert CliRunner().invoke(app, [*words, *sources]).exit_code == 0
+    theirs = folder / "other-input.zarr"
+    theirs.mkdir()
+    (theirs / "thesis.tex").write_text("years of work")
+    for given in ([*words, *sources, "--seed", "2"], [*words[:-1], str(folder / "other.zarr"), *sources]):
+        refused = CliRunner().invoke(app, given)
+        assert isinstance(refused.exception, ParameterError)
+        assert "exists and is not overwritten; change the name or remove it" in str(refused.exception)
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in copied.rglob("c/*/*")} == before
+    assert [p.name for p in theirs.iterdir()] == ["thesis.tex"]

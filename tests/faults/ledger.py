@@ -71,6 +71,9 @@ ROWS = (
     Row("edited", "Run stores by somebody else: fields of every document with another value or type, or without them, "
         "half of them with all checksums made anew; links, pipes, `..`, other codecs and chunks",
         "refused in one line with a documented exit code, or read; in 1 GB; nothing outside the store is touched"),
+    Row("names", "Addresses with passwords in every argument of every command; pipes, sockets, devices, links and "
+        "files of others in the place of every output; names that are markup, formulas or codes of a terminal",
+        "refused, and not repeated; stays; shown as it is"),
     Row("many", "A plan of 60,000 tiles that do nothing", "submitted in a minute, a scheduler below 500 MB"),
 )  # fmt: skip
 
@@ -78,6 +81,7 @@ ROWS = (
 COUNTS = {
     "test_zarrcheck.py::test_mutated_metadata": 100,
     "test_driver.py::test_tasks_that_all_kill": 10,
+    "test_cli_names.py::test_secrets_in_arguments": 15,
     "test_cluster.py::test_every_port_asks": 15,
     "test_memory.py::test_measured_is_below_projected[usual": 9,
     "test_memory.py::test_measured_is_below_projected[every": 39,
@@ -128,6 +132,12 @@ NAMED = {
     "test_verify.py::test_write_refused": "disk",
     "test_verify.py::test_input_that_changes_while_it_is_read": "changed",
     "test_verify.py::test_input_that_goes_away": "changed",
+    "test_cli_names.py::": "names",
+    "test_targets.py::": "names",
+    "test_plain.py::": "names",
+    "test_injection.py::test_command": "names",
+    "test_resume.py::test_restart_throws": "names",
+    "test_report.py::test_name_of_a_run": "names",
     "test_cluster.py::test_every_port_asks": "others",
     "test_cluster.py::test_keys_are_seen": "others",
     "test_cluster.py::test_dashboard_at_an_address": "others",

@@ -226,7 +226,10 @@ def test_changed_input_is_noticed(served: str, group: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("s3://key:secret@bucket/m.zarr", r"^s3://bucket: an address has no password and no '\?'; put keys in the env"),
+        (
+            "s3://key:secret@bucket/m.zarr",
+            r"^s3://\.\.\.: an address has no password, no '\?' and no '#', .*; put keys in the env",
+        ),
         ("https://h/m.zarr?token=secret", "an address has no password"),
         ("s3:///m.zarr", "names no bucket or host; give one like s3://bucket"),
         ("s3://bucket/a/../b", r"has '\.\.' in it"),

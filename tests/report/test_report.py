@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
+from bokeh.document import Document
 from typer.testing import CliRunner
 
 from tiledsky import open_run, simulate_scene
@@ -22,9 +23,22 @@ from tiledsky.report import report_path, save_figures, write_comparison, write_r
 from tiledsky.report.colors import Shown, palette, ranges
 from tiledsky.report.facts import number
 from tiledsky.report.panels import encode
-from tiledsky.report.view import seen
+from tiledsky.report.view import fill, seen
 
 from .conftest import SHAPE, make
+
+
+def test_name_of_a_run_is_no_markup_in_a_view(tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)>$$x$$\n&.zarr"
+    document = Document()
+    fill(document, open_run(make(tmp_path / name)))
+    told = document.get_model_by_name("told")
+    (tmp_path / "told.html").write_text(told.text)
+    page = Page(tmp_path / "told.html")
+    assert [tag for tag, _ in page.tags] == ["b"]
+    assert page.text.startswith(name.replace("\n", "\\n"))
+    assert told.disable_math
+
 
 LOADING = {"src", "srcset", "href", "action", "data", "poster", "background"}
 
@@ -93,15 +107,16 @@ def test_without_measures(tmp_path: Path) -> None:
     assert not [t for t, _ in page.tags if t == "img"]
 
 
-def test_the_same_run_gives_the_same_figures(store: Path, tmp_path: Path) -> None:
-    one, other = (save_figures(store, tmp_path / name, kind="pdf") for name in ("one", "other"))
-    assert [p.name for p in one] == [p.name for p in other]
-    assert {f"{name}.pdf" for name in ("residual", "mask", "worst_1", "scale", "bias_flux", "edges")} <= {
+@pytest.mark.parametrize(("kind", "start"), [("pdf", b"%PDF"), ("png", b"\x89PNG")])
+def test_the_same_run_gives_the_same_figures(store: Path, tmp_path: Path, kind: str, start: bytes) -> None:
+    one = save_figures(store, tmp_path, kind=kind)
+    first = [p.read_bytes() for p in one]
+    assert save_figures(store, tmp_path, kind=kind) == one  # its own are replaced
+    assert {f"{name}.{kind}" for name in ("residual", "mask", "worst_1", "scale", "bias_flux", "edges")} <= {
         p.name for p in one
     }
-    for path, again in zip(one, other, strict=True):
-        assert path.read_bytes()[:4] == b"%PDF"
-        assert path.read_bytes() == again.read_bytes()
+    assert {data[:4] for data in first} == {start}
+    assert [p.read_bytes() for p in one] == first
     with pytest.raises(ParameterError, match="'svg' is no format of figures here; use one of png, pdf"):
         save_figures(store, tmp_path, kind="svg")
 
@@ -123,15 +138,17 @@ def test_refused(store: Path, tmp_path: Path) -> None:
 
 
 def test_comparison(store: Path, tmp_path: Path) -> None:
-    other = make(tmp_path / "other.zarr", seed=4, result="fail")
+    name = r"_$\frac{1$<b onload=x>"  # neither a formula nor markup
+    other = make(tmp_path / f"{name}.zarr", seed=4, result="fail")
     import zarr
 
     sky = open_run(store).plane("background")[...] + np.float32(0.5)
     zarr.create_array(str(tmp_path / "truth.zarr"), data=sky)
     page = Page(write_comparison([store, other], tmp_path / "compare.html", truth=tmp_path / "truth.zarr"))
-    for words in ("field · other", "verdict", "! warn", "✕ fail", "scatter of background − true sky"):
+    for words in (f"field · {name}", "verdict", "! warn", "✕ fail", "scatter of background − true sky"):
         assert words in page.text, words
     assert page.text.count("(mean -0.5)") == 2
+    assert all("onload" not in attributes for _, attributes in page.tags)
     assert len([a for t, a in page.tags if t == "img" and len(str(a["alt"])) > 20]) == 2
     with pytest.raises(ParameterError, match="1 run cannot be compared; name two or more"):
         write_comparison([store], tmp_path / "compare.html")

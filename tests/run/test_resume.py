@@ -290,6 +290,25 @@ def test_restart(image: Path, tmp_path: Path, whole: Any) -> None:
     assert stored_bytes(out) == whole[1]
 
 
+@pytest.mark.parametrize("name", ["thesis.tex", "thesis/chapter.tex", "link"])
+def test_restart_throws_away_nothing_that_no_run_made(image: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "run.zarr"
+    run("sextractor", image, out)
+    (out / name).parent.mkdir(exist_ok=True)
+    if name == "link":
+        (out / name).symlink_to(tmp_path)
+    else:
+        (out / name).write_text("years of work")
+    before = stored_bytes(out)
+    with pytest.raises(
+        RunError, match=f"holds {name.partition('/')[0]}, which no run made, and would lose it; move it"
+    ):
+        run(KEEPING, image, out, tile_size=TILE, restart=True)
+    assert stored_bytes(out) == before
+    run("sextractor", image, out)  # and it is in nobody's way
+    assert stored_bytes(out) == before
+
+
 def test_restart_heals_damaged_metadata(image: Path, tmp_path: Path, whole: Any) -> None:
     out = tmp_path / "run.zarr"
     stopped(image, out, 5)

@@ -19,8 +19,9 @@ import typer
 
 import tiledsky
 from tiledsky.cli.options import app as _app
-from tiledsky.console import Ended
+from tiledsky.console import Ended, say
 from tiledsky.errors import RunError, TiledSkyError
+from tiledsky.io.remote import keeps_no_secret
 
 if TYPE_CHECKING:
     from tiledsky.cli.options import app
@@ -82,20 +83,23 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors are one line on standard error and an exit code."""
     if arguments is None:  # what ends with the process need not be looked through for garbage: half a second
         atexit.register(gc.freeze)
-    _load(sys.argv[1:] if arguments is None else arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    _load(words)
     try:
+        for word in words:  # before anything can repeat them
+            keeps_no_secret(word)
         _app(arguments)
     except Ended as ended:
         said = "tiledsky: stopped"
         if ended.goes_on:
             said += f"; what is done is kept, go on with: {shlex.join(_again(arguments))}"
-        typer.echo(said, err=True)
+        say(said, err=True)
         sys.exit(ended.exit_code)
     except TiledSkyError as error:
-        typer.echo(f"tiledsky: {' '.join(str(error).split())}", err=True)
+        say(f"tiledsky: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        typer.echo(f"tiledsky: {' '.join(str(error).split())}; check paths, permissions and room", err=True)
+        say(f"tiledsky: {' '.join(str(error).split())}; check paths, permissions and room", err=True)
         sys.exit(RunError.exit_code)
 
 

@@ -19,7 +19,7 @@ from tiledsky.cli.options import (
     WeightOption,
     app,
 )
-from tiledsky.console import reporting
+from tiledsky.console import reporting, say
 from tiledsky.errors import RunError
 from tiledsky.io.address import located
 from tiledsky.io.source import InputOptions
@@ -36,11 +36,11 @@ def do_slice(prepared: PreparedRun, text: str, stage: str | None) -> None:
     with reporting(goes_on=True) as report:
         if stage == FINISH:
             prepared.execute(progress=report.tiles)
-            typer.echo(f"{prepared.root}: done")
+            say(f"{prepared.root}: done")
             return
         found = stage_named(prepared.plan, stage)
         total, done = run_slice(prepared, found, share, progress=report.tiles)
-    typer.echo(f"{prepared.root}: stage {stage}, slice {text}: {total} tiles, {done} done now")
+    say(f"{prepared.root}: stage {stage}, slice {text}: {total} tiles, {done} done now")
 
 
 @app.command("submit", rich_help_panel=BATCH)
@@ -91,7 +91,7 @@ def submit(
         prepared.create()
     files = write_scripts(jobs, folder)
     if dry_run:
-        typer.echo(f"{len(files)} scripts in {folder}")
+        say(f"{len(files)} scripts in {folder}")
         return
     numbers = submit_scripts(files)
-    typer.echo(f"jobs {numbers[0]} to {numbers[-1]}, {len(numbers)} stages of up to {array}; scripts, output: {folder}")
+    say(f"jobs {numbers[0]} to {numbers[-1]}, {len(numbers)} stages of up to {array}; scripts, output: {folder}")

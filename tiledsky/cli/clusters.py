@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.options import BATCH, app
-from tiledsky.console import reporting
+from tiledsky.console import reporting, say
 from tiledsky.errors import ParameterError
 from tiledsky.run.clustercheck import SAME, check_cluster
 from tiledsky.run.clusterfile import QUEUES, load_cluster
@@ -32,9 +32,9 @@ def check(
         report.line(f"waiting for the first of {config.workers} workers ({config.kind})")
         with cluster_client(config, insecure=insecure) as client:
             found = check_cluster(client, folder=folder)
-    typer.echo(", ".join(f"{name} {found.versions[name]}" for name in SAME))
-    typer.echo(f"{found.workers} workers, {found.threads} threads, the same versions and bits as here")
-    typer.echo(f"{found.megapixels:.2f} Mpix/s with complex-sky, all together")
+    say(", ".join(f"{name} {found.versions[name]}" for name in SAME))
+    say(f"{found.workers} workers, {found.threads} threads, the same versions and bits as here")
+    say(f"{found.megapixels:.2f} Mpix/s with complex-sky, all together")
 
 
 @clusters.command("script")

@@ -20,7 +20,7 @@ from tiledsky.cli.options import (
     app,
     names_of,
 )
-from tiledsky.console import reporting
+from tiledsky.console import reporting, say
 from tiledsky.io.source import InputOptions
 from tiledsky.run.direct import estimate as estimate_file
 from tiledsky.run.highwater import keep_freed, process_peak
@@ -62,5 +62,5 @@ def estimate(
             **inputs,
         )
     (ny, nx), peak = made.shape, process_peak() / 1e6
-    typer.echo(f"{out}: {ny} x {nx} px, {made.recipe}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB")
-    typer.echo(f"planes: {', '.join(made.planes)}")
+    say(f"{out}: {ny} x {nx} px, {made.recipe}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB")
+    say(f"planes: {', '.join(made.planes)}")

@@ -20,7 +20,7 @@ from tiledsky.cli.options import (
     app,
     names_of,
 )
-from tiledsky.console import reporting
+from tiledsky.console import reporting, say
 from tiledsky.errors import ParameterError
 from tiledsky.io.address import located
 from tiledsky.io.fits import image_hdus, open_image, split_hdu
@@ -103,9 +103,9 @@ def merge(
     with reporting() as report:
         merged = merge_masks(runs, out, progress=report.rows("merge-masks"))
     ny, nx = merged.shape
-    typer.echo(f"{out}: {ny} x {nx} px, sources in {_share(merged.masked, ny * nx)}")
+    say(f"{out}: {ny} x {nx} px, sources in {_share(merged.masked, ny * nx)}")
     for path, count in zip(runs, merged.of_runs, strict=True):
-        typer.echo(f"{path}: {_share(count, ny * nx)}")
+        say(f"{path}: {_share(count, ny * nx)}")
 
 
 @app.command("restore", rich_help_panel=FILES)
@@ -119,17 +119,17 @@ def add_sky(
     with reporting() as report:
         result = restore(source, out, overwrite=overwrite, checksum=checksum, progress=report.rows("restore"))
     (ny, nx), compared = result.shape, result.comparison
-    typer.echo(f"{out}: {ny} x {nx} px, {result.dtype}")
+    say(f"{out}: {ny} x {nx} px, {result.dtype}")
     for count, what in ((result.uncovered, "outside the coverage, not restored"), (result.nan, "NaN")):
         if count:
-            typer.echo(f"{what}: {_share(count, ny * nx)}")
+            say(f"{what}: {_share(count, ny * nx)}")
     if compared is None:
-        typer.echo("not compared with the input, which is not there as it was")
+        say("not compared with the input, which is not there as it was")
     elif compared.differing:
         most = f"at most {compared.max_ulp} units in the last place, {compared.max_difference:.3g}"
-        typer.echo(f"other than the input: {_share(compared.differing, ny * nx)}, by {most}")
+        say(f"other than the input: {_share(compared.differing, ny * nx)}, by {most}")
     else:
-        typer.echo(f"identical to the input: {_share(result.restored, ny * nx)}")
+        say(f"identical to the input: {_share(result.restored, ny * nx)}")
 
 
 def _share(count: int, total: int) -> str:
@@ -145,7 +145,7 @@ def recipes(
     if action is None:
         width = max(map(len, preset_names()))
         for preset in preset_names():
-            typer.echo(f"{preset:{width}}  {Recipe.load(preset).description}")
+            say(f"{preset:{width}}  {Recipe.load(preset).description}")
     elif action == "show" and name is not None:
         Recipe.load(name)
         typer.echo(recipe_text(name)[0], nl=False)
@@ -161,21 +161,21 @@ def info(source: Annotated[str, typer.Argument(metavar="RUN.zarr|IN.fits[:HDU]")
         return
     found = open_run(source, allow_partial=True)
     ny, nx = found.plan.shape
-    typer.echo(f"{found.path}: {'finished' if found.complete else 'NOT finished'}")
-    typer.echo(f"image      {ny} x {nx} px (y, x), {found.plan.dtype}")
-    typer.echo(f"recipe     {found.recipe.name}: {', '.join(step.name for step in found.recipe.steps)}")
+    say(f"{found.path}: {'finished' if found.complete else 'NOT finished'}")
+    say(f"image      {ny} x {nx} px (y, x), {found.plan.dtype}")
+    say(f"recipe     {found.recipe.name}: {', '.join(step.name for step in found.recipe.steps)}")
     for name in found.planes:
         plane = found.plane(name)
-        typer.echo(f"plane      {name}  {plane.dtype}, chunks {plane.chunks}, shards {plane.shards}")
+        say(f"plane      {name}  {plane.dtype}, chunks {plane.chunks}, shards {plane.shards}")
     for step, tiers in found.thresholds.items():
         limits = [
             "none" if t["threshold"] is None else format(t["threshold"], ".6g") for t in tiers if "threshold" in t
         ]
         fills = [format(tier["fill"], ".6g") for tier in tiers[:1] if tier.get("fill") is not None]
-        typer.echo(f"threshold  {step}  {', '.join([*limits, *(f'masked pixels count as {x}' for x in fills)])}")
+        say(f"threshold  {step}  {', '.join([*limits, *(f'masked pixels count as {x}' for x in fills)])}")
     for key in ("run_id", "tasks", "cpu_seconds", "wall_seconds_last", "peak_worker_memory"):
         if key in found.provenance:
-            typer.echo(f"{key:10} {found.provenance[key]}")
+            say(f"{key:10} {found.provenance[key]}")
 
 
 def _info_fits(source: str, hdu: str | None) -> None:
@@ -186,8 +186,8 @@ def _info_fits(source: str, hdu: str | None) -> None:
     for one in chosen:
         with open_image(path, hdu=one, checksum=False) as image:
             ny, nx = image.shape
-            typer.echo(f"{image.path} HDU {image.hdu} {image.name or '(no name)'}")
-            typer.echo(f"image      {ny} x {nx} px (y, x), read as {image.dtype}, unit {image.bunit or 'not given'}")
+            say(f"{image.path} HDU {image.hdu} {image.name or '(no name)'}")
+            say(f"image      {ny} x {nx} px (y, x), read as {image.dtype}, unit {image.bunit or 'not given'}")
             for key in ("TELESCOP", "INSTRUME", "FILTER", "OBJECT", "CTYPE1", "CTYPE2"):
                 if value := label_value(image.header, key):
-                    typer.echo(f"{key:10} {value}")
+                    say(f"{key:10} {value}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.options import FILES, app
-from tiledsky.console import reporting
+from tiledsky.console import reporting, say
 from tiledsky.io.address import located
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
 from tiledsky.run.publish import upload
@@ -29,4 +29,4 @@ def publish(
             last=f"{RUN_FOLDER}/{SUCCESS}",
             told=lambda done, total: report.show("publish", done, total, f"files {done}/{total}"),
         )
-    typer.echo(f"{url}: {size / 1e6:.1f} MB")
+    say(f"{url}: {size / 1e6:.1f} MB")

@@ -20,7 +20,7 @@ from tiledsky.cli.options import (
     WeightOption,
     app,
 )
-from tiledsky.console import reporting
+from tiledsky.console import reporting, say
 from tiledsky.diagnostics import judge
 from tiledsky.diagnostics.injection import Injection
 from tiledsky.errors import ParameterError
@@ -55,8 +55,8 @@ def check(
         typer.echo(json.dumps(verdict, indent=1))
     else:
         for line in _table(verdict, reasons=reasons):
-            typer.echo(line)
-        typer.echo(f"{source}: {verdict['result']}")
+            say(line)
+        say(f"{source}: {verdict['result']}")
     if verdict["result"] == "fail" or (strict and verdict["result"] == "warn"):
         raise typer.Exit(NOT_GOOD)
 
@@ -79,11 +79,11 @@ def inject_sources(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
-    typer.echo(f"{'flux':>8}{'size':>7}{'n':>6}{'change':>12}{'error':>11}{'lost %':>9}{'error':>8}")
+    say(f"{'flux':>8}{'size':>7}{'n':>6}{'change':>12}{'error':>11}{'lost %':>9}{'error':>8}")
     for row in found["groups"]:
         change = f"{_number(row['change']):>12}{_number(row['change_error']):>11}"
         lost = [None if row[key] is None else 100 * row[key] for key in ("lost", "lost_error")]
-        typer.echo(f"{row['flux']:>8g}{row['size']:>7g}{row['n']:>6}{change}{_number(lost[0]):>9}{_number(lost[1]):>8}")
+        say(f"{row['flux']:>8g}{row['size']:>7g}{row['n']:>6}{change}{_number(lost[0]):>9}{_number(lost[1]):>8}")
 
 
 @app.command(rich_help_panel=LOOK)
@@ -130,7 +130,7 @@ def advise(
         typer.echo(json.dumps(found, indent=1))
         return
     for line in _ranking(found):
-        typer.echo(line)
+        say(line)
 
 
 def _ranking(found: dict[str, Any]) -> list[str]:

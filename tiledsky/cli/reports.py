@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.options import LOOK, app
+from tiledsky.console import say
 from tiledsky.errors import ParameterError
 from tiledsky.io.address import located
 from tiledsky.run.result import Run, open_run
@@ -29,14 +30,12 @@ def write_after(run: Run, *, wanted: bool = True) -> None:
             if wanted:
                 write_report(run, path)
             elif there is not None:
-                typer.echo(f"report: {path} was of an earlier run, and is removed")
+                say(f"report: {path} was of an earlier run, and is removed")
         if wanted:
-            typer.echo(f"report: {path}")
+            say(f"report: {path}")
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        typer.echo(
-            f"tiledsky: no report was written ({said}); the run is whole, try: tiledsky report {run.path}", err=True
-        )
+        say(f"tiledsky: no report was written ({said}); the run is whole, try: tiledsky report {run.path}", err=True)
 
 
 @app.command("report", rich_help_panel=LOOK)
@@ -53,11 +52,11 @@ def report_of(
     from tiledsky.report import save_figures, write_report
 
     run = open_run(source)
-    typer.echo(str(write_report(run, out)))
+    say(str(write_report(run, out)))
     for kind, folder in (("png", png), ("pdf", pdf)):
         if folder is not None:
             paths = save_figures(run, folder, kind=kind)
-            typer.echo(f"{folder}: {len(paths)} figures ({', '.join(path.name for path in paths)})")
+            say(f"{folder}: {len(paths)} figures ({', '.join(path.name for path in paths)})")
 
 
 @app.command("compare", rich_help_panel=LOOK)
@@ -73,7 +72,7 @@ def compare_runs(
     """Set several runs of one image side by side on one page: verdicts, residuals, noise against scale."""
     from tiledsky.report import write_comparison
 
-    typer.echo(str(write_comparison([open_run(path) for path in runs], out, truth=truth)))
+    say(str(write_comparison([open_run(path) for path in runs], out, truth=truth)))
 
 
 @app.command("view", rich_help_panel=LOOK)
@@ -90,7 +89,7 @@ def view_run(
     run = open_run(source)
 
     def ready(address: str) -> None:
-        typer.echo(address)
+        say(address)
         if browser:
             import webbrowser
 

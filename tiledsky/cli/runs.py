@@ -22,7 +22,7 @@ from tiledsky.cli.options import (
     app,
 )
 from tiledsky.cli.reports import write_after
-from tiledsky.console import reporting
+from tiledsky.console import reporting, say
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.address import located
 from tiledsky.io.source import InputOptions
@@ -30,7 +30,7 @@ from tiledsky.run.cluster import parse_memory
 from tiledsky.run.clusterfile import ClusterFile, load_cluster
 from tiledsky.run.crew import TASK_TIMEOUT
 from tiledsky.run.forecast import describe
-from tiledsky.run.jobs import cluster_client, reported
+from tiledsky.run.jobs import check_report, cluster_client, reported
 from tiledsky.run.result import open_run
 from tiledsky.run.runner import planned, prepare
 from tiledsky.run.submit import FINISH
@@ -62,7 +62,11 @@ def plan_of(
     made = planned(recipe, source, tile_size=tile_size, **planes, **limits)
     made.check_fits(**limits)
     report = describe(made.recipe, made.plan, made.source, workers=workers, **limits)
-    typer.echo(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.text()))
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=1))
+        return
+    for line in report.text():
+        say(line)
 
 
 @app.command()
@@ -122,6 +126,7 @@ def run(
         if stage == FINISH:
             write_after(open_run(out), wanted=report_too)
         return
+    check_report(performance_report)
     config = _cluster(cluster, scheduler, workers=workers, threads=threads, memory=memory_limit, dashboard=dashboard)
     with reporting(goes_on=True) as report:
         # of another scheduler the workers say themselves what they have
@@ -141,10 +146,8 @@ def run(
             )
     ny, nx = result.plan.shape
     peak = result.provenance["peak_worker_memory"] / 1e6
-    typer.echo(
-        f"{out}: {ny} x {nx} px, {result.recipe.name}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB a worker"
-    )
-    typer.echo(f"planes: {', '.join(result.planes)}")
+    say(f"{out}: {ny} x {nx} px, {result.recipe.name}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB a worker")
+    say(f"planes: {', '.join(result.planes)}")
     write_after(result, wanted=report_too)
 
 
@@ -180,11 +183,11 @@ def verify_run(
         typer.echo(json.dumps({"run": str(source), "level": level, "faults": [f.to_json() for f in faults]}, indent=1))
     else:
         for fault in faults:
-            typer.echo(str(fault))
+            say(str(fault))
         tiles = len({(f.stage, f.index) for f in faults if f.stage is not None})
         files = sum(f.stage is None for f in faults)
         found = f"{tiles} tiles and {files} files of metadata damaged" if faults else "nothing is damaged"
-        typer.echo(f"{source}: {found} (level {level})")
+        say(f"{source}: {found} (level {level})")
     if faults:
-        typer.echo("the command that made the run makes anew just what is damaged", err=True)
+        say("the command that made the run makes anew just what is damaged", err=True)
         raise typer.Exit(RunError.exit_code)

@@ -20,6 +20,7 @@ from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.fitscards import quiet
 from tiledsky.io.fitsheader import describing_cards
 from tiledsky.io.fitsscan import BLOCK
+from tiledsky.io.targets import check_target_file
 
 _ROW_BLOCK = 16 << 20
 # numpy type -> BITPIX, and the BZERO that turns the signed integers of FITS into it
@@ -200,6 +201,7 @@ def new_fits(
             for image in images:
                 image.check()
             os.fsync(file.fileno())
+        check_target_file(target)
         if not overwrite and target.exists():
             raise ParameterError(f"{target}: appeared while it was written; remove it, or give --overwrite")
         os.replace(temporary, target)
@@ -249,6 +251,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise ParameterError(f"{target}: its directory does not exist, so nothing can be written; create it first")
     if target.is_dir():
         raise ParameterError(f"{target}: is a directory; name a file in it")
+    check_target_file(target)
     if target.exists() and not overwrite:
         raise ParameterError(f"{target}: exists and would be lost; name another file, or give --overwrite")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from datetime import timedelta
 from functools import lru_cache
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: How addresses begin.
 SCHEMES = ("s3", "gs", "az", "https", "http")
+#: How anything begins that is meant as an address: with any scheme; with one slash, which is what a path makes of two.
+_START = re.compile(r"\s*(?:([A-Za-z][A-Za-z0-9+.-]*)://|(s3|gs|az|https?|ftp):[/\\])", re.IGNORECASE)
 #: Hosts that may be talked to without encryption.
 _HERE = ("127.0.0.1", "localhost", "::1")
 #: Requests that fail in a way that may pass are repeated for this long. A wait is drawn from between the first and
@@ -36,9 +39,29 @@ _TIMEOUT = timedelta(seconds=60)
 
 
 def is_url(where: str | os.PathLike[str]) -> bool:
-    """Whether this is an address, not a path."""
-    scheme, separator, _ = os.fspath(where).partition("://")
-    return bool(separator) and scheme.lower() in SCHEMES
+    """Whether this is an address, be it one that is not served or broken, not a path."""
+    return _START.match(os.fspath(where)) is not None
+
+
+def keeps_no_secret(text: str) -> None:
+    """Refuse a word with an address that may hold a password, whole or broken, without saying more of it.
+
+    Raises
+    ------
+    InputError
+    """
+    start = _START.search(text)
+    if start is None:
+        return
+    rest = text[start.end() :]
+    host, _, path = rest.partition("/")
+    _, colon, port = host.partition(":")
+    broken = bool(colon) and not port.isdecimal() and not host.startswith("[")
+    if "@" in host or broken or (colon and "@" in path) or set("?#\\") & set(rest):
+        raise InputError(
+            f"{start[1] or start[2]}://...: an address has no password, no '?' and no '#', which would be written "
+            "where others read it; put keys in the environment"
+        )
 
 
 def checked(url: str) -> str:
@@ -47,15 +70,18 @@ def checked(url: str) -> str:
     Raises
     ------
     InputError
-        Passwords in it, ``..``, no host, or not encrypted and of another machine.
+        Passwords in it, another scheme, ``..``, no host, or not encrypted and of another machine.
     """
+    keeps_no_secret(url)
+    scheme = url.partition(":")[0].strip()
     try:
         parts = urlsplit(url)
-        host, user = parts.hostname, parts.username
-    except ValueError as error:
-        raise InputError(f"{url} is no address ({error}); give one like s3://bucket/mosaic.zarr") from None
-    if user is not None or parts.query or parts.fragment:
-        raise InputError(f"{parts.scheme}://{host}: an address has no password and no '?'; put keys in the environment")
+        host, _ = parts.hostname, parts.port
+    except ValueError:  # which says all of it
+        raise InputError(f"{scheme}://... is no address; give one like s3://bucket/mosaic.zarr") from None
+    if parts.scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES[:-1])
+        raise InputError(f"{url} is neither a path nor an address that is served; give one of {known}")
     if not host:
         raise InputError(f"{url} names no bucket or host; give one like s3://bucket/mosaic.zarr")
     if ".." in parts.path.split("/"):

@@ -22,7 +22,7 @@ from tiledsky.io.fits import FITS_ENDINGS, FitsImage, FitsRef, open_image, split
 from tiledsky.io.fitscards import quiet
 from tiledsky.io.fitsplane import parse_header as parse_header
 from tiledsky.io.regions import SUFFIXES, RegionMask, RegionRef, open_regions
-from tiledsky.io.remote import as_system, is_outage, is_url, unreachable
+from tiledsky.io.remote import as_system, checked, is_outage, is_url, unreachable
 from tiledsky.io.zarrvalues import PackedArray, image_of
 
 if TYPE_CHECKING:
@@ -229,6 +229,10 @@ def open_source(
         if where is None:
             continue
         if option.endswith("mask") and Path(where).suffix.lower() in SUFFIXES:
+            if is_url(where):
+                raise InputError(
+                    f"{checked(os.fspath(where))}: region files are read from folders alone; copy it there"
+                )
             ref = open_regions(where, shape=shape, header=header)
             opened = Opened(SourcePlane(None, None, shape, RegionMask.dtype.name, ref.identity, ref))
         else:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.plain import figure_label
 from tiledsky.report.colors import LINES, MARKERS
 from tiledsky.report.facts import number
 from tiledsky.run.result import Run
@@ -96,7 +97,9 @@ def _bias(axes: Any, diagnostics: dict[str, Any], key: str, line: str, label: st
             continue
         k = _GROUPS.index(group["name"]) if group["name"] in _GROUPS else len(drawn)
         x = _numbers(binned["lower"]) * 1.04**k  # beside each other, not on top
-        _points(axes, x, _numbers(binned["bias"]), _numbers(binned.get("error")), k, group["name"], line=False)
+        _points(
+            axes, x, _numbers(binned["bias"]), _numbers(binned.get("error")), k, figure_label(group["name"]), line=False
+        )
         fit = group.get(line) or {}
         drawn.append(f"{group['name']}: {number(group.get('bias'), group.get('error'))}")
         if fit.get("slope") is not None:
@@ -134,7 +137,7 @@ def masked_bias(axes: Any, run: Run, diagnostics: dict[str, Any]) -> Told:
     bias, error = (_numbers([g.get(key) for g in groups]) for key in ("bias", "error"))
     axes.axvline(0, color="black", linewidth=1)
     axes.errorbar(bias, places, xerr=np.nan_to_num(error), fmt="o", color=LINES[0], capsize=3, linewidth=1.4)
-    axes.set_yticks(places, [g["name"] for g in groups])
+    axes.set_yticks(places, [figure_label(g["name"]) for g in groups])
     axes.set(xlabel="background − what the sky around predicts", title="Bias under the mask")
     axes.set_ylim(-0.6, len(groups) - 0.4)
     axes.locator_params(axis="x", nbins=4)
@@ -221,7 +224,7 @@ def scales(axes: Any, labels: list[str], measured: list[dict[str, Any]]) -> Told
         found = _measure(diagnostics, "scale")
         if found.get("widths"):
             widths, ratio = _numbers(found["widths"]), _numbers(found["ratio"])
-            _points(axes, widths * 1.03**k, ratio, _numbers(found.get("ratio_error")), k, label)
+            _points(axes, widths * 1.03**k, ratio, _numbers(found.get("ratio_error")), k, figure_label(label))
             drawn.append(f"{label} {number(ratio[-1])}")
     if not drawn:
         return None
@@ -250,7 +253,7 @@ def biases(axes: Any, labels: list[str], measured: list[dict[str, Any]]) -> Told
     if not drawn:
         return None
     axes.axvline(0, color="black", linewidth=1)
-    axes.set_yticks(range(len(labels), 0, -1), labels)
+    axes.set_yticks(range(len(labels), 0, -1), [figure_label(label) for label in labels])
     axes.set(xlabel="background − what the sky around predicts", title="Bias under the mask")
     axes.set_ylim(0.4, len(labels) + 0.6)
     axes.locator_params(axis="x", nbins=5)

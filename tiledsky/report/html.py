@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,15 @@ from tiledsky.io.address import is_address, located
 from tiledsky.io.files import write_bytes
 from tiledsky.io.inside import read_inside
 from tiledsky.io.store import RUN_FOLDER
+from tiledsky.io.targets import check_target_file
 from tiledsky.report import facts, figures, panels
 from tiledsky.run.result import Run, open_run
 
 FORMATS = ("png", "pdf")
 #: Line of a page that says which run it is of: times of files change with clocks and copies.
 _IMPRINT = re.compile(rb'<meta name="tiledsky-run" content="([0-9a-f]{32})">')
+#: Who wrote a file, in every one; only such files are replaced unasked.
+NAME, MARK = "tiledsky", b"tiledsky"
 #: What the page is allowed to do: run its own scripts and show its own pictures; no request at all.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -94,6 +98,8 @@ def imprint(run: Run) -> str:
 
 def imprint_of(page: Path) -> str | None:
     """Return the `imprint` of a page; None of one that is not there, or that no run wrote."""
+    if not is_address(page) and (page.is_symlink() or not page.is_file()):
+        return None
     try:
         with page.open("rb") as file:
             found = _IMPRINT.search(file.read(1 << 12))
@@ -103,13 +109,14 @@ def imprint_of(page: Path) -> str | None:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a file in a folder that is not there, or that is a folder itself."""
+    """Refuse a page in a folder that is not there, or in the place of anything but a page of tiledsky."""
     if is_address(path):
         return
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; make it or change --out")
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file to write with --out")
+    check_target_file(path, mark=MARK)
 
 
 def report_html(run: Run) -> str:
@@ -188,9 +195,10 @@ def _bytes(drawn: figures.Drawn, kind: str) -> bytes:
     from matplotlib import rc_context
 
     file = io.BytesIO()
-    fresh = {"Date": None} if kind == "svg" else {"CreationDate": None} if kind == "pdf" else None
-    with rc_context(figures.STYLE):
-        drawn.figure.savefig(file, format=kind, metadata=fresh)
+    made = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "Producer": NAME}, "png": {"Software": NAME}}
+    with rc_context(figures.STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font does not have
+        drawn.figure.savefig(file, format=kind, metadata=made[kind])
     return file.getvalue()
 
 
@@ -220,6 +228,7 @@ def save_figures(run: Run | str | os.PathLike[str], folder: str | os.PathLike[st
     paths = []
     for drawn in figures.figures_of(opened):
         path = Path(folder) / f"{drawn.name}.{kind}"
+        check_target_file(path, mark=MARK)
         write_bytes(path, _bytes(drawn, kind))
         paths.append(path)
     return paths

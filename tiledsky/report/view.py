@@ -9,12 +9,14 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import numpy as np
 
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair, Region
+from tiledsky.plain import spelled
 from tiledsky.report.colors import NO_DATA, palette
 from tiledsky.report.panels import CELLS as SHOWN
 from tiledsky.report.panels import NAMES, Panel, frame, linked_ranges, make_panels
@@ -77,10 +79,10 @@ def fill(document: Any, run: Run) -> None:
     panels = make_panels(run, NAMES)
     views = [_View(run, panel, x_range, y_range) for panel in panels]
     ny, nx = run.plan.shape
-    told = Div(text=_words(run, views[0].window), sizing_mode="stretch_width", name="told")
+    told = Div(text=_words(run, views[0].window), disable_math=True, sizing_mode="stretch_width", name="told")
     plots = [view.plot for view in views]
     grid = gridplot(plots, ncols=3, merge_tools=False, toolbar_location=None, sizing_mode="stretch_width")
-    document.title = f"{run.path.name} · tiledsky"
+    document.title = f"{spelled(run.path.name)} · tiledsky"
     waiting: list[Any] = []
 
     def look() -> None:
@@ -115,9 +117,10 @@ def _words(run: Run, window: Window) -> str:
     ny, nx = run.plan.shape
     y0, y1, x0, x1 = window.region
     cell = "every pixel is shown" if window.size == 1 else f"a cell is the mean of {window.size} × {window.size} px"
+    what = f"<b>{escape(spelled(run.path.name))}</b>: {escape(run.recipe.name)} on {ny} × {nx} px"
     return (
-        f"<b>{run.path.name}</b>: {run.recipe.name} on {ny} × {nx} px. Rows {y0} to {y1 - 1}, columns {x0} to {x1 - 1}"
-        f"; {cell}. Drag to pan, wheel to zoom; all panels move together."
+        f"{what}. Rows {y0} to {y1 - 1}, columns {x0} to {x1 - 1}; {cell}. "
+        "Drag to pan, wheel to zoom; all panels move together."
     )
 
 

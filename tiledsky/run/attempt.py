@@ -24,6 +24,7 @@ from tiledsky.geometry import Pair
 from tiledsky.io.address import located
 from tiledsky.io.files import write_bytes
 from tiledsky.io.store import RUN_FOLDER
+from tiledsky.plain import without_secrets
 from tiledsky.run.leases import place
 from tiledsky.run.locks import working
 from tiledsky.run.stages import execute
@@ -73,8 +74,8 @@ class Failure:
         may_pass = bool(system) and isinstance(error, OSError | errors.RunError)
         return cls(
             type(error).__name__,
-            str(error),
-            "".join(traceback.format_exception(error)),
+            without_secrets(str(error)),
+            without_secrets("".join(traceback.format_exception(error))),
             worker or place(),
             transient=may_pass and numbers.isdisjoint(_LASTING),
             hopeless=not numbers.isdisjoint(_HOPELESS),

@@ -122,8 +122,7 @@ def estimate(
         sky = _sky(recipe, opened, header, rows, stack)
         arrays = [getattr(sky, name) for name in planes]
         images = [Plane(name.upper(), opened.shape, array.dtype) for name, array in zip(planes, arrays, strict=True)]
-        name = Path(source).name.partition("?")[0]  # what follows in an address may be a key to it
-        history = [f"tiledsky {tiledsky.__version__}: recipe {recipe.name}, estimate of {name}"]
+        history = [f"tiledsky {tiledsky.__version__}: recipe {recipe.name}, estimate of {Path(source).name}"]
         header = result_header(header, fill_of(recipe, opened.planes))
         options = {"header": header, "history": history, "overwrite": overwrite}
         _write(arrays, stack.enter_context(new_fits(target, images, **options)), threads, progress)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,13 @@ from tiledsky.io.files import write_bytes
 from tiledsky.io.shards import write_object
 from tiledsky.io.source import HEADER, read_plane
 from tiledsky.io.store import create_plane, write_json
+from tiledsky.io.zarrcheck import open_zarr
+from tiledsky.run.export import new_store
 from tiledsky.run.result import Run
 from tiledsky.run.runner import run as run_recipe
+
+#: Attribute of an image with sources: of which run, and which sources.
+_WHOSE = "tiledsky_injected"
 
 
 def inject(
@@ -37,7 +44,8 @@ def inject(
     before : Run
         Finished, its input where it was (or copied into its store, as FITS files are).
     out : path
-        Folder of the new run; the image with the sources is in the folder with ``-input`` before its ending.
+        Folder of the new run; the image with the sources is in the folder with ``-input`` before its ending. What
+        stands there is never replaced; the same call goes on with what it made.
     injection : Injection, optional
     client : distributed.Client, optional
     progress : callable, optional
@@ -50,6 +58,8 @@ def inject(
 
     Raises
     ------
+    ParameterError
+        Something else stands where the image with the sources would be.
     RunError
         The run has no noise to put sources in proportion to.
 
@@ -65,7 +75,12 @@ def inject(
     sources["flux"] *= noise
     path = Path(out)
     copied = path.with_name(f"{path.stem}-input{path.suffix or '.zarr'}")
-    _copy(before, copied, sources)
+    whose = {"run_id": before.run_id, **asdict(injection)}
+    if not _is_made(copied, whose):
+        with new_store(copied) as group:
+            _copy(before, group, sources)
+            group.attrs[_WHOSE] = whose
+    write_bytes(copied / "sources.csv", _table(sources).encode())
     tile = before.plan.tile_size
     after = run_recipe(before.recipe, copied, path, client=client, tile_size=tile, progress=progress)
     rows = changes(sources, before.plane("background"), after.plane("background"))
@@ -74,13 +89,20 @@ def inject(
     return found
 
 
-def _copy(before: Run, path: Path, sources: NDArray[np.void]) -> None:
+def _is_made(path: Path, whose: dict[str, Any]) -> bool:
+    """Whether an earlier call made this image; the run on it then goes on where that ended."""
+    if not (path / "zarr.json").is_file():
+        return False
+    found = open_zarr(path)
+    return isinstance(found, zarr.Group) and found.attrs.get(_WHOSE) == json.loads(json.dumps(whose))
+
+
+def _copy(before: Run, group: zarr.Group, sources: NDArray[np.void]) -> None:
     """Write the planes of the input, the image with the sources, a tile at a time."""
     planes = before.store.source()
     stored = any(stage.kind == "ingest" for stage in before.plan.stages)
     opened = {name: before.plane(name) if stored else plane.open() for name, plane in planes.items()}
     output = before.plan.stage("output")
-    group = zarr.open_group(str(path), mode="w")
     group.attrs[HEADER] = before.store.header
     for name, plane in opened.items():
         science = name == "science"
@@ -93,7 +115,6 @@ def _copy(before: Run, path: Path, sources: NDArray[np.void]) -> None:
             pixels = read_plane(plane, region)
             pixels = pixels + light(sources, region).astype(dtype) if science else pixels
             write_object(array, region, pixels)
-    write_bytes(path / "sources.csv", _table(sources).encode())
 
 
 def _table(sources: NDArray[np.void]) -> str:

@@ -22,6 +22,7 @@ import dask
 import psutil
 
 from tiledsky.errors import ParameterError, RunError
+from tiledsky.io.targets import check_target_file
 from tiledsky.run.cluster import local_client, parse_memory, scheduler_client, worker_environment
 from tiledsky.run.clusterfile import ClusterFile
 from tiledsky.run.stop import held
@@ -73,20 +74,26 @@ def cluster_client(config: ClusterFile, *, insecure: bool = False) -> Iterator[A
         yield client
 
 
-@contextmanager
-def reported(file: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Write Dask's report of what its workers did in this block, a page that needs no network; None: no report.
+def check_report(file: str | os.PathLike[str] | None) -> None:
+    """Refuse the name of a report (see `reported`) before anything is started.
 
     Raises
     ------
     ParameterError
-        Its folder is not there.
+        Its folder is not there; something else than an earlier report stands there.
     """
+    if file is not None and not Path(file).absolute().parent.is_dir():
+        raise ParameterError(f"performance report {file}: its folder is not there; make it or change the path")
+    if file is not None:
+        check_target_file(Path(file), mark=b"Dask Performance Report")
+
+
+@contextmanager
+def reported(file: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Write Dask's report of what its workers did in this block, a page that needs no network; None: no report."""
     if file is None:
         yield
         return
-    if not Path(file).absolute().parent.is_dir():
-        raise ParameterError(f"performance report {file}: its folder is not there; make it or change the path")
     from distributed import performance_report
 
     with performance_report(filename=os.fspath(file), mode="inline"):

@@ -213,8 +213,20 @@ class RunStore:
         for plane in self.source.planes.values():
             if is_inside(plane.path, root):
                 raise ParameterError(f"the input lies in {root}, which would be overwritten; change --out")
+        if (restart or not known) and not is_address(root):
+            self._check_all_is_made()
         if not restart and known:
             self._check_identity()
+
+    def _check_all_is_made(self) -> None:
+        """Refuse to throw away what no run made."""
+        known = {path.partition("/")[0] for path in self.layout.zarr_files("")} | {RUN_FOLDER}
+        for path in sorted(self.root.iterdir()):
+            made = path.name in known or is_temporary(path.name) or (path / "zarr.json").is_file()
+            if not made and not (path / "c").is_dir():
+                raise RunError(
+                    f"{self.root} holds {path.name}, which no run made, and would lose it; move it, or change --out"
+                )
 
     def _check_identity(self) -> None:
         before = read_identity(self.root)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.address import is_address
+from tiledsky.io.targets import check_target_file
 from tiledsky.run.cluster import worker_environment
 from tiledsky.run.clusterfile import ClusterFile
 from tiledsky.run.storage import RunStore
@@ -119,6 +120,7 @@ def write_scripts(jobs: list[ArrayJob], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{job.name}.sh" for job in jobs]
     for job, file in zip(jobs, files, strict=True):
+        check_target_file(file)
         file.write_text(job.script)
     return files
 
