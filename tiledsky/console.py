@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
@@ -20,11 +19,6 @@ if TYPE_CHECKING:
 
 #: Seconds between the lines of progress where there is no terminal.
 _INTERVAL = 5.0
-
-
-def say(text: object, *, err: bool = False) -> None:
-    """Print one line; names in it cannot make it two, or colour what follows."""
-    typer.echo(plain(text), err=err)
 
 
 class Reporter:

@@ -244,5 +244,7 @@ def test_addresses_that_are_refused(url: str, message: str) -> None:
 
 
 def test_what_is_an_address() -> None:
-    assert all(map(remote.is_url, ("s3://b/k", "gs://b/k", "az://b/k", "https://h/k", "S3://b/k")))
-    assert not any(map(remote.is_url, ("a/b.zarr", "/a/b", "file.fits:SCI", "C:/x", "tcp://h:1", Path("a"))))
+    assert all(
+        map(remote.is_url, ("s3://b/k", "gs://b/k", "az://b/k", "https://h/k", "S3://b/k", "tcp://h:1", "s3:/b/k"))
+    )
+    assert not any(map(remote.is_url, ("a/b.zarr", "/a/b", "file.fits:SCI", "C:/x", Path("a"))))

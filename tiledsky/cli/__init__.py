@@ -19,7 +19,8 @@ import typer
 
 import tiledsky
 from tiledsky.cli.options import app as _app
-from tiledsky.console import Ended, say
+from tiledsky.cli.options import say
+from tiledsky.console import Ended
 from tiledsky.errors import RunError, TiledSkyError
 from tiledsky.io.remote import keeps_no_secret
 

@@ -18,8 +18,9 @@ from tiledsky.cli.options import (
     UserMaskOption,
     WeightOption,
     app,
+    say,
 )
-from tiledsky.console import reporting, say
+from tiledsky.console import reporting
 from tiledsky.errors import RunError
 from tiledsky.io.address import located
 from tiledsky.io.source import InputOptions

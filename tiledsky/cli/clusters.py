@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tiledsky.cli.options import BATCH, app
-from tiledsky.console import reporting, say
+from tiledsky.cli.options import BATCH, app, say
+from tiledsky.console import reporting
 from tiledsky.errors import ParameterError
 from tiledsky.run.clustercheck import SAME, check_cluster
 from tiledsky.run.clusterfile import QUEUES, load_cluster

@@ -19,8 +19,9 @@ from tiledsky.cli.options import (
     WeightOption,
     app,
     names_of,
+    say,
 )
-from tiledsky.console import reporting, say
+from tiledsky.console import reporting
 from tiledsky.io.source import InputOptions
 from tiledsky.run.direct import estimate as estimate_file
 from tiledsky.run.highwater import keep_freed, process_peak

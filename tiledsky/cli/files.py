@@ -19,8 +19,9 @@ from tiledsky.cli.options import (
     WeightOption,
     app,
     names_of,
+    say,
 )
-from tiledsky.console import reporting, say
+from tiledsky.console import reporting
 from tiledsky.errors import ParameterError
 from tiledsky.io.address import located
 from tiledsky.io.fits import image_hdus, open_image, split_hdu

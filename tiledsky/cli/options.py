@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from tiledsky.plain import plain
+
 #: Headings of the list of commands; those without one come first.
 LOOK, FILES, BATCH = "How good it is", "Files", "Queues and clusters"
 
@@ -48,3 +50,8 @@ UserMaskOption = Annotated[
 def names_of(text: str) -> list[str]:
     """Names that are separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print one line; names in it cannot make it two, or colour what follows."""
+    typer.echo(plain(text), err=err)

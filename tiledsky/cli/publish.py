@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tiledsky.cli.options import FILES, app
-from tiledsky.console import reporting, say
+from tiledsky.cli.options import FILES, app, say
+from tiledsky.console import reporting
 from tiledsky.io.address import located
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
 from tiledsky.run.publish import upload

@@ -19,8 +19,9 @@ from tiledsky.cli.options import (
     UserMaskOption,
     WeightOption,
     app,
+    say,
 )
-from tiledsky.console import reporting, say
+from tiledsky.console import reporting
 from tiledsky.diagnostics import judge
 from tiledsky.diagnostics.injection import Injection
 from tiledsky.errors import ParameterError

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tiledsky.cli.options import LOOK, app
-from tiledsky.console import say
+from tiledsky.cli.options import LOOK, app, say
 from tiledsky.errors import ParameterError
 from tiledsky.io.address import located
 from tiledsky.run.result import Run, open_run

@@ -20,9 +20,10 @@ from tiledsky.cli.options import (
     UserMaskOption,
     WeightOption,
     app,
+    say,
 )
 from tiledsky.cli.reports import write_after
-from tiledsky.console import reporting, say
+from tiledsky.console import reporting
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.address import located
 from tiledsky.io.source import InputOptions
