@@ -1,9 +1,11 @@
 """Objects of planes on this machine's disk, encoded and decoded at once: the bytes are those that Zarr writes.
 
-Zarr 3.1 hands every inner chunk to a thread and back, which takes twice as long as compressing it
+Zarr hands every inner chunk to a thread and back, which takes twice as long as compressing it
 (https://github.com/zarr-developers/zarr-python/issues/4293); here a whole object is made in the thread that asks. Only
-arrays as `tiledsky.io.store.create_plane` makes them, in folders; all others are Zarr's business. To be dropped once
-Zarr's synchronous pipeline is its default (https://github.com/zarr-developers/zarr-python/pull/3885).
+arrays as `tiledsky.io.store.create_plane` makes them, in folders; all others are Zarr's business. Zarr 3.3 has a
+synchronous pipeline, off by default; an object of 1920 x 1920 float32 takes 22 ms of CPU to write with it and 13 to
+read (here 18 and 9, with the default 33 and 23), the halo of a neighbour 2.7 (1.1, 3.7). To be dropped once that
+pipeline is the default of the oldest Zarr that is supported.
 """
 
 from __future__ import annotations
