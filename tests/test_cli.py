@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +250,14 @@ def test_recipes(call: Call, tmp_path: Path) -> None:
 
 
 def test_version_and_help(call: Call) -> None:
-    assert call("--version") == (0, f"tiledsky {tiledsky.__version__}\n", "")
+    code, out, err = call("--version")
+    assert (code, err) == (0, "")
+    first, second = out.splitlines()
+    assert first == f"tiledsky {tiledsky.__version__}"
+    said = dict(part.split() for part in second.removeprefix("with ").split(", "))
+    assert said.pop("python") == platform.python_version()
+    assert {"numpy", "scipy", "numba", "llvmlite", "astropy", "photutils", "zarr", "dask"} <= said.keys()
+    assert said == {name: metadata.version(name) for name in said}
     code, out, err = call("--help")
     assert (code, err) == (0, "")
     assert all(name in out for name in ("simulate", "ingest", "run", "export", "recipes", "info"))

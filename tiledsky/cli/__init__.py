@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import tiledsky
 from tiledsky.cli.options import app as _app
 from tiledsky.cli.options import say
 from tiledsky.console import Ended
@@ -44,6 +43,8 @@ _MODULES = {
 
 def _load(words: Sequence[str]) -> None:
     """Import the module of the command that ``words`` begin with, or all: most take seconds, and are not needed."""
+    if words and words[0] == "--version":
+        return
     chosen = [module for module, names in _MODULES.items() if words and words[0] in names]
     modules = [f"tiledsky.cli.{module}" for module in chosen or _MODULES]
     if all(module in sys.modules for module in modules):
@@ -67,14 +68,19 @@ def __getattr__(name: str) -> Any:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tiledsky {tiledsky.__version__}")
+        from tiledsky.run.versions import versions
+
+        own, *others = versions().items()
+        typer.echo(" ".join(own))
+        typer.echo(f"with {', '.join(map(' '.join, others))}")
         raise typer.Exit
 
 
 @_app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print what a result depends on."),
     ] = False,
 ) -> None:
     """Estimate and subtract the sky background of astronomical mosaics of any size."""
