@@ -451,6 +451,8 @@ def test_measures_leave_masked_pixels_out() -> None:
     )
     with pytest.raises(InputError, match="mask is of type float32, which has no bits"):
         measure(DEFECT, sky, NOISE)
+    with pytest.raises(InputError, match="mask holds 256, more than the eight bits"):  # the uint8 of it is 0
+        measure(DEFECT, sky, HIDDEN * 256)
 
 
 def test_inputs_are_not_changed() -> None:

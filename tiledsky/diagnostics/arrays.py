@@ -141,6 +141,8 @@ def _pixels(image: Image, planes: dict[str, Image | None], region: Region, noise
     weight, error, mask, rms = read("weight"), read("error"), read("mask"), read("rms")
     bits = base_mask(science, weight=weight, error=error)
     if mask is not None:
+        if mask.size and not 0 <= int(mask.max()) < 256:
+            raise InputError(f"mask holds {mask.max()}, more than the eight bits of a mask plane; pass mask != 0")
         bits |= mask.astype(np.uint8) << 1 if mask.dtype == np.bool_ else mask.astype(np.uint8)
     return Pixels(
         science=science,
