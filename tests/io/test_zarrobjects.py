@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,24 @@ def test_what_was_ingested_is_whole(tmp_path: Path, told: Any) -> None:
     del array.attrs["tiledsky_whole"]  # as the error says, of what was meant to go
     open_source(tmp_path / "a.zarr")
     assert ["1 of 4 objects are missing" in line for line in told()] == [True]
+
+
+@pytest.mark.parametrize("fmt", [2, 3])
+def test_planes_that_a_group_once_had(tmp_path: Path, fmt: Any) -> None:
+    """By the copy of the metadata that xarray and others keep in a group."""
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=fmt)
+    for name in ("science", "weight", "x"):
+        group.create_array(name, data=PIXELS, chunks=(20, 25))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of format 3: no part of the standard yet
+        zarr.consolidate_metadata(str(tmp_path / "a.zarr"))
+    assert list(open_source(tmp_path / "a.zarr").planes) == ["science", "weight"]
+    shutil.rmtree(tmp_path / "a.zarr" / "x")
+    assert list(open_source(tmp_path / "a.zarr").planes) == ["science", "weight"]
+    shutil.rmtree(tmp_path / "a.zarr" / "weight")
+    with pytest.raises(InputError, match=r"a\.zarr: its consolidated metadata name the plane weight, which is missing"):
+        open_source(tmp_path / "a.zarr")
+    assert list(open_source(tmp_path / "a.zarr", hdu="science").planes) == ["science"]
 
 
 def test_what_was_simulated_is_whole(tmp_path: Path) -> None:

@@ -45,6 +45,13 @@ class Fetched:
         os.close(handle)
         self.path = Path(name)
         self._remove = weakref.finalize(self, self.path.unlink, missing_ok=True)
+        try:
+            self._fetch(url, address)
+        except BaseException:  # the error holds this object, so that nothing would be removed while it is known
+            self._remove()
+            raise
+
+    def _fetch(self, url: str, address: Address) -> None:
         for tries in range(_TRIES):
             try:
                 self._copy(address)

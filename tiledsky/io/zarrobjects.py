@@ -9,6 +9,7 @@ has its place in the index, and the index a checksum.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -71,6 +72,21 @@ def look_at_objects(path: Path, array: Any) -> tuple[str, Missing | None]:
     for name, (size, tag) in sorted(listing.items()):
         digest.update(f"{name} {size} {tag}\n".encode())
     return digest.hexdigest(), _missing(path, array, listing)
+
+
+def consolidated_names(path: Path) -> set[str]:
+    """Names of what is right in a group by the copy of its members' metadata, if it keeps one."""
+    names: set[str] = set()
+    for file, keys in (("zarr.json", ("consolidated_metadata", "metadata")), (".zmetadata", ("metadata",))):
+        try:
+            found: Any = json.loads((path / file).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        if isinstance(found, dict):
+            names |= {name.partition("/")[0] for name in found}
+    return names
 
 
 def _missing(path: Path, array: Any, listing: dict[str, tuple[int, str]]) -> Missing | None:

@@ -14,7 +14,7 @@ from tiledsky.io.address import is_address
 from tiledsky.io.source import HEADER, MASK_BITS, ROLES, Opened, SourcePlane
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
 from tiledsky.io.zarrcheck import check_zarr_array, check_zarr_name, has_member, member_arrays, open_zarr
-from tiledsky.io.zarrobjects import WHOLE, Missing, look_at_objects
+from tiledsky.io.zarrobjects import WHOLE, Missing, consolidated_names, look_at_objects
 from tiledsky.io.zarrvalues import values_of
 
 _log = logging.getLogger(__name__)
@@ -84,6 +84,12 @@ def _check_planes(path: Path, group: zarr.Group) -> None:
             raise InputError(
                 f"{path}: the plane {plane} was written and is missing, so the image would be read without it; restore "
                 f"it or ingest again (if it was deleted on purpose, take it out of the attribute {WHOLE} of the group)"
+            )
+    for plane in consolidated_names(path) & ROLES.keys():
+        if not has_member(path, group, plane):
+            raise InputError(
+                f"{path}: its consolidated metadata name the plane {plane}, which is missing, so the image would be "
+                "read without it; restore it, or consolidate the metadata again"
             )
 
 
