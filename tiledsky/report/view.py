@@ -7,7 +7,6 @@ shows.
 from __future__ import annotations
 
 import signal
-import socket
 from collections.abc import Callable
 from html import escape
 from typing import Any
@@ -20,6 +19,7 @@ from tiledsky.plain import spelled
 from tiledsky.report.colors import NO_DATA, palette
 from tiledsky.report.panels import CELLS as SHOWN
 from tiledsky.report.panels import NAMES, Panel, frame, linked_ranges, make_panels
+from tiledsky.report.peers import guarded
 from tiledsky.run.result import Run
 from tiledsky.run.windows import Window, read_window
 
@@ -28,7 +28,7 @@ CELLS, _REST = 700, 120
 
 
 def serve(run: Run, *, port: int = 0, ready: Callable[[str], None] | None = None) -> None:
-    """Serve the page at 127.0.0.1 until the process is interrupted or told to end.
+    """Serve the page at 127.0.0.1 until the process is interrupted or told to end; to this user alone.
 
     Parameters
     ----------
@@ -45,29 +45,30 @@ def serve(run: Run, *, port: int = 0, ready: Callable[[str], None] | None = None
     """
     from bokeh.application import Application
     from bokeh.application.handlers import FunctionHandler
-    from bokeh.server.server import Server
+    from bokeh.server.server import BaseServer
+    from bokeh.server.tornado import BokehTornado
+    from tornado.httpserver import HTTPServer
+    from tornado.ioloop import IOLoop
+    from tornado.netutil import bind_sockets
 
-    application = Application(FunctionHandler(lambda document: fill(document, run)))
-    port = port or _free_port()
-    # pages of other servers may not talk to this one: it must know its own name beforehand
-    origins = [f"127.0.0.1:{port}"]
     try:
-        server = Server({"/": application}, port=port, address="127.0.0.1", allow_websocket_origin=origins)
+        sockets = bind_sockets(port, "127.0.0.1")
     except OSError as error:
         raise ParameterError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from None
+    host = f"127.0.0.1:{sockets[0].getsockname()[1]}"
+    application = Application(FunctionHandler(lambda document: fill(document, run)))
+    # pages of other servers may not talk to this one
+    pages = BokehTornado({"/": application}, extra_websocket_origins=[host])
+    listening = HTTPServer(guarded(pages, host))
+    listening.add_sockets(sockets)
+    server = BaseServer(IOLoop.current(), pages, listening)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.io_loop.add_callback_from_signal(server.io_loop.stop))
     server.start()
     if ready is not None:
-        server.io_loop.add_callback(ready, f"http://127.0.0.1:{server.port}/")
+        server.io_loop.add_callback(ready, f"http://{host}/")
     server.io_loop.start()
     server.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def fill(document: Any, run: Run) -> None:
