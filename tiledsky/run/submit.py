@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.address import is_address
+from tiledsky.io.files import write_bytes
 from tiledsky.io.targets import check_target_file
 from tiledsky.run.cluster import worker_environment
 from tiledsky.run.clusterfile import ClusterFile
@@ -121,7 +122,7 @@ def write_scripts(jobs: list[ArrayJob], folder: Path) -> list[Path]:
     files = [folder / f"{job.name}.sh" for job in jobs]
     for job, file in zip(jobs, files, strict=True):
         check_target_file(file)
-        file.write_text(job.script)
+        write_bytes(file, job.script.encode())
     return files
 
 
