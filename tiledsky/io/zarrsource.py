@@ -16,6 +16,7 @@ from tiledsky.io.store import RUN_FOLDER, SUCCESS
 from tiledsky.io.zarrcheck import check_zarr_array, check_zarr_name, has_member, member_arrays, open_zarr
 from tiledsky.io.zarrobjects import WHOLE, Missing, consolidated_names, look_at_objects
 from tiledsky.io.zarrvalues import values_of
+from tiledsky.plain import plain
 
 _log = logging.getLogger(__name__)
 #: Planes of bits, whose numbers are not changed.
@@ -65,7 +66,7 @@ def _member(path: Path, group: zarr.Group, name: str, inner: str | int | None) -
     if levels:
         if not (has_member(path, group, levels[0]) and isinstance(group[levels[0]], zarr.Array)):
             raise InputError(f"{path}: its multiscales name an array {levels[0]!r}, which is not there; restore it")
-        _log.warning(f"{path}: an OME-Zarr image of {len(levels)} levels; the first, {levels[0]!r}, is read")
+        _log.warning(plain(f"{path}: an OME-Zarr image of {len(levels)} levels; the first, {levels[0]!r}, is read"))
         return levels[0]
     web = str(path).startswith("http")  # the web has no lists
     if is_address(path):
@@ -126,7 +127,7 @@ def _told(path: Path, name: str) -> SourcePlane:
     """Look at an array, and say what of it will be read as fill value because it is not there."""
     plane, missing, fill = _look(path, flags=name in _FLAGS)
     if missing is not None:
-        _log.warning(f"{path}: {missing}; they are read as {fill}, the fill value of the array")
+        _log.warning(plain(f"{path}: {missing}; they are read as {fill}, the fill value of the array"))
     return plane
 
 
