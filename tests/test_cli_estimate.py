@@ -110,7 +110,7 @@ def test_bits_of_a_run_with_planes(tmp_path: Path) -> None:
 def test_bits_of_a_run_of_every_input(tmp_path: Path, kind: str) -> None:
     science = make_planes((150, 141))["science"]
     source = tmp_path / "image.fits"
-    whole = np.nan_to_num(science, posinf=0).clip(-30, 30)
+    whole = np.where(np.isfinite(science), science, np.roll(science, 60, axis=1)).clip(-30, 30)
     if kind == "zarr":
         assert_as_run(tmp_path, "sextractor", write_arrays(tmp_path, {"science": science})["source"])
         return

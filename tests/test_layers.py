@@ -26,6 +26,7 @@ LAYERS = [
         "images",
         "planes",
         "dq",
+        "nodata",
         "filters",
         "statistics",
         "reliability",

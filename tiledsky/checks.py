@@ -104,6 +104,17 @@ class Checks(Model):
     masked_fraction: Limit = _limit(
         0.8, 0.95, "share of the valid pixels that are masked: little sky is left to tell it"
     )
+    constant_pixels: Limit = _limit(
+        1e-4,
+        0.005,
+        "share of the valid pixels that have one value in patches and count as sky: it may mean no data, say so with "
+        "nodata",
+    )
+    no_noise: Limit = Field(
+        Limit(warn=0.9),
+        description="share of the blocks of 4 px without the ups and downs of noise: of an image without noise, a "
+        "simulation say, nothing in units of the noise can be told",
+    )
     narrow_fit: Limit = Field(
         Limit(warn=0.1),
         description="share of a fitted mesh at its narrowest bandwidth: boxes are too large for the sky, or extended "

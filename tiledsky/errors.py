@@ -37,6 +37,10 @@ class MaskTypeError(InputError, TypeError):
     """A mask whose values are not of bool; a TypeError too, as photutils raises it."""
 
 
+class InputWarning(UserWarning):
+    """Something about an input that can be used, but hardly as it is meant."""
+
+
 class RunError(TiledSkyError, RuntimeError):
     """A run that did not finish, or a run store that does not match what was asked."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,18 +11,22 @@ from typing import Any, Literal
 import numpy as np
 
 from tiledsky.dq import dq_bits
-from tiledsky.errors import InputError
+from tiledsky.errors import InputError, InputWarning
 from tiledsky.filters import ring_halo, ring_step_patch
 from tiledsky.images import Image, as_float, float_dtype, same_kind, taken_apart
 from tiledsky.masking import detection_image, search
 from tiledsky.mesh import array_box_statistics, finish, same_boxes, surfaces
+from tiledsky.nodata import AUTO, Look, checked, empty, look, places, without
 from tiledsky.overlap import Patch, blank, call, is_dask_array, map_patches
-from tiledsky.planes import SOURCES, base_mask, check_noise, noise_scale, uncovered
+from tiledsky.planes import SOURCES, base_mask, check_noise, noise_scale, roots, uncovered
 from tiledsky.recipe import Recipe
 from tiledsky.statistics import image_statistics
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep
 from tiledsky.surface import ceiling, sky_pixels
 from tiledsky.thresholds import clip_of, fill_value, noise_images
+
+#: Planes that tell what a number stands for: what they call invalid is not looked at for one that means no data.
+_OF_NODATA = ("weight", "error", "coverage")
 
 
 @dataclass
@@ -40,6 +45,8 @@ class Sky:
         Image minus background; NaN where the image is masked.
     meshes : dict of str to `tiledsky.mesh.Mesh`
         By step name; `dask.delayed.Delayed` for dask input.
+    nodata : float or None
+        The number that meant no data; of "auto" for dask input `dask.delayed.Delayed`.
     """
 
     background: Any
@@ -48,6 +55,7 @@ class Sky:
     mask: Any
     subtracted: Any
     meshes: dict[str, Any] = field(default_factory=dict)
+    nodata: Any = None
 
 
 def estimate_background(
@@ -56,10 +64,12 @@ def estimate_background(
     *,
     weight: Any = None,
     error: Any = None,
+    variance: Any = None,
     dq: Any = None,
     coverage: Any = None,
     mask: Any = None,
     source_mask: Any = None,
+    nodata: float | str | None = None,
     header: Mapping[str, Any] | None = None,
 ) -> Sky:
     """Estimate the sky of an image by a recipe.
@@ -76,6 +86,8 @@ def estimate_background(
     error : array, (ny, nx), optional
         Standard deviation. Pixels whose error is masked, not finite or not above 0 are invalid. Default: the
         uncertainty of an NDData, if there is no weight either.
+    variance : array, (ny, nx), optional
+        Instead of ``error``, which is its square root.
     dq : array of integers, (ny, nx), optional
         Pixels with any of the recipe's ``dq_flags`` (default: any bit) are invalid; a masked one has all bits.
     coverage : array, (ny, nx), optional
@@ -84,6 +96,11 @@ def estimate_background(
         Non-zero or masked = left out of all statistics; the sky is estimated there too.
     source_mask : array of uint8, (ny, nx), optional
         A mask plane made earlier, of this image or of another band: its sources (bits 1 to 6) are left out too.
+    nodata : float or "auto", optional
+        Pixels that are this number, in the type that the image is worked on in (float32 or float64), are as NaN, and
+        have the recipe's ``fill_value`` in the result. "auto": the number that a look at the image finds, if any, in
+        solid patches at the border or of at least 0.5% of the valid pixels (`tiledsky.nodata`); it is in
+        ``Sky.nodata``.
     header : mapping, optional
         FITS header: the instrument whose names ``dq_flags`` may use.
 
@@ -98,38 +115,80 @@ def estimate_background(
         A recipe that cannot work; no image; planes that differ in shape or unit; an image without a valid pixel (for
         dask arrays when computed).
 
+    Warns
+    -----
+    InputWarning
+        A number in solid patches counts as sky, and probably means no data (for dask arrays when computed).
+
     Notes
     -----
     Halo and memory: the largest of the steps', see the builders. A dask graph holds the pixels of a step until the next
     has used them; for images larger than memory use `tiledsky.run`, which keeps them on disk. Both give the same bits.
     """
-    recipe = Recipe.load(recipe).expanded()
     given = taken_apart(image)
     image = given.blanked()
-    image = image.astype(float_dtype(image.dtype)) if is_dask_array(image) else as_float(image)
-    beside = {
+    planes = {
         "weight": given.plane(weight, "weight", power=-2, factor=True),
-        "error": given.plane(error, "error", power=1) if error is not None or weight is not None else given.error(),
+        "error": _errors(given, error, variance, weight is not None),
         "dq": given.flags(dq),
         "coverage": given.plane(coverage, "coverage", power=None, fill=0),
         "user_mask": given.mask(mask),
         "source_mask": given.plane(source_mask, "source_mask", power=0, fill=int(SOURCES)),
     }
-    planes = {name: same_kind(plane, image) for name, plane in beside.items() if plane is not None}
+    sky, found = estimated(image, recipe, planes, nodata=nodata, header=header, told=True)
+    if isinstance(found, Look):
+        _warn(found, stacklevel=3)
+    return sky if given.unit is None else _in_unit(sky, given)
+
+
+def _errors(image: Image, error: Any, variance: Any, weighted: bool) -> Any:
+    """Return standard deviations: those given, of variances, or of an NDData if nothing else says how noisy it is."""
+    if variance is not None:
+        if error is not None:
+            raise InputError("error and variance both say how noisy a pixel is; give one of them")
+        plane = image.plane(variance, "variance", power=2)
+        return map_patches(_root_patch, plane, halo=(0, 0), dtype=float_dtype(plane.dtype), name="error")
+    return image.plane(error, "error", power=1) if error is not None or weighted else image.error()
+
+
+def estimated(
+    image: Any,
+    recipe: Recipe | str,
+    planes: Mapping[str, Any],
+    *,
+    nodata: float | str | None = None,
+    header: Mapping[str, Any] | None = None,
+    told: bool = False,
+) -> tuple[Sky, Any]:
+    """Return what `estimate_background` does, and with ``told`` a `Look` at the image (lazy for a dask array).
+
+    ``image`` and ``planes``, by their names in `tiledsky.planes.base_mask`, are plain numpy or dask arrays of one grid;
+    warnings are those of lazy looks alone.
+    """
+    recipe = Recipe.load(recipe).expanded()
+    image = image.astype(float_dtype(image.dtype)) if is_dask_array(image) else as_float(image)
+    planes = {name: same_kind(plane, image) for name, plane in planes.items() if plane is not None}
     coverage = planes.get("coverage")
     check_noise(recipe, planes)
-    bits = None if dq is None else dq_bits(recipe.dq_flags, header=header)
-    options: dict[str, Any] = {"halo": (0, 0), "dtype": np.uint8, "name": "base_mask"}
-    base = map_patches(_base_patch, image, *planes.values(), **options, names=tuple(planes), dq_bits=bits)
+    bits = dq_bits(recipe.dq_flags, header=header) if "dq" in planes else None
+    nodata = checked(nodata, image.dtype)
+    if nodata == AUTO:
+        nodata = call(_nodata_of, _look(image, _base(image, {n: planes[n] for n in _OF_NODATA if n in planes})))
+    whole, image = image, _without(image, nodata)
+    base = _base(image, planes, dq_bits=bits)
     if isinstance(base, np.ndarray) and base.all():
-        raise InputError("all pixels are NaN, of zero weight, flagged or masked, so there is no sky to measure")
-    builder = _Builder(recipe, image, base, weight=planes.get("weight"), error=planes.get("error"))
+        raise InputError("all pixels are NaN, no data, of zero weight, flagged or masked: there is no sky to measure")
+    found = _look(image, base) if told else None
+    builder = _Builder(recipe, image, base, weight=planes.get("weight"), error=planes.get("error"), found=found)
     for step in recipe.steps:
         builder.add(step)
     outside = None
-    if recipe.uncovered == "invalid" or coverage is not None:
-        options = {"halo": (0, 0), "dtype": bool, "name": "uncovered"}
-        outside = map_patches(_uncovered_patch, base, coverage, **options, where=recipe.uncovered)
+    if recipe.uncovered == "invalid" or coverage is not None or nodata is not None:
+        options: dict[str, Any] = {"halo": (0, 0), "dtype": bool, "name": "uncovered"}
+        pixels = None if nodata is None else whole
+        outside = map_patches(
+            _uncovered_patch, base, coverage, pixels, **options, where=recipe.uncovered, nodata=nodata
+        )
     background, rms, deviation = (builder.pixels(recipe.result.name, which, outside=outside) for which in (0, 1, 2))
     options = {"halo": (0, 0), "dtype": image.dtype, "name": "subtracted"}
     fill = float(recipe.fill_value)
@@ -141,18 +200,19 @@ def estimate_background(
         mask=base if chosen is None else builder.masks[chosen.name],
         subtracted=map_patches(_subtracted_patch, image, background, outside, **options, fill_value=fill),
         meshes=builder.meshes,
+        nodata=nodata,
     )
-    return sky if given.unit is None else _in_unit(sky, given)
+    return sky, found
 
 
 def _in_unit(sky: Sky, image: Image) -> Sky:
     """Return a sky whose maps are Quantities."""
     parts = ("background", "rms", "error")
-    return Sky(
+    return replace(
+        sky,
         background=image.in_unit(sky.background),
         background_rms=image.in_unit(sky.background_rms),
         background_error=image.in_unit(sky.background_error),
-        mask=sky.mask,
         subtracted=image.in_unit(sky.subtracted),
         meshes={
             name: replace(mesh, **{part: image.in_unit(getattr(mesh, part)) for part in parts})
@@ -161,12 +221,47 @@ def _in_unit(sky: Sky, image: Image) -> Sky:
     )
 
 
-class _Builder:
-    """Adds one step after the other to what is known of an image."""
+def _base(image: Any, planes: Mapping[str, Any], *, dq_bits: int | None = None) -> Any:
+    options: dict[str, Any] = {"halo": (0, 0), "dtype": np.uint8, "name": "base_mask"}
+    return map_patches(_base_patch, image, *planes.values(), **options, names=tuple(planes), dq_bits=dq_bits)
 
-    def __init__(self, recipe: Recipe, image: Any, base: Any, *, weight: Any, error: Any) -> None:
+
+def _without(image: Any, nodata: Any) -> Any:
+    """Return the image, NaN where it means no data."""
+    if nodata is None:
+        return image
+    return map_patches(_without_patch, image, halo=(0, 0), dtype=image.dtype, name="without_nodata", nodata=nodata)
+
+
+def _look(image: Any, base: Any) -> Any:
+    """Look at the pixels of an image that have no bit; lazy for a dask array."""
+    regions = places(image.shape)
+    patches = [np.where(base[r.slices] == 0, image[r.slices], np.nan) for r in regions]
+    return call(look, patches, regions, image.shape)
+
+
+def _nodata_of(found: Look) -> float | None:
+    return found.nodata
+
+
+def _warn(found: Look, stacklevel: int = 2) -> None:
+    """Warn of numbers that count as sky; of an image without noise the caller knows."""
+    if found.nodata is not None:
+        warnings.warn(str(found.words("the image")), InputWarning, stacklevel=stacklevel)
+
+
+def _warned(mesh: Any, found: Look) -> Any:
+    _warn(found)
+    return mesh
+
+
+class _Builder:
+    """Adds one step after the other to what is known of an image; ``found``: a look at it, told if it is lazy."""
+
+    def __init__(self, recipe: Recipe, image: Any, base: Any, *, weight: Any, error: Any, found: Any) -> None:
         self.recipe, self.image, self.base = recipe, image, base
         self.weight, self.error = weight, error
+        self.found = None if isinstance(found, Look) else found
         self.rings: dict[str, Any] = {}
         self.masks: dict[str, Any] = {}
         self.boxes: list[tuple[BackgroundStep, MaskStep | None, Any]] = []
@@ -180,6 +275,8 @@ class _Builder:
             self.masks[step.name] = self._search(step)
         else:
             mesh = call(finish, self._boxes(step), step, limit=self._limit(step))
+            if step is self.recipe.result and self.found is not None:
+                mesh = call(_warned, mesh, self.found)
             self.meshes[step.name] = mesh
             self.surfaces[step.name] = call(surfaces, mesh, step.interpolator)
 
@@ -259,10 +356,25 @@ def _base_patch(image: Patch, *planes: Patch, names: tuple[str, ...], dq_bits: i
     return image.replaced(base_mask(image.data, **others, dq_bits=dq_bits))
 
 
-def _uncovered_patch(base: Patch, coverage: Patch | None, *, where: Literal["coverage", "invalid"]) -> Patch:
-    outside = uncovered(base.data, None if coverage is None else coverage.data, where=where)
-    assert outside is not None  # there is a coverage plane, or it is not asked
-    return base.replaced(outside)
+def _without_patch(image: Patch, *, nodata: float | None) -> Patch:
+    return image.replaced(without(image.data, nodata))
+
+
+def _root_patch(variance: Patch) -> Patch:
+    return variance.replaced(roots(variance.data))
+
+
+def _uncovered_patch(
+    base: Patch,
+    coverage: Patch | None,
+    image: Patch | None,
+    *,
+    where: Literal["coverage", "invalid"],
+    nodata: float | None,
+) -> Patch:
+    bare = None if nodata is None or image is None else empty(image.data, nodata)
+    outside = uncovered(base.data, None if coverage is None else coverage.data, where=where, empty=bare)
+    return base.replaced(np.zeros(base.data.shape, bool) if outside is None else outside)
 
 
 def _subtracted_patch(image: Patch, background: Patch, outside: Patch | None, *, fill_value: float) -> Patch:

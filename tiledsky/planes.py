@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
+from tiledsky.images import as_float
 from tiledsky.recipe import Recipe
 from tiledsky.steps import MaskStep
 
@@ -138,6 +139,12 @@ def noise_scale(*, weight: NDArray[Any] | None = None, error: NDArray[Any] | Non
     return scale
 
 
+def roots(variance: NDArray[Any]) -> NDArray[Any]:
+    """Return the standard deviations of variances, float32 or float64 (`tiledsky.filters.float_dtype`): NaN below 0."""
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(as_float(variance))
+
+
 def _float_of(plane: NDArray[Any]) -> np.dtype[Any]:
     """Float type that holds all values of a plane."""
     return np.result_type(plane.dtype.newbyteorder("="), np.float32)
@@ -160,7 +167,11 @@ def check_noise(recipe: Recipe, planes: Container[str]) -> None:
 
 
 def uncovered(
-    base_bits: NDArray[np.uint8], coverage: NDArray[Any] | None, *, where: Literal["coverage", "invalid"]
+    base_bits: NDArray[np.uint8],
+    coverage: NDArray[Any] | None,
+    *,
+    where: Literal["coverage", "invalid"],
+    empty: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_] | None:
     """Return where an image has no sky to give.
 
@@ -171,12 +182,16 @@ def uncovered(
     coverage : ndarray, (ny, nx), or None
     where : "coverage" or "invalid"
         Where ``coverage`` is 0 or NaN, or where bit 0 is set.
+    empty : ndarray of bool, (ny, nx), optional
+        Where the image holds the number that means no data: outside in any case.
 
     Returns
     -------
     ndarray of bool, (ny, nx), or None
-        None: nowhere, since there is no coverage plane to say so.
+        None: nowhere, since neither a coverage plane nor a number for no data says so.
     """
     if where == "invalid":
         return np.asarray(base_bits & INVALID) != 0
-    return None if coverage is None else _bare(coverage)
+    if coverage is None or empty is None:
+        return empty if coverage is None else _bare(coverage)
+    return _bare(coverage) | empty

@@ -93,6 +93,12 @@ def center_and_noise(tier: Tier, statistics: Statistics) -> tuple[float, float]:
         "local": 0.0,
     }
     _check_range(noises[tier.noise])
+    if tier.noise in ("mad_std", "biweight") and noises[tier.noise] == 0 and statistics.std > 0:
+        raise InputError(
+            f"the noise of the image is 0 by its {tier.noise}: more than half of the pixels have one value, and all "
+            "above it would be taken for sources; if it means no data, give it with --nodata (Python: nodata=), else "
+            'use a recipe whose tiers have noise = "clipped_std", as complex-sky'
+        )
     return centers[tier.center], noises[tier.noise]
 
 

@@ -10,6 +10,7 @@ import atexit
 import gc
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +21,7 @@ import typer
 from tiledsky.cli.options import app as _app
 from tiledsky.cli.options import say
 from tiledsky.console import Ended
-from tiledsky.errors import RunError, TiledSkyError
+from tiledsky.errors import InputWarning, RunError, TiledSkyError
 from tiledsky.io.remote import keeps_no_secret
 
 if TYPE_CHECKING:
@@ -86,12 +87,30 @@ def _options(
     """Estimate and subtract the sky background of astronomical mosaics of any size."""
 
 
+def _said(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+    """Say a warning about the input in one line; others as Python does."""
+    if issubclass(category, InputWarning):
+        say(f"tiledsky: warning: {message}", err=True)
+    else:
+        _as_python(message, category, *where, **options)
+
+
+_as_python = warnings.showwarning
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors are one line on standard error and an exit code."""
     if arguments is None:  # what ends with the process need not be looked through for garbage: half a second
         atexit.register(gc.freeze)
     words = sys.argv[1:] if arguments is None else arguments
     _load(words)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", InputWarning)
+        warnings.showwarning = _said
+        _run(arguments, words)
+
+
+def _run(arguments: list[str] | None, words: Sequence[str]) -> None:
     try:
         for word in words:  # before anything can repeat them
             keeps_no_secret(word)

@@ -9,21 +9,15 @@ import typer
 
 from tiledsky.cli.options import (
     BATCH,
-    ChecksumOption,
-    CoverageOption,
-    DqOption,
-    ErrorOption,
-    HduOption,
-    MaskOption,
-    UserMaskOption,
-    WeightOption,
     app,
     say,
+    with_inputs,
+    words_of,
 )
 from tiledsky.console import reporting
 from tiledsky.errors import RunError
 from tiledsky.io.address import located
-from tiledsky.io.source import InputOptions
+from tiledsky.io.options import InputOptions
 from tiledsky.run.cluster import parse_memory
 from tiledsky.run.clusterfile import load_cluster
 from tiledsky.run.runner import PreparedRun, prepare
@@ -45,6 +39,7 @@ def do_slice(prepared: PreparedRun, text: str, stage: str | None) -> None:
 
 
 @app.command("submit", rich_help_panel=BATCH)
+@with_inputs()
 def submit(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
     recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
@@ -56,32 +51,21 @@ def submit(
     cluster: Annotated[
         str, typer.Option(metavar="FILE.toml", help="Cluster file: queue, memory, walltime, ...")
     ] = "slurm",
-    hdu: HduOption = None,
-    weight: WeightOption = None,
-    error: ErrorOption = None,
-    dq: DqOption = None,
-    coverage: CoverageOption = None,
-    mask: MaskOption = None,
-    user_mask: UserMaskOption = None,
+    *,
+    inputs: InputOptions,
     memory_limit: Annotated[
         str | None, typer.Option(help="Of the task of a job (default: memory of the cluster file).")
     ] = None,
     tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; the result is the same.")] = None,
-    checksum: ChecksumOption = True,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the scripts; submit nothing.")] = False,
 ) -> None:
     """Submit a run to SLURM as job arrays, one a stage, without Dask; the scripts go to RUN.zarr.jobs."""
-    names = {"--hdu": hdu, "--weight": weight, "--error": error, "--dq": dq, "--coverage": coverage}
-    names |= {"--mask": mask, "--user-mask": user_mask}
     config, out = load_cluster(cluster).changed(memory=memory_limit), out.absolute()
-    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
-    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
     prepared = prepare(
-        recipe, source, out, tile_size=tile_size, memory_limit=parse_memory(config.memory), threads=1, **planes
+        recipe, source, out, tile_size=tile_size, memory_limit=parse_memory(config.memory), threads=1, **inputs
     )
-    words = [source, "--recipe", recipe, "--out", str(out)]
-    words += [part for name, value in names.items() if value is not None for part in (name, value)]
+    words = [source, "--recipe", recipe, "--out", str(out), *words_of(inputs)]
     words += ["--tile-size", str(tile_size)] if tile_size is not None else []
     folder = out.with_name(f"{out.name}.jobs")
     jobs = array_jobs(prepared, words, array, config, folder)

@@ -9,46 +9,32 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.options import (
-    ChecksumOption,
-    CoverageOption,
-    DqOption,
-    ErrorOption,
-    HduOption,
-    MaskOption,
-    UserMaskOption,
-    WeightOption,
     app,
     names_of,
     say,
+    with_inputs,
 )
 from tiledsky.console import reporting
-from tiledsky.io.source import InputOptions
+from tiledsky.io.options import InputOptions
 from tiledsky.run.direct import estimate as estimate_file
 from tiledsky.run.highwater import keep_freed, process_peak
 from tiledsky.run.outputs import EXPORTED
 
 
 @app.command()
+@with_inputs()
 def estimate(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
     recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
     planes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(EXPORTED),
-    hdu: HduOption = None,
-    weight: WeightOption = None,
-    error: ErrorOption = None,
-    dq: DqOption = None,
-    coverage: CoverageOption = None,
-    mask: MaskOption = None,
-    user_mask: UserMaskOption = None,
-    checksum: ChecksumOption = True,
+    *,
+    inputs: InputOptions,
     threads: Annotated[int | None, typer.Option(help="Default: one for each core.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
     """Estimate the sky of an image that fits in memory, FITS to FITS: no run store, no measures, nothing to resume."""
     began = time.monotonic()
-    inputs: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
-    inputs |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
     keep_freed()
     with reporting() as report:
         progress = report.tasks("estimate")

@@ -10,23 +10,18 @@ import typer
 from tiledsky.cli.options import (
     FILES,
     ChecksumOption,
-    CoverageOption,
-    DqOption,
-    ErrorOption,
     HduOption,
-    MaskOption,
-    UserMaskOption,
-    WeightOption,
     app,
     names_of,
     say,
+    with_inputs,
 )
 from tiledsky.console import reporting
 from tiledsky.errors import ParameterError
 from tiledsky.io.address import located
 from tiledsky.io.fits import image_hdus, open_image, split_hdu
 from tiledsky.io.fitscards import label_value
-from tiledsky.io.source import InputOptions
+from tiledsky.io.options import InputOptions
 from tiledsky.recipe import Recipe, preset_names, recipe_text
 from tiledsky.run import export as streams
 from tiledsky.run.masks import merge_masks
@@ -62,23 +57,16 @@ def _shape(text: str) -> tuple[int, int]:
 
 
 @app.command(rich_help_panel=FILES)
+@with_inputs()
 def ingest(
     source: Annotated[str, typer.Argument(metavar="IN.fits[:HDU]")],
     out: Annotated[Path, typer.Argument(metavar="OUT.zarr")],
-    hdu: HduOption = None,
-    weight: WeightOption = None,
-    error: ErrorOption = None,
-    dq: DqOption = None,
-    coverage: CoverageOption = None,
-    mask: MaskOption = None,
-    user_mask: UserMaskOption = None,
-    checksum: ChecksumOption = True,
+    *,
+    inputs: InputOptions,
 ) -> None:
     """Copy a FITS image and its planes to a Zarr store, which runs read in place."""
-    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
-    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
     with reporting() as report:
-        streams.ingest(source, out, **planes, progress=report.rows("ingest"))
+        streams.ingest(source, out, **inputs, progress=report.rows("ingest"))
 
 
 @app.command(rich_help_panel=FILES)

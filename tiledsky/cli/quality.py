@@ -10,23 +10,16 @@ import typer
 
 from tiledsky.cli.options import (
     LOOK,
-    ChecksumOption,
-    CoverageOption,
-    DqOption,
-    ErrorOption,
-    HduOption,
-    MaskOption,
-    UserMaskOption,
-    WeightOption,
     app,
     say,
+    with_inputs,
 )
 from tiledsky.console import reporting
-from tiledsky.diagnostics import judge
+from tiledsky.diagnostics import constants, judge
 from tiledsky.diagnostics.injection import Injection
 from tiledsky.errors import ParameterError
 from tiledsky.io.address import located
-from tiledsky.io.source import InputOptions
+from tiledsky.io.options import InputOptions
 from tiledsky.recipe import Recipe
 from tiledsky.run.advise import BOXES, RECIPES, SMALLEST
 from tiledsky.run.advise import advise as try_recipes
@@ -57,6 +50,9 @@ def check(
     else:
         for line in _table(verdict, reasons=reasons):
             say(line)
+        measured = run.diagnostics["measures"].get(constants.NAME)
+        if measured is not None and (said := constants.words(measured)) is not None:
+            say(said)
         say(f"{source}: {verdict['result']}")
     if verdict["result"] == "fail" or (strict and verdict["result"] == "warn"):
         raise typer.Exit(NOT_GOOD)
@@ -88,6 +84,7 @@ def inject_sources(
 
 
 @app.command(rich_help_panel=LOOK)
+@with_inputs()
 def advise(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
     recipes: Annotated[
@@ -98,19 +95,11 @@ def advise(
     boxes: Annotated[str, typer.Option(help="Box sizes of the last mesh to try with the best recipe.")] = ",".join(
         map(str, BOXES)
     ),
-    hdu: HduOption = None,
-    weight: WeightOption = None,
-    error: ErrorOption = None,
-    dq: DqOption = None,
-    coverage: CoverageOption = None,
-    mask: MaskOption = None,
-    user_mask: UserMaskOption = None,
-    checksum: ChecksumOption = True,
+    *,
+    inputs: InputOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything found as JSON.")] = False,
 ) -> None:
     """Try recipes and box sizes on samples of an image, rank them with errors, and say which to use."""
-    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
-    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
     sizes = _numbers("--boxes", boxes, "6,10,15", whole=True)
     names = None if recipes is None else [name.strip() for name in recipes.split(",")]
     with reporting() as report:
@@ -125,7 +114,7 @@ def advise(
             sample_size=sample_size,
             boxes=[int(size) for size in sizes],
             progress=said,
-            **planes,
+            **inputs,
         )
     if as_json:
         typer.echo(json.dumps(found, indent=1))

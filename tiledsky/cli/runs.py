@@ -10,23 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from tiledsky.cli.arrays import do_slice
-from tiledsky.cli.options import (
-    ChecksumOption,
-    CoverageOption,
-    DqOption,
-    ErrorOption,
-    HduOption,
-    MaskOption,
-    UserMaskOption,
-    WeightOption,
-    app,
-    say,
-)
+from tiledsky.cli.options import app, say, with_inputs
 from tiledsky.cli.reports import write_after
 from tiledsky.console import reporting
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.address import located
-from tiledsky.io.source import InputOptions
+from tiledsky.io.options import InputOptions
 from tiledsky.run.cluster import parse_memory
 from tiledsky.run.clusterfile import ClusterFile, load_cluster
 from tiledsky.run.crew import TASK_TIMEOUT
@@ -39,28 +28,23 @@ from tiledsky.run.verify import verify
 
 
 @app.command("plan")
+@with_inputs(checksum=False)
 def plan_of(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
     recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
-    hdu: HduOption = None,
-    weight: WeightOption = None,
-    error: ErrorOption = None,
-    dq: DqOption = None,
-    coverage: CoverageOption = None,
-    mask: MaskOption = None,
-    user_mask: UserMaskOption = None,
+    *,
+    inputs: InputOptions,
     workers: Annotated[int, typer.Option(help="Worker processes on this machine.")] = 2,
     threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
     memory_limit: Annotated[str, typer.Option(help="Of each worker.")] = "2GB",
     tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: integers, sizes in bytes.")] = False,
 ) -> None:
-    """Say what a run will take: tasks, bytes, memory of a worker, room on the disk. Reads headers alone."""
-    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
-    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": False}
+    """Say what a run will take: tasks, bytes, memory of a worker, room on the disk. Reads headers and a few pixels."""
+    inputs["checksum"] = False
     limit = parse_memory(memory_limit)
     limits: dict[str, Any] = {"memory_limit": limit, "threads": threads}
-    made = planned(recipe, source, tile_size=tile_size, **planes, **limits)
+    made = planned(recipe, source, tile_size=tile_size, **inputs, **limits)
     made.check_fits(**limits)
     report = describe(made.recipe, made.plan, made.source, workers=workers, **limits)
     if as_json:
@@ -71,6 +55,7 @@ def plan_of(
 
 
 @app.command()
+@with_inputs()
 def run(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
     recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
@@ -78,13 +63,8 @@ def run(
         Path,
         typer.Option(parser=located, metavar="RUN.zarr", help="Run store; the same command goes on where it ended."),
     ],
-    hdu: HduOption = None,
-    weight: WeightOption = None,
-    error: ErrorOption = None,
-    dq: DqOption = None,
-    coverage: CoverageOption = None,
-    mask: MaskOption = None,
-    user_mask: UserMaskOption = None,
+    *,
+    inputs: InputOptions,
     cluster: Annotated[
         str, typer.Option(metavar="FILE.toml", help="Where workers come from: a file, or local, slurm, scheduler, ...")
     ] = "local",
@@ -100,7 +80,6 @@ def run(
         float, typer.Option(metavar="SECONDS", help="Kill the worker of a task that takes longer; 0: never.")
     ] = TASK_TIMEOUT,
     tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; the result is the same.")] = None,
-    checksum: ChecksumOption = True,
     verify_done: Annotated[
         str, typer.Option("--verify", help="How closely to look at what is done: markers, sizes, crc or decode.")
     ] = "sizes",
@@ -119,11 +98,9 @@ def run(
 ) -> None:
     """Estimate and subtract the sky by a recipe."""
     began = time.monotonic()
-    planes: InputOptions = {"weight": weight, "error": error, "dq": dq, "coverage": coverage}
-    planes |= {"mask": mask, "user_mask": user_mask, "hdu": hdu, "checksum": checksum}
     if worker_slice is not None:
-        planes |= {"checksum": False}  # submit looked at it
-        do_slice(prepare(recipe, source, out, tile_size=tile_size, **planes), worker_slice, stage)
+        inputs["checksum"] = False  # submit looked at it
+        do_slice(prepare(recipe, source, out, tile_size=tile_size, **inputs), worker_slice, stage)
         if stage == FINISH:
             write_after(open_run(out), wanted=report_too)
         return
@@ -133,7 +110,7 @@ def run(
         # of another scheduler the workers say themselves what they have
         limit = parse_memory(config.memory) if config.kind != "scheduler" else None
         limits: dict[str, Any] = {"memory_limit": limit, "threads": config.threads}
-        prepared = prepare(recipe, source, out, tile_size=tile_size, **planes, **limits)
+        prepared = prepare(recipe, source, out, tile_size=tile_size, **inputs, **limits)
         prepared.check(restart=restart)
         with cluster_client(config, insecure=insecure) as client, reported(performance_report):
             report.line(_connected(config, client))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.diagnostics import bias, blocks, negative, positions, residual, scale, worst
+from tiledsky.diagnostics import bias, blocks, constants, negative, positions, residual, scale, worst
 from tiledsky.diagnostics.band import Pixels, bands, owned_cells
 from tiledsky.diagnostics.patches import Floats, PatchSums, number, patch_size
 from tiledsky.diagnostics.seams import Seams, Strips
@@ -24,7 +24,7 @@ from tiledsky.kernels.sky_sums import OUTSIDE
 
 VERSION = 1
 #: Numbers of a cell, by the measure that they are of; the last is how many blocks of 16 pixels were looked at.
-_COLUMNS = (scale.COLUMNS, bias.COLUMNS, positions.COLUMNS, residual.COLUMNS, 1)
+_COLUMNS = (scale.COLUMNS, bias.COLUMNS, positions.COLUMNS, residual.COLUMNS, constants.COLUMNS, 1)
 N_COLUMNS = sum(_COLUMNS)
 _ENDS = np.cumsum((0, *_COLUMNS)).tolist()
 
@@ -93,6 +93,7 @@ def summarise(
         scales, kept = scale.update(band)
         chosen, counts = blocks.select(band, kept)
         parts = [scales, bias.update(band), positions.update(band, catalogue=catalogue, box=box), residual.update(band)]
+        parts.append(constants.update(band))
         rows.append(np.concatenate([*parts, counts[..., None]], axis=2))
         residual.add_values(band, table)
         found.append(chosen)
@@ -153,7 +154,7 @@ class Collector:
 
         ``source``: the plane that the expected noise is of; ``catalogue``: sources were given.
         """
-        scales, sky, places, shape_of = (self._of(k) for k in range(4))
+        scales, sky, places, shape_of, solid = (self._of(k) for k in range(5))
         n_blocks = int(self.sums.sums[..., -1].sum())
         rms, square = residual.noise(shape_of), residual.mean_square(shape_of)
         measured = residual.finalize(shape_of, scales, self.histogram)
@@ -171,6 +172,7 @@ class Collector:
             "seams": self.seams.finalize(tile),
             residual.NAME: measured,
             worst.NAME: worst.finalize(found, scale=stretch, noise=noise, shape=size, to_sky=to_sky),
+            constants.NAME: constants.finalize(solid, shape=size),
         }
         return {"version": VERSION, "image": self._facts(sky, noise, unit), "measures": measures}
 

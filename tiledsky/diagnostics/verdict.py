@@ -7,8 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tiledsky.checks import Checks, Limit
+from tiledsky.diagnostics import constants
 from tiledsky.diagnostics.patches import number
+from tiledsky.nodata import TEXTURE
 
+#: Checks of an image without noise.
+_WITHOUT_NOISE = ("masked_fraction", "no_noise", "narrow_fit")
 RESULTS = ("pass", "warn", "fail")
 NOT_MEASURED = "not measured"
 
@@ -20,9 +24,10 @@ def judge(diagnostics: dict[str, Any], checks: Checks | None = None) -> dict[str
     """Return the verdict on what `tiledsky.diagnostics.measure` found: ``result`` and ``checks``.
 
     A check fails (warns) where its value, in magnitude, is at least its limit, and ``significance`` errors away from
-    zero. What could not be measured does not count.
+    zero. What could not be measured does not count, and of an image without noise little can be.
     """
     limits = checks or Checks()
+    noisy = _is_noisy(diagnostics)
     rows = []
     for name in Checks.names():
         measure, unit, value_of = _CHECKS[name]
@@ -30,7 +35,7 @@ def judge(diagnostics: dict[str, Any], checks: Checks | None = None) -> dict[str
             found = value_of(diagnostics)
         except (LookupError, TypeError, ValueError, ArithmeticError, StopIteration):  # not there, or null
             found = None
-        if found is not None and found[0] is None:
+        if found is not None and (found[0] is None or not (noisy or name in _WITHOUT_NOISE)):
             found = None
         limit: Limit = getattr(limits, name)
         rows.append(
@@ -61,6 +66,11 @@ def _result(found: Found, limit: Limit, significance: float) -> str:
             if at is not None and value >= at:
                 return result
     return "pass"
+
+
+def _is_noisy(d: dict[str, Any]) -> bool:
+    smooth = d.get("measures", {}).get(constants.NAME, {}).get("smooth_fraction")
+    return smooth is None or smooth <= 1 - TEXTURE
 
 
 def _noise(d: dict[str, Any]) -> float:
@@ -168,5 +178,7 @@ _CHECKS: dict[str, tuple[str, str, Callable[[dict[str, Any]], Found]]] = {
     "skewness": ("residual", "1", _of_residual("skewness", False)),
     "worst_block": ("worst", "sigma", _worst_block),
     "masked_fraction": ("image", "1", lambda d: (d["image"]["masked_fraction"], 0.0)),
+    "constant_pixels": ("constants", "1", lambda d: (d["measures"]["constants"]["fraction"], 0.0)),
+    "no_noise": ("constants", "1", lambda d: (d["measures"]["constants"]["smooth_fraction"], 0.0)),
     "narrow_fit": ("fit", "1", lambda d: (d["measures"]["fit"]["share_at_narrowest"], 0.0)),
 }

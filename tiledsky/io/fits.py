@@ -304,10 +304,10 @@ def open_image(
     hdu : int or str, optional
         Index, EXTNAME, "EXTNAME,EXTVER" or DES_EXT, in any case. By default the only 2-D image, else the only one whose
         name fits the role (science: SCI, SCIENCE, IMAGE, IMAGES; weight: WHT, WEIGHT, WEIGHTS; error: ERR, ERROR, RMS,
-        SIGMA; dq and mask: DQ, MASK, FLAGS; coverage: COV, COVERAGE, CTX, CON, EXP, EXPOSURE, NEXP). Leading axes of
-        length 1 are dropped. A coverage may be several images of integers, a bit for each exposure (CON, CTX): it is
-        read as one, with the bits of all.
-    role : {"science", "weight", "error", "dq", "coverage", "mask"}
+        SIGMA; variance: VAR, VARIANCE; dq and mask: DQ, MASK, FLAGS; coverage: COV, COVERAGE, CTX, CON, EXP, EXPOSURE,
+        NEXP). Leading axes of length 1 are dropped. A coverage may be several images of integers, a bit for each
+        exposure (CON, CTX): it is read as one, with the bits of all.
+    role : {"science", "weight", "error", "variance", "dq", "coverage", "mask"}
         dq must be integers; a mask or coverage may be; the others are read as floats.
     scratch : path, optional
         Directory for unpacking .gz and .bz2; default the system's.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
 
 from tiledsky.errors import InputError
-from tiledsky.io.fitsscan import HduInfo
+from tiledsky.io.fitsscan import HduInfo, compression_of, scan_file
 
-Role = Literal["science", "weight", "error", "dq", "coverage", "mask"]
+Role = Literal["science", "weight", "error", "variance", "dq", "coverage", "mask"]
 ROLE_NAMES: dict[str, frozenset[str]] = {
     "science": frozenset({"SCI", "SCIENCE", "IMAGE", "IMAGES"}),
     "weight": frozenset({"WHT", "WEIGHT", "WEIGHTS"}),
     "error": frozenset({"ERR", "ERROR", "RMS", "SIGMA"}),
+    "variance": frozenset({"VAR", "VARIANCE"}),
     "dq": frozenset({"DQ", "MASK", "FLAGS"}),
     "coverage": frozenset({"COV", "COVERAGE", "CTX", "CON", "EXP", "EXPOSURE", "NEXP"}),
     "mask": frozenset({"DQ", "MASK", "FLAGS"}),
@@ -38,6 +40,23 @@ def choose(hdus: list[HduInfo], wanted: int | str | None, role: Role, label: str
 def _fits_role(info: HduInfo, role: Role) -> bool:
     """Whether an HDU can be such a plane: a 2-D image, or of a coverage also several, one bit for each exposure."""
     return info.is_plane or (role == "coverage" and info.is_bit_stack)
+
+
+def planes_beside(path: Path, hdu: int, shape: tuple[int, int]) -> dict[str, str]:
+    """Names of the images of a file beside an HDU that say which pixels are valid or how noisy, by their roles.
+
+    Those of ``shape`` alone; none of a file that is compressed as a whole.
+    """
+    found: dict[str, str] = {}
+    if compression_of(path) is not None:
+        return found
+    roles: tuple[Role, ...] = ("coverage", "weight", "error", "variance")
+    for info in scan_file(path):
+        for role in roles:
+            named = {info.name, info.ext} & ROLE_NAMES[role]
+            if named and info.index != hdu and _fits_role(info, role) and info.shape[-2:] == shape:
+                found.setdefault(role, named.pop())
+    return found
 
 
 def _named(hdus: list[HduInfo], wanted: int | str, role: Role, label: str) -> HduInfo:

@@ -9,21 +9,25 @@ import hashlib
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError, TiledSkyError
 from tiledsky.geometry import Pair, Region
+from tiledsky.images import float_dtype
 from tiledsky.io.address import located
 from tiledsky.io.fetch import Fetched
 from tiledsky.io.fits import FITS_ENDINGS, FitsImage, FitsRef, open_image, split_hdu
 from tiledsky.io.fitscards import quiet
 from tiledsky.io.fitsplane import parse_header as parse_header
+from tiledsky.io.options import InputOptions
 from tiledsky.io.regions import SUFFIXES, RegionMask, RegionRef, open_regions
 from tiledsky.io.remote import as_system, checked, is_outage, is_url, unreachable
 from tiledsky.io.zarrvalues import PackedArray, image_of
+from tiledsky.nodata import checked as checked_nodata
+from tiledsky.planes import roots
 
 if TYPE_CHECKING:
     import zarr
@@ -40,6 +44,8 @@ ROLES = {
 }
 #: Attribute of a group with the FITS header of its science plane, as text.
 HEADER = "fits_header"
+#: Attribute of an image with the number that means no data in it.
+NODATA = "tiledsky_nodata"
 #: Attribute (1) of an array whose bits are those of a run's mask plane.
 MASK_BITS = "tiledsky_mask"
 
@@ -62,6 +68,10 @@ class SourcePlane:
     regions : RegionRef or None
     url : str
         Where ``fits`` was copied from, if it was.
+    nodata : float or None
+        Of the science plane: the number that means no data.
+    is_variance : bool
+        Of the error plane: what is stored are variances, of which the plane is the square root.
     """
 
     fits: FitsRef | None
@@ -71,6 +81,8 @@ class SourcePlane:
     identity: str
     regions: RegionRef | None = None
     url: str = ""
+    nodata: float | None = None
+    is_variance: bool = False
 
     @property
     def path(self) -> str:
@@ -89,7 +101,8 @@ class SourcePlane:
         ref = FitsRef(**data["fits"]) if data["fits"] else None
         drawn = data["regions"]
         regions = RegionRef(**{**drawn, "shape": tuple(drawn["shape"])}) if drawn else None
-        return cls(ref, data["array"], tuple(data["shape"]), data["dtype"], data["identity"], regions)
+        plane = cls(ref, data["array"], tuple(data["shape"]), data["dtype"], data["identity"], regions)
+        return replace(plane, nodata=data.get("nodata"), is_variance=data.get("is_variance", False))
 
     def again(self) -> SourcePlane:
         """Look at the input anew: another identity if it changed since.
@@ -99,6 +112,10 @@ class SourcePlane:
         InputError
             It is gone, or no longer what can be read.
         """
+        now = self._again()
+        return now.as_error if self.is_variance else now
+
+    def _again(self) -> SourcePlane:
         try:
             if self.fits is not None:
                 status = os.stat(self.fits.path)
@@ -116,8 +133,17 @@ class SourcePlane:
                 raise
             raise InputError(f"{self.path} can no longer be read ({error}); put it back, then run again") from None
 
-    def open(self) -> FitsReader | RegionMask | PackedArray | zarr.Array[Any]:
-        """Open for reading; all kinds are indexed by ``region.slices``."""
+    @property
+    def as_error(self) -> SourcePlane:
+        """This plane of variances as one of standard deviations."""
+        dtype = float_dtype(self.dtype).name
+        return replace(self, dtype=dtype, identity=f"variance {self.identity}", is_variance=True)
+
+    def open(self) -> FitsReader | RegionMask | PackedArray | Roots | zarr.Array[Any]:
+        """Open for reading, by `read_plane`."""
+        return Roots(self._open()) if self.is_variance else self._open()
+
+    def _open(self) -> FitsReader | RegionMask | PackedArray | zarr.Array[Any]:
         if self.fits is not None:
             return FitsReader(self.fits.open())
         if self.regions is not None:
@@ -143,6 +169,27 @@ class FitsReader:
         self.image.close()
 
 
+class Roots:
+    """Square roots of a plane that is open; NaN of what is below 0."""
+
+    def __init__(self, variances: FitsReader | RegionMask | PackedArray | zarr.Array[Any]) -> None:
+        self.variances = variances
+
+    def read(self, region: Region) -> NDArray[Any]:
+        """Pixels of a region."""
+        return roots(read_plane(self.variances, region))
+
+    def close(self) -> None:
+        """Close the file, if it is one."""
+        close(self.variances)
+
+
+def close(plane: Any) -> None:
+    """Close a plane that is open, if it is (of) a file."""
+    if isinstance(plane, FitsReader | Roots):
+        plane.close()
+
+
 @dataclass(frozen=True)
 class Source:
     """The planes of an input by name (those of `ROLES`, in that order), and the header of its science image."""
@@ -165,37 +212,8 @@ class Opened(NamedTuple):
     mask_bits: bool = False
 
 
-class InputOptions(TypedDict, total=False):
-    """What can be said of an input beside where its image is.
-
-    Attributes
-    ----------
-    hdu : str or int
-        HDU of the science image, or array of a Zarr group.
-    weight, error, dq, coverage : path
-        Planes beside it, FITS (``file.fits:HDU``) or Zarr; they win over planes of a group.
-    mask : path
-        Likewise, or a region file (.reg, .crtf), or a run store, which means its mask. Becomes plane ``source_mask`` if
-        it is the mask of a run or of several, merged (an array with the attribute ``tiledsky_mask``), else
-        ``user_mask``.
-    user_mask : path
-        Likewise; always becomes plane ``user_mask``.
-    checksum : bool
-        Compare FITS images with the DATASUM and CHECKSUM that they carry (the default), which reads them once.
-    """
-
-    hdu: str | int | None
-    weight: str | os.PathLike[str] | None
-    error: str | os.PathLike[str] | None
-    dq: str | os.PathLike[str] | None
-    coverage: str | os.PathLike[str] | None
-    mask: str | os.PathLike[str] | None
-    user_mask: str | os.PathLike[str] | None
-    checksum: bool
-
-
-_PLANE_OPTIONS: tuple[Literal["weight", "error", "dq", "coverage", "mask", "user_mask"], ...] = (
-    *("weight", "error", "dq", "coverage", "mask", "user_mask"),
+_PLANE_OPTIONS: tuple[Literal["weight", "error", "variance", "dq", "coverage", "mask", "user_mask"], ...] = (
+    *("weight", "error", "variance", "dq", "coverage", "mask", "user_mask"),
 )
 
 
@@ -212,16 +230,21 @@ def open_source(
     scratch : Path, optional
         Where compressed files are unpacked.
     **inputs
-        See `InputOptions`.
+        See `tiledsky.io.options.InputOptions`.
 
     Raises
     ------
     InputError
-        What is missing, ambiguous or damaged, or differs in shape; two user masks; a run that is not finished.
+        What is missing, ambiguous or damaged, or differs in shape; two user masks; an error and a variance plane; a run
+        that is not finished.
+    ParameterError
+        ``nodata`` that no pixel can have.
     """
     checksum = inputs.get("checksum", True)
     opened = _open_plane(science, "science", inputs.get("hdu"), scratch, checksum)
-    planes, header = opened.siblings | {"science": opened.plane}, opened.header
+    nodata = checked_nodata(inputs.get("nodata"), float_dtype(opened.plane.dtype))
+    number = opened.plane.nodata if nodata is None else nodata if isinstance(nodata, float) else None
+    planes, header = opened.siblings | {"science": replace(opened.plane, nodata=number)}, opened.header
     shape = opened.plane.shape
     options = {name: inputs.get(name) for name in _PLANE_OPTIONS}
     given: set[str] = set()
@@ -238,11 +261,15 @@ def open_source(
         else:
             opened = _open_plane(where, option, None, scratch, checksum)
         name = ("source_mask" if opened.mask_bits else "user_mask") if option == "mask" else option
+        name = "error" if option == "variance" else name
         if name in given:
+            if name == "error":
+                both = f"{options['error']} and {options['variance']}"
+                raise InputError(f"{both} both say how noisy a pixel is; give --error or --variance, not both")
             both = f"{options['mask']} and {options['user_mask']}"
             raise InputError(f"{both} are two user masks; give one with --user-mask, or unite them")
         given.add(name)
-        planes[name] = opened.plane
+        planes[name] = opened.plane.as_error if option == "variance" else opened.plane
     source = Source({name: planes[name] for name in ROLES if name in planes}, header)
     _check(source)
     return source
@@ -292,7 +319,7 @@ def _open_zarr(path: Path, name: str, inner: str | int | None) -> Opened:
 def _open_fits(path: Path, hdu: str | int | None, name: str, scratch: Path | None, checksum: bool) -> Opened:
     if isinstance(hdu, str) and hdu.isdecimal():
         hdu = int(hdu)
-    role: Any = ROLES.get(name, "mask")
+    role: Any = name if name == "variance" else ROLES.get(name, "mask")
     image = open_image(path, hdu=hdu, role=role, scratch=scratch, checksum=checksum)
     ref = image.reopen_token()
     identity = _fits_identity(ref)
@@ -325,6 +352,8 @@ def _ends_digest(path: Path) -> str:
 def read_plane(plane: Any, region: Region) -> NDArray[Any]:
     """Pixels of a region of a plane."""
     try:
+        if isinstance(plane, Roots):
+            return plane.read(region)
         if isinstance(plane, FitsReader | RegionMask | PackedArray):
             return np.asarray(plane[region.slices])
         from tiledsky.io.shards import is_plain, read_region

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 import zarr
 
 from tiledsky.errors import InputError, RunError
+from tiledsky.images import float_dtype
 from tiledsky.io.address import is_address
-from tiledsky.io.source import HEADER, MASK_BITS, ROLES, Opened, SourcePlane
+from tiledsky.io.source import HEADER, MASK_BITS, NODATA, ROLES, Opened, SourcePlane
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
 from tiledsky.io.zarrcheck import check_zarr_array, check_zarr_name, has_member, member_arrays, open_zarr
 from tiledsky.io.zarrobjects import WHOLE, Missing, consolidated_names, look_at_objects
 from tiledsky.io.zarrvalues import values_of
+from tiledsky.nodata import checked
 from tiledsky.plain import plain
 
 _log = logging.getLogger(__name__)
@@ -45,15 +48,24 @@ def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> Opened:
     node = open_zarr(path)
     if isinstance(node, zarr.Array):
         _check_finished(path.resolve().parent)
-        return Opened(_told(path, name), str(node.attrs.get(HEADER, "")), {}, _has_mask_bits(node))
+        return Opened(_image(path, node, name), str(node.attrs.get(HEADER, "")), {}, _has_mask_bits(node))
     _check_finished(path)
     chosen = _member(path, node, name, inner)
     siblings = {}
     if name == "science" and inner is None:
         _check_planes(path, node)
         siblings = {k: _told(path / k, k) for k in ROLES if k != name and has_member(path, node, k)}
+        if "error" not in siblings and has_member(path, node, "variance"):
+            siblings["error"] = _told(path / "variance", "variance").as_error
     bits = chosen == "source_mask" or _has_mask_bits(node[chosen])
-    return Opened(_told(path / chosen, name), str(node.attrs.get(HEADER, "")), siblings, bits)
+    return Opened(_image(path / chosen, node[chosen], name), str(node.attrs.get(HEADER, "")), siblings, bits)
+
+
+def _image(path: Path, array: Any, name: str) -> SourcePlane:
+    """Look at an array for a plane, and at the number in its attributes that means no data."""
+    plane = _told(path, name)
+    number = checked(array.attrs.get(NODATA), float_dtype(plane.dtype)) if name == "science" else None
+    return replace(plane, nodata=number) if isinstance(number, float) else plane
 
 
 def _member(path: Path, group: zarr.Group, name: str, inner: str | int | None) -> str:

@@ -17,11 +17,14 @@ from tiledsky.diagnostics import measure
 from tiledsky.diagnostics.advice import DEFINITION, Trial, advice, box_advice, box_range, rank
 from tiledsky.dq import dq_bits
 from tiledsky.errors import InputError, ParameterError, TiledSkyError
-from tiledsky.estimate import Sky, estimate_background
+from tiledsky.estimate import Sky, estimated
 from tiledsky.geometry import Pair, Region
-from tiledsky.io.source import InputOptions, Source, open_source, parse_header, read_plane
+from tiledsky.io.options import InputOptions
+from tiledsky.io.source import Source, parse_header, read_plane
+from tiledsky.nodata import without
 from tiledsky.planes import INVALID, SOURCES, base_mask
 from tiledsky.recipe import Recipe
+from tiledsky.run.inputs import open_input, warn_of_constants
 
 #: What is tried unless told: one mesh, the notebook's chain, the most accurate one, that of CEERS.
 RECIPES = ("sextractor", "complex-sky", "deep-sky", "ceers-nircam")
@@ -47,7 +50,7 @@ class _Sample:
     region, cut : Region
         The sample; what was read.
     planes : dict of str to ndarray
-        By the names of `estimate_background`'s parameters.
+        By name; the image is NaN where it has no data.
     masks : dict of str to ndarray of uint8
         What each recipe masked.
     mask, rms : ndarray, optional
@@ -64,7 +67,7 @@ class _Sample:
     def trial(self, sky: Sky) -> Trial:
         """Measure a background."""
         inner = self.region.within(self.cut)
-        found = measure(self.planes["image"][inner], sky.background[inner], self.mask[inner], rms=self.rms[inner])
+        found = measure(self.planes["science"][inner], sky.background[inner], self.mask[inner], rms=self.rms[inner])
         valid = self.mask[inner] & INVALID == 0
         squares = np.asarray(sky.background_error[inner], np.float64)[valid] ** 2
         return Trial(found, float(np.sqrt(squares.mean())))
@@ -123,9 +126,10 @@ def advise(
         )
     loaded = {name: Recipe.load(name).expanded() for name in names}
     with tempfile.TemporaryDirectory(prefix="tiledsky-") as scratch:
-        source = open_source(science, scratch=Path(scratch), **inputs)
+        source = open_input(science, scratch=Path(scratch), **inputs)
         header = parse_header(source.header)
         bits = dq_bits(next(iter(loaded.values())).dq_flags, header=header) if "dq" in source.planes else None
+        warn_of_constants(source, bits)
         chosen = _samples(source, samples, sample_size, bits)
     said = progress or (lambda what, done, total: None)
     trials: dict[str, list[Trial]] = {name: [] for name in names}
@@ -135,7 +139,7 @@ def advise(
         for name in names:
             if name not in left_out:
                 try:
-                    skies[name] = estimate_background(recipe=loaded[name], header=header, **sample.planes)
+                    skies[name] = _estimated(loaded[name], sample.planes, header)
                 except TiledSkyError as error:
                     if recipes is not None or len(left_out) == len(names) - 1:
                         raise type(error)(f"recipe {name}: {error}") from None
@@ -158,6 +162,11 @@ def advise(
         "boxes": {"recipe": best, "step": step, "rows": others, **within},
         "advice": [advice(rows), box_advice(within, step)],
     }
+
+
+def _estimated(recipe: Recipe, planes: Planes, header: Any) -> Sky:
+    others = {name: plane for name, plane in planes.items() if name != "science"}
+    return estimated(planes["science"], recipe, others, header=header)[0]
 
 
 def _compared(sample: _Sample, skies: dict[str, Sky]) -> None:
@@ -185,7 +194,7 @@ def _boxes(
             changed, planes = _with_box(recipe, size), dict(sample.planes)
             if len(changed.steps) == 1:
                 planes["source_mask"] = sample.masks[name]
-            sky = estimate_background(recipe=changed, header=header, **planes)
+            sky = _estimated(changed, planes, header)
             trials[str(size)].append(sample.trial(sky))
         said("boxes", k + 1, len(chosen))
     return rank(trials)
@@ -209,10 +218,11 @@ def _samples(source: Source, count: int, size: int, bits: int | None) -> list[_S
     for region in islice(places(shape, sizes), _LOOKS * count):
         looked += 1
         cut = region.grown((MARGIN, MARGIN), shape)
-        planes = {_argument(name): read_plane(plane, cut) for name, plane in opened.items()}
+        planes = {name: read_plane(plane, cut) for name, plane in opened.items()}
+        planes["science"] = without(planes["science"], source.planes["science"].nodata)
         names = ("weight", "error", "dq", "coverage")
         known: Any = {name: planes[name][region.within(cut)] for name in names if name in planes}
-        invalid = base_mask(planes["image"][region.within(cut)], dq_bits=bits, **known)
+        invalid = base_mask(planes["science"][region.within(cut)], dq_bits=bits, **known)
         if np.mean(invalid & INVALID == 0) >= _VALID:
             found.append(_Sample(region, cut, planes, {}))
         if len(found) == count:
@@ -223,10 +233,6 @@ def _samples(source: Source, count: int, size: int, bits: int | None) -> list[_S
             "there is no sample to try recipes on; use a smaller --sample-size, or check weight and DQ planes"
         )
     return found
-
-
-def _argument(plane: str) -> str:
-    return {"science": "image", "user_mask": "mask"}.get(plane, plane)
 
 
 def places(shape: Pair, size: Pair) -> Iterator[Region]:

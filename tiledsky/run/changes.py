@@ -71,7 +71,7 @@ def input_change(
     planes_before: Mapping[str, SourcePlane],
     planes: Mapping[str, SourcePlane],
 ) -> str:
-    """Describe the change of an input: identities by plane (and of ``dq_bits``), and the planes as far as known."""
+    """Describe the change of an input: identities by plane (``dq_bits``, ``nodata``), and planes as far as known."""
     found = []
     for name in dict.fromkeys((*before, *now)):
         one, other = before.get(name), now.get(name)
@@ -79,6 +79,8 @@ def input_change(
             continue
         if name == "dq_bits":
             found.append(f"dq flags {one or 'all'} -> {other or 'all'}")
+        elif name == "nodata":
+            found.append(f"nodata {one or 'none'} -> {other or 'none'}")
         elif one is None or other is None:
             found.append(f"{name}: {'not there before' if one is None else 'no longer given'}")
         else:
@@ -93,6 +95,8 @@ def plane_change(before: SourcePlane | None, now: SourcePlane) -> str:
         return f"{name} changed"
     if before.path != now.path:
         return f"{before.path} -> {now.path}"
+    if before.is_variance != now.is_variance:
+        return f"{name}: {' -> '.join('variances' if p.is_variance else 'errors' for p in (before, now))}"
     if before.shape != now.shape or before.dtype != now.dtype:
         return f"shape or type of the pixels of {name} changed"
     if before.fits is not None and now.fits is not None:

@@ -16,8 +16,9 @@ from tiledsky.images import as_float
 from tiledsky.io.address import located
 from tiledsky.io.files import write_inside
 from tiledsky.io.shards import encoded_object, is_plain
-from tiledsky.io.source import FitsReader, parse_header, read_plane
+from tiledsky.io.source import close, parse_header, read_plane
 from tiledsky.io.store import Markers, encoded, object_path, summary_path, tile_index
+from tiledsky.nodata import empty
 from tiledsky.overlap import Patch
 from tiledsky.planes import base_mask, uncovered
 from tiledsky.run.documents import read_range
@@ -65,7 +66,19 @@ class Context:
 
     def science(self, region: Region) -> Patch:
         """Pixels of the image, float32 or float64."""
-        return self.patch(as_float(read_plane(self.input["science"], region)), region)
+        pixels = self.stored(region)
+        if self.nodata is not None:
+            pixels[empty(pixels, self.nodata)] = np.nan
+        return self.patch(pixels, region)
+
+    def stored(self, region: Region) -> NDArray[Any]:
+        """Pixels of the image as they are stored, float32 or float64: with the number that means no data."""
+        return as_float(read_plane(self.input["science"], region))
+
+    @cached_property
+    def nodata(self) -> float | None:
+        """The number that means no data."""
+        return self.store.source()["science"].nodata
 
     def base(self, science: Patch) -> Patch:
         """Bits of the mask plane that are known before any step, for these pixels."""
@@ -87,7 +100,8 @@ class Context:
     def uncovered(self, base: Patch) -> NDArray[np.bool_] | None:
         """Where the result has the fill value, for the pixels of ``base``; None: nowhere."""
         coverage = self._planes(base.region, "coverage").get("coverage")
-        return uncovered(base.data, coverage, where=self.recipe.uncovered)
+        bare = None if self.nodata is None else empty(self.stored(base.region), self.nodata)
+        return uncovered(base.data, coverage, where=self.recipe.uncovered, empty=bare)
 
     def _planes(self, region: Region, *names: str) -> dict[str, NDArray[Any]]:
         return {name: read_plane(self.input[name], region) for name in names if name in self.input}
@@ -154,6 +168,5 @@ def context(root: str, run_id: str) -> Context:
 def forget(root: str, run_id: str) -> None:
     """Close what this process holds open of a run."""
     for plane in context(root, run_id).__dict__.get("source", {}).values():
-        if isinstance(plane, FitsReader):
-            plane.image.close()
+        close(plane)
     context.cache_clear()

@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 
 import tiledsky
 from tiledsky.errors import ParameterError
-from tiledsky.estimate import Sky, estimate_background
+from tiledsky.estimate import Sky, estimated
 from tiledsky.filters import ring_halo
 from tiledsky.geometry import Pair
 from tiledsky.io.fits import NewImage, Plane, check_target, new_fits
-from tiledsky.io.source import FitsReader, InputOptions, Source, SourcePlane, open_source, parse_header, read_plane
+from tiledsky.io.options import InputOptions
+from tiledsky.io.source import Source, SourcePlane, close, parse_header, read_plane
 from tiledsky.masking import tiers_halo
 from tiledsky.mesh import largest_box
 from tiledsky.overlap import Patch, blank, is_dask_array, map_patches
 from tiledsky.recipe import Recipe
 from tiledsky.run.direct_memory import check_memory
-from tiledsky.run.inputs import check_planes
+from tiledsky.run.inputs import check_planes, open_input, warn_of_constants
 from tiledsky.run.outputs import EXPORTED, fill_of, result_header
 from tiledsky.steps import BackgroundStep, MaskStep, RingStep
 
@@ -34,9 +35,6 @@ from tiledsky.steps import BackgroundStep, MaskStep, RingStep
 _BAND = 1 << 20
 #: Bands are at least so many times as high as the halo.
 _HALOS = 8
-#: Names of the planes of an input, other than those of the arguments of `estimate_background`.
-_ARGUMENTS = {"science": "image", "user_mask": "mask"}
-
 #: Called with tasks done and tasks in all.
 TaskProgress = Callable[[int, int], None]
 
@@ -111,19 +109,20 @@ def estimate(
     _check_names(planes)
     threads = _threads(threads)
     recipe = Recipe.load(recipe).expanded()
-    opened = open_source(source, **inputs)
+    opened = open_input(source, **inputs)
     _check_not_read(target, opened)
-    check_planes(recipe, opened)
+    bits = check_planes(recipe, opened)
     rows = band_rows(recipe, opened.shape, threads)
     band = (rows, opened.shape[1])
     check_memory(recipe, opened, planes, band=band, halo=halo_rows(recipe), threads=threads)
+    warn_of_constants(opened, bits)
     header = parse_header(opened.header)
     with ExitStack() as stack:
         sky = _sky(recipe, opened, header, rows, stack)
         arrays = [getattr(sky, name) for name in planes]
         images = [Plane(name.upper(), opened.shape, array.dtype) for name, array in zip(planes, arrays, strict=True)]
         history = [f"tiledsky {tiledsky.__version__}: recipe {recipe.name}, estimate of {Path(source).name}"]
-        header = result_header(header, fill_of(recipe, opened.planes))
+        header = result_header(header, fill_of(recipe, opened.planes, opened.planes["science"].nodata))
         options = {"header": header, "history": history, "overwrite": overwrite}
         _write(arrays, stack.enter_context(new_fits(target, images, **options)), threads, progress)
     return Estimated(opened.shape, recipe.name, tuple(planes))
@@ -202,11 +201,11 @@ def _sky(recipe: Recipe, source: Source, header: Any, rows: int, stack: ExitStac
     planes = {}
     for name, plane in source.planes.items():
         pixels = _Pixels(plane)
-        if isinstance(pixels.opened, FitsReader):
-            stack.callback(pixels.opened.close)
+        stack.callback(close, pixels.opened)
         options: dict[str, Any] = {"halo": (0, 0), "dtype": np.dtype(plane.dtype), "name": f"read_{name}"}
-        planes[_ARGUMENTS.get(name, name)] = map_patches(_read, template, **options, pixels=pixels)
-    return estimate_background(recipe=recipe, header=header, **planes)
+        planes[name] = map_patches(_read, template, **options, pixels=pixels)
+    nodata = source.planes["science"].nodata
+    return estimated(planes.pop("science"), recipe, planes, nodata=nodata, header=header)[0]
 
 
 def _write(arrays: Sequence[Any], images: Sequence[NewImage], threads: int, progress: TaskProgress | None) -> None:

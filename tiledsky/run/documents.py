@@ -20,6 +20,7 @@ from tiledsky.errors import ParameterError, RunError, TiledSkyError
 from tiledsky.io.inside import read_inside
 from tiledsky.io.source import ROLES, SourcePlane
 from tiledsky.io.store import RUN_FOLDER, is_sealed
+from tiledsky.nodata import number_text
 from tiledsky.recipe import Recipe
 from tiledsky.run.measures import Diagnostics
 from tiledsky.run.plan import Plan, identity, make_plan, run_id
@@ -52,6 +53,7 @@ class _Provenance(_Document):
     run_id: str
     recipe: str = ""
     input: dict[str, str | None]
+    nodata: float | None = None
     versions: dict[str, str]
     tasks: int = 0
     cpu_seconds: float = 0.0
@@ -179,7 +181,9 @@ def read_source(root: Path, known: Mapping[str, Any] | None = None) -> dict[str,
         raise _broken(root, "source.json", f"is no list of planes ({_line(error)})") from None
     if known is not None:
         found = {name: (p.identity, p.dtype) for name, p in planes.items()}
-        if found != {name: (known["input"].get(name), dtype) for name, dtype in known["dtypes"].items()}:
+        right = found == {name: (known["input"].get(name), dtype) for name, dtype in known["dtypes"].items()}
+        nodata = planes["science"].nodata
+        if not right or known["input"].get("nodata") != (None if nodata is None else number_text(nodata)):
             raise _broken(root, "source.json", "is not of this run")
     return planes
 

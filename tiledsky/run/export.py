@@ -18,10 +18,12 @@ from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.io.files import stands
 from tiledsky.io.fits import Plane, write_fits
 from tiledsky.io.inside import unforeseen
+from tiledsky.io.options import InputOptions
 from tiledsky.io.shards import write_object
-from tiledsky.io.source import HEADER, MASK_BITS, InputOptions, open_source, read_plane
+from tiledsky.io.source import HEADER, MASK_BITS, NODATA, read_plane
 from tiledsky.io.store import create_plane
 from tiledsky.io.zarrobjects import WHOLE
+from tiledsky.run.inputs import open_input
 from tiledsky.run.outputs import EXPORTED, fill_of, result_header
 from tiledsky.run.result import Run, open_run
 from tiledsky.simulate import Catalogue, scene_block, simulate_scene
@@ -72,7 +74,7 @@ def export(
     ]
     versions = run.provenance["versions"]
     history = [f"tiledsky {versions['tiledsky']}: recipe {run.recipe.name}, run {run.provenance['run_id']}"]
-    header = result_header(run.header, fill_of(run.recipe, run.provenance["input"]))
+    header = result_header(run.header, fill_of(run.recipe, run.provenance["input"], run.provenance.get("nodata")))
     write_fits(out, images, header=header, history=history, overwrite=overwrite)
 
 
@@ -149,7 +151,7 @@ def ingest(
     ParameterError
         ``out`` exists.
     """
-    planes = open_source(source, **inputs)
+    planes = open_input(source, **inputs)
     count = RowCount(planes.shape[0] * len(planes.planes), progress)
     with new_store(out) as group:
         group.attrs.update({HEADER: planes.header, WHOLE: list(planes.planes)})
@@ -159,6 +161,8 @@ def ingest(
             array = copy_plane(group, name, planes.shape, plane.dtype, read, count)
             if name == "source_mask":
                 array.attrs[MASK_BITS] = 1
+            if plane.nodata is not None:
+                array.attrs[NODATA] = plane.nodata
 
 
 def simulate(

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from tiledsky.diagnostics.injection import Injection, changes, draw, finalize, light
 from tiledsky.errors import RunError
 from tiledsky.geometry import TileGrid
+from tiledsky.images import as_float
 from tiledsky.io.files import write_bytes
 from tiledsky.io.shards import write_object
-from tiledsky.io.source import HEADER, read_plane
+from tiledsky.io.source import HEADER, NODATA, read_plane
 from tiledsky.io.store import create_plane, write_json
 from tiledsky.io.zarrcheck import open_zarr
+from tiledsky.nodata import empty
 from tiledsky.run.export import new_store
 from tiledsky.run.result import Run
 from tiledsky.run.runner import run as run_recipe
@@ -102,7 +104,7 @@ def _copy(before: Run, group: zarr.Group, sources: NDArray[np.void]) -> None:
     planes = before.store.source()
     stored = any(stage.kind == "ingest" for stage in before.plan.stages)
     opened = {name: before.plane(name) if stored else plane.open() for name, plane in planes.items()}
-    output = before.plan.stage("output")
+    output, nodata = before.plan.stage("output"), planes["science"].nodata
     group.attrs[HEADER] = before.store.header
     for name, plane in opened.items():
         science = name == "science"
@@ -110,10 +112,14 @@ def _copy(before: Run, group: zarr.Group, sources: NDArray[np.void]) -> None:
         array = create_plane(group, name, shape=before.plan.shape, dtype=dtype, tile=output.tile)
         for key, value in dict(getattr(plane, "attrs", {})).items():
             array.attrs[key] = value
+        if science and nodata is not None:
+            array.attrs[NODATA] = nodata
         for index in (grid := TileGrid(before.plan.shape, output.tile)):
             region = grid.region(index)
             pixels = read_plane(plane, region)
-            pixels = pixels + light(sources, region).astype(dtype) if science else pixels
+            if science:
+                shone = pixels + light(sources, region).astype(dtype)
+                pixels = shone if nodata is None else np.where(empty(as_float(pixels), nodata), pixels, shone)
             write_object(array, region, pixels)
 
 

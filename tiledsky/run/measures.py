@@ -242,6 +242,21 @@ class Fit(_Facts):
     share_at_narrowest: Number = None
 
 
+class Solid(Position):
+    """Where most pixels of one value are, and the value."""
+
+    size: int
+    value: str | None = None
+
+
+class Constants(_Facts):
+    """Pixels of one value."""
+
+    smooth_fraction: Number = None
+    fraction: Number = None
+    largest: Solid | None = None
+
+
 class Measures(_Facts):
     """All measures."""
 
@@ -252,6 +267,7 @@ class Measures(_Facts):
     edges: Edges | None = None
     negative: Negative | None = None
     worst: Worst | None = None
+    constants: Constants | None = None
     seams: Seams | None = None
     fit: Fit | None = None
 

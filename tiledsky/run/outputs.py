@@ -13,12 +13,12 @@ EXPORTED = ("background", "background_rms", "background_error", "mask", "subtrac
 FILL = "TSKYFILL"
 
 
-def fill_of(recipe: Recipe, planes: Container[str]) -> float | None:
+def fill_of(recipe: Recipe, planes: Container[str], nodata: float | None) -> float | None:
     """Return what sky and subtracted image hold outside the coverage; None if nowhere, or NaN.
 
-    ``planes``: names of those of the input.
+    ``planes``: names of those of the input; ``nodata``: the number that means no data in it.
     """
-    covered = recipe.uncovered == "coverage" and "coverage" not in planes
+    covered = recipe.uncovered == "coverage" and "coverage" not in planes and nodata is None
     return None if covered or recipe.fill_value == "nan" else float(recipe.fill_value)
 
 

@@ -241,7 +241,7 @@ def _of_run(path: Path) -> _Parts:
         science=run.plane("science") if "science" in run.planes else run.science_in_place,
         shape=tuple(subtracted.shape),
         dtype=subtracted.dtype,
-        fill=fill_of(run.recipe, run.provenance["input"]),
+        fill=fill_of(run.recipe, run.provenance["input"], run.provenance.get("nodata")),
         header=run.header,
         block_rows=subtracted.chunks[0],
     )

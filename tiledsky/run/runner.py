@@ -10,14 +10,16 @@ from typing import Any, Unpack
 
 from tiledsky.images import float_dtype
 from tiledsky.io.address import located
-from tiledsky.io.source import InputOptions, Source, open_source
+from tiledsky.io.options import InputOptions
+from tiledsky.io.source import Source
 from tiledsky.io.store import write_json
+from tiledsky.nodata import number_text
 from tiledsky.recipe import Recipe
 from tiledsky.run.cluster import worker_limits
 from tiledsky.run.crew import TASK_TIMEOUT, Options
 from tiledsky.run.driver import Progress, Tasks, drive
 from tiledsky.run.forecast import check_fits, describe, fitted_plan, planes_of
-from tiledsky.run.inputs import check_planes
+from tiledsky.run.inputs import check_planes, open_input, warn_of_constants
 from tiledsky.run.plan import Plan, identity, make_plan
 from tiledsky.run.result import Run, open_run
 from tiledsky.run.storage import RunStore, stored_plan
@@ -178,7 +180,7 @@ def planned(
 ) -> PlannedRun:
     """Check recipe, input and their fit, and plan a run, wherever its store will be; arguments as of `prepare`."""
     recipe = Recipe.load(recipe).expanded()
-    opened = open_source(source, **inputs)
+    opened = open_input(source, **inputs)
     bits = check_planes(recipe, opened)
     dtype = float_dtype(opened.planes["science"].dtype)
     # planes from FITS files are copied; if all are Zarr arrays they are read in place
@@ -189,6 +191,9 @@ def planned(
     told = {name: p.identity for name, p in opened.planes.items()}
     if bits is not None:
         told["dq_bits"] = str(bits)  # they can follow from the header
+    if (nodata := opened.planes["science"].nodata) is not None:
+        told["nodata"] = number_text(nodata)
+    warn_of_constants(opened, bits)
     return PlannedRun(recipe, opened, plan, told)
 
 
@@ -200,6 +205,7 @@ def _provenance(prepared: PreparedRun, tasks: Tasks, seconds: float, threads: in
         "run_id": prepared.run_id,
         "recipe": prepared.recipe.name,
         "input": {name: p.path for name, p in prepared.source.planes.items()},
+        "nodata": prepared.source.planes["science"].nodata,
         "versions": versions(regions=any(p.regions is not None for p in prepared.source.planes.values())),
         "tasks": tasks.count,
         "tasks_computed_last": tasks.computed,

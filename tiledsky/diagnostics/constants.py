@@ -1,0 +1,105 @@
+"""Measure 12: pixels of one value where noise should be, which count as sky; whether there is any noise.
+
+Of the whole image, exact: blocks of 4 x 4 pixels of one value, and blocks with noise (`tiledsky.kernels.constants`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tiledsky.diagnostics.band import Band
+from tiledsky.diagnostics.patches import Floats, PatchSums, number, patch_size
+from tiledsky.geometry import Pair
+from tiledsky.kernels.cell_sums import CELL
+from tiledsky.kernels.constants import BLOCK, DIP, NEAR, SOLID, UNUSED, block_kinds
+from tiledsky.nodata import BY_CHANCE, TEXTURE, number_text
+from tiledsky.planes import INVALID, USER
+
+NAME = "constants"
+#: Of a cell: blocks, with a dip, nearly solid, solid, solid and not masked; of these the values and their squares.
+COLUMNS = 7
+#: Share of the pixels from which solid blocks count even where they are masked as sources: the noise is too small.
+_LARGE = 0.05
+
+DEFINITION = (
+    "pixels in blocks of 4 x 4 px that have one value, as a share of the valid ones: not masked, or all if they are a "
+    "twentieth; none where as many blocks are one pixel short of it, as of whole numbers, or where the image has no "
+    "noise. smooth_fraction: of the other blocks those without a pixel that lies below its neighbours in its row or "
+    "column; of white noise .01, without noise near 1"
+)
+
+
+def update(band: Band) -> Floats:
+    """Sums of the cells of a band."""
+    (y0, x0), (rows, columns) = band.origin, band.cells
+    inner = slice(y0, y0 + CELL * rows), slice(x0, x0 + CELL * columns)
+    science, bits = band.science[inner], band.bits[inner]
+    used = (bits & (INVALID | USER)) == 0
+    kinds = block_kinds(np.ascontiguousarray(science), used & np.isfinite(science))
+    height, width = (n * BLOCK for n in kinds.shape)
+    corners = science[:height:BLOCK, :width:BLOCK].astype(np.float64)
+    clear = (bits[:height, :width] == 0).reshape(*_split(kinds.shape[0]), *_split(kinds.shape[1])).all(axis=(1, 3))
+    sky = (kinds == SOLID) & clear
+    values = np.where(sky, corners, 0.0)
+    with np.errstate(over="ignore"):
+        planes = (kinds != UNUSED, kinds == DIP, kinds == NEAR, kinds == SOLID, sky, values, values * values)
+    side = CELL // BLOCK
+    full = np.zeros((rows * side, columns * side, COLUMNS))
+    full[: kinds.shape[0], : kinds.shape[1]] = np.stack(planes, axis=-1)
+    with np.errstate(over="ignore"):
+        return full.reshape(rows, side, columns, side, COLUMNS).sum(axis=(1, 3))
+
+
+def _split(blocks: int) -> Pair:
+    return blocks, BLOCK
+
+
+def finalize(sums: PatchSums, *, shape: Pair) -> dict[str, Any]:
+    """Return the measure."""
+    blocks, dips, near, solid, sky = sums.sums[..., :5].sum(axis=(0, 1)).tolist()
+    others = blocks - solid
+    smooth = (others - dips) / others if others else 1.0 if blocks else float("nan")
+    wanted = solid if blocks and solid >= _LARGE * blocks else sky
+    counted = blocks > 0 and smooth <= 1 - TEXTURE and near <= BY_CHANCE * solid
+    fraction = wanted / blocks if counted else float("nan")
+    return {
+        "definition": DEFINITION,
+        "unit": "1",
+        "n_blocks": int(blocks),
+        "smooth_fraction": number(smooth, 4),
+        "solid_fraction": number(solid / blocks if blocks else float("nan"), 4),
+        "fraction": number(0.0 if blocks and smooth <= 1 - TEXTURE and not counted else fraction, 4),
+        "largest": _largest(sums.sums, shape),
+    }
+
+
+def _largest(sums: Floats, shape: Pair) -> dict[str, Any] | None:
+    """Patch of the image with most pixels of one value that count as sky, and the value; None: there are none."""
+    counts = sums[..., 4]
+    if not counts.any():
+        return None
+    iy, ix = np.unravel_index(int(np.argmax(counts)), counts.shape)
+    n, total, squares = sums[iy, ix, 4:].tolist()
+    value, size = total / n, patch_size(shape)
+    # one value: of several the mean of the squares is above the square of the mean
+    same = np.isfinite(squares) and abs(squares / n - value * value) <= 1e-9 * value * value
+    place = {"y": int(iy) * size, "x": int(ix) * size, "size": size, "n_pixels": int(n) * BLOCK * BLOCK}
+    return {**place, "value": number_text(value) if same else None}
+
+
+def words(measure: dict[str, Any]) -> str | None:
+    """One line on what is wrong; None if nothing is."""
+    largest, smooth = measure["largest"], measure["smooth_fraction"]
+    if smooth is not None and smooth > 1 - TEXTURE:
+        return "the image shows no noise, so tests in units of it mean nothing"
+    if not measure["fraction"] or largest is None:
+        return None
+    value = largest["value"]
+    what = "have one value each in patches" if value is None else f"are {value} in patches"
+    again = "" if value is None else f"; if that means no data, run again with --nodata {value}"
+    return (
+        f"{100 * measure['fraction']:.3g}% of the pixels {what}, and count as sky: most in rows {largest['y']} to "
+        f"{largest['y'] + largest['size'] - 1}, columns {largest['x']} to {largest['x'] + largest['size'] - 1}{again}"
+    )
