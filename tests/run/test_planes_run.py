@@ -267,7 +267,8 @@ def test_flags_are_looked_up_before_anything_is_written(files: dict[str, str], t
     with pytest.raises(ParameterError, match="JWST has no dq flag 'SATURATION'; near are SATURATED"):
         run(recipe(dq_flags=["SATURATION"]), out=out, **files)
     plain = tmp_path / "plain.fits"
-    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.ones(SHAPE, np.float32), name="SCI")]).writeto(plain)
+    noise = np.random.default_rng(1).normal(0, 1, SHAPE).astype(np.float32)
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(noise, name="SCI")]).writeto(plain)
     with pytest.raises(ParameterError, match="'DO_NOT_USE' has a name and the header names no instrument"):
         run(recipe(), plain, out, weight=files["weight"], dq=files["dq"])
     assert not out.exists()

@@ -275,7 +275,7 @@ def test_chunk_of_the_input_written_anew_is_another_input(tmp_path: Path) -> Non
     path, out = tmp_path / "image.zarr", tmp_path / "run.zarr"
     array = zarr.create_array(str(path), data=make_planes((130, 140))["science"], chunks=(50, 50))
     run("sextractor", path, out)
-    array[60:70, 60:70] = 3.0
+    array[60:70, 60:70] += 3
     with pytest.raises(RunError, match=r"another input \(science: size or time of files of image.zarr changed\)"):
         run("sextractor", path, out)
 

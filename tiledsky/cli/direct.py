@@ -16,6 +16,7 @@ from tiledsky.cli.options import (
 )
 from tiledsky.console import reporting
 from tiledsky.io.options import InputOptions
+from tiledsky.nodata import number_text
 from tiledsky.run.direct import estimate as estimate_file
 from tiledsky.run.highwater import keep_freed, process_peak
 from tiledsky.run.outputs import EXPORTED
@@ -51,3 +52,5 @@ def estimate(
     (ny, nx), peak = made.shape, process_peak() / 1e6
     say(f"{out}: {ny} x {nx} px, {made.recipe}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB")
     say(f"planes: {', '.join(made.planes)}")
+    if made.nodata is not None:
+        say(f"no data: pixels that are {number_text(made.nodata)}")

@@ -16,6 +16,7 @@ from tiledsky.console import reporting
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.address import located
 from tiledsky.io.options import InputOptions
+from tiledsky.nodata import number_text
 from tiledsky.run.cluster import parse_memory
 from tiledsky.run.clusterfile import ClusterFile, load_cluster
 from tiledsky.run.crew import TASK_TIMEOUT
@@ -126,6 +127,8 @@ def run(
     peak = result.provenance["peak_worker_memory"] / 1e6
     say(f"{out}: {ny} x {nx} px, {result.recipe.name}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB a worker")
     say(f"planes: {', '.join(result.planes)}")
+    if (nodata := result.provenance.get("nodata")) is not None:
+        say(f"no data: pixels that are {number_text(nodata)}")
     write_after(result, wanted=report_too)
 
 

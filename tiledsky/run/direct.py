@@ -49,11 +49,14 @@ class Estimated:
     recipe : str
         Its name.
     planes : tuple of str
+    nodata : float or None
+        The number that meant no data.
     """
 
     shape: Pair
     recipe: str
     planes: tuple[str, ...]
+    nodata: float | None = None
 
 
 def estimate(
@@ -125,7 +128,7 @@ def estimate(
         header = result_header(header, fill_of(recipe, opened.planes, opened.planes["science"].nodata))
         options = {"header": header, "history": history, "overwrite": overwrite}
         _write(arrays, stack.enter_context(new_fits(target, images, **options)), threads, progress)
-    return Estimated(opened.shape, recipe.name, tuple(planes))
+    return Estimated(opened.shape, recipe.name, tuple(planes), opened.planes["science"].nodata)
 
 
 def _check_names(planes: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from tiledsky.errors import PlanError
 from tiledsky.geometry import Pair, inner_chunk
 from tiledsky.io.source import Source
 from tiledsky.io.zarrcheck import open_zarr_array
+from tiledsky.nodata import number_text
 from tiledsky.recipe import Recipe
 from tiledsky.run.layout import Layout
 from tiledsky.run.memory import Plane, Planes, peak
@@ -72,6 +73,7 @@ class PlanReport:
     output_bytes: int
     peak_memory: int
     peak_stage: str
+    nodata: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -89,6 +91,8 @@ class PlanReport:
             sizes = f"{_size(s.bytes_read):>9} {_size(s.bytes_written):>9} {_size(s.peak_memory):>8}"
             yield f"{s.name:22} {s.tasks:6} {tile:>11} {chunk:>9} {max(s.halo):5} {sizes}{boxes}"
         worst = next(s for s in self.stages if s.name == self.peak_stage)
+        if self.nodata is not None:
+            yield f"no data        {number_text(self.nodata)}"
         yield f"tasks          {self.tasks}"
         yield f"read, written  {_size(self.bytes_read)}, {_size(self.bytes_written)} (uncompressed, halos included)"
         yield f"scratch        {_size(self.scratch_bytes)} (uncompressed), removed at the end"
@@ -166,6 +170,7 @@ def describe(
         output_bytes=sum(sizes.values()) - scratch,
         peak_memory=worst.peak_memory,
         peak_stage=worst.name,
+        nodata=source.planes["science"].nodata,
     )
 
 
