@@ -178,7 +178,7 @@ def test_variances(tmp_path: Path, kind: str) -> None:
         np.testing.assert_array_equal(done[0].plane(name)[...], done[1].plane(name)[...])
     assert (done[0].plane("mask")[3, 4:8] & 1 == 1).all()
     if kind == "fits":
-        with pytest.raises(RunError, match="error: variances -> errors"):
+        with pytest.raises(RunError, match=r"error: rubin\.fits: variances -> errors"):
             run(Recipe.from_dict(data), path, tmp_path / "run0.zarr", tile_size=120, error=str(path))
         with pytest.raises(InputError, match="give --error or --variance, not both"):
             run(Recipe.from_dict(data), path, tmp_path / "run3.zarr", error=str(path), variance=str(path))
