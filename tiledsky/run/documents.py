@@ -38,7 +38,7 @@ class _Identity(_Document):
     identity: dict[str, str]
     run_id: str
     code: str
-    libraries: dict[str, str]
+    libraries: dict[str, str] = {}
     input: dict[str, str]
     dtypes: dict[str, str]
     files: dict[str, int]
