@@ -94,6 +94,35 @@ def test_a_ceiling_cuts_fits_off():
     assert sky.background.max() < free.background.max() - 0.01
 
 
+@pytest.mark.parametrize("columns", [198, 200, 202])
+@pytest.mark.parametrize("side", [0, 1])
+def test_two_bad_columns_at_an_edge(columns, side):
+    """As at the edges of real detectors, and wherever the last boxes are cut."""
+    sky, image = image_of((150, columns))
+    image[:, -2:] -= np.array([1.4, 2.7], np.float32)  # 14 and 27 times the noise
+    if side:
+        sky, image = sky[:, ::-1], np.ascontiguousarray(image[:, ::-1])
+    law = {"box_size": 6, "exclude_percentile": 90, "interpolator": {**LAW, "robust_bandwidth": 20}}
+    made = tiledsky.estimate_background(image, recipe(**law))
+    good = np.delete(image, [0, 1] if side else [-1, -2], axis=1)
+    without = tiledsky.estimate_background(
+        np.pad(good, ((0, 0), (2, 0) if side else (0, 2)), constant_values=np.nan), recipe(**law)
+    )
+    assert np.abs(made.background - without.background).max() < 0.03  # 0.3 of the noise
+
+
+def test_noise_alone_makes_no_box_uneven():
+    rng = np.random.default_rng(5)
+    for n in (36, 9):
+        rms = rng.normal(size=(120, 130, n)).std(axis=-1)
+        assert (box_weights(np.full(rms.shape, n), rms, rms > 0, pixels=n) > 0).all()
+
+
+def test_counts_of_which_most_boxes_have_none():
+    rms = np.where(np.random.default_rng(6).random((30, 30)) < 0.2, 0.3, 0.0)
+    assert (box_weights(np.full(rms.shape, 36), rms, rms >= 0, pixels=36) > 0).all()
+
+
 def test_weights():
     n_good = np.full((9, 9), 100)
     n_good[2, 2], n_good[4, 4] = 50, 0
@@ -103,7 +132,8 @@ def test_weights():
     weight = box_weights(n_good, rms, n_good > 0, pixels=100)
     assert weight[2, 2] == 0.25
     assert weight[4, 4] == 0
-    assert weight[0, 0] == weight[1, 1] == 1
+    assert weight[0, 0] == 0  # more than noise
+    assert weight[1, 1] == 1
     assert weight[3, 8] == 0.25
     assert (box_weights(n_good, 0 * rms, n_good > 0, pixels=100)[6:] == 1).all()
 

@@ -20,6 +20,8 @@ FITTED = ("bandwidth", "degree")
 _NOISE = (5, 5)
 #: Noise below this share of the median is taken as this: a few boxes of constant pixels would outweigh all others.
 _QUIETEST = 1e-2
+#: Standard errors above the noise there from which the rms of a box is no chance.
+_CHANCE = 10.0
 #: Cells that are fitted at a time, beside the halo.
 _BAND_CELLS = 1 << 19
 
@@ -46,7 +48,8 @@ def box_weights(n_good: NDArray[Any], rms: NDArray[Any], usable: NDArray[np.bool
     White noise alone would make it ``n_good / noise**2``. But the pixels that are left between sources hold what the
     mask did not find of them: the more of a box is masked, the more light is in the rest. With the square the bias by
     such light is a quarter less, and the scatter no larger. The noise is the median rms of 5 x 5 boxes, for that of one
-    box varies with its own pixels.
+    box varies with its own pixels. A box whose own rms is far above it (by more than chance can make it) holds more
+    than sky, such as bad columns, and its mean says nothing: its weight is 0.
     """
     noise = median_filter(np.where(usable, rms, np.asarray(np.nan, rms.dtype)), size=_NOISE)
     known = noise[np.isfinite(noise)]
@@ -57,8 +60,15 @@ def box_weights(n_good: NDArray[Any], rms: NDArray[Any], usable: NDArray[np.bool
         relative = np.ones(share.shape)
         if typical > 0.0:
             relative = np.maximum(np.nan_to_num(noise[rows].astype(np.float64) / typical, nan=1.0), _QUIETEST)
-        weight[rows] = np.square(share / relative)
-    return weight
+        weight[rows] = np.where(_uneven(rms[rows], noise[rows], n_good[rows]), 0.0, np.square(share / relative))
+    return weight if weight.any() else np.where(usable, np.float32(1), np.float32(0))
+
+
+def _uneven(rms: NDArray[Any], noise: NDArray[Any], n_good: NDArray[Any]) -> NDArray[np.bool_]:
+    """Boxes whose pixels scatter more than noise can: an rms of n pixels varies by ``1 / sqrt(2 n)`` of itself."""
+    with np.errstate(invalid="ignore"):
+        limit = noise.astype(np.float64) * (1.0 + _CHANCE / np.sqrt(2.0 * np.maximum(n_good, 1.0)))
+        return (noise > 0.0) & (rms > limit)
 
 
 def fit_bytes(shape: Pair, law: LocalPolynomialInterpolator) -> int:
