@@ -197,14 +197,14 @@ def _parse(data: bytes, label: str, header: str) -> list[tuple[Any, bool]]:
     lost = [_line(w.message) for w in said if not any(word in str(w.message) for word in _HARMLESS)]
     if lost:
         raise InputError(f"{label}: a region would be lost: {lost[0]}; save the file in image or fk5 coordinates")
-    pixel = [_on_pixels(region, keywords, label) for region in found if region.meta.get("type") != "ann"]
-    pixel = [region for region in pixel if not isinstance(region, TextPixelRegion)]
+    placed = [_on_pixels(region, keywords, label) for region in found if region.meta.get("type") != "ann"]
+    pixel = [region for region in placed if not isinstance(region, TextPixelRegion | None)]
     for region in pixel:
         if isinstance(region, PointPixelRegion | LinePixelRegion):
             name = type(region).__name__.removesuffix("PixelRegion").lower()
             raise InputError(f"{label}: a {name} has no area, so it masks no pixel; draw a circle or a box, or drop it")
     chosen = [(_plain(region), bool(region.meta.get("include", True))) for region in pixel if _lies(region, label)]
-    if not any(region.meta.get("include", True) for region in pixel):
+    if None not in placed and not any(region.meta.get("include", True) for region in pixel):
         raise InputError(
             f"{label}: no region includes anything, so no pixel would be masked; add one, or drop the file"
         )
@@ -233,7 +233,7 @@ def _keywords(header: str) -> Header:
 
 
 def _on_pixels(region: Any, keywords: Header, label: str) -> Any:
-    """Region in pixel coordinates, by the WCS of the image."""
+    """Region in pixel coordinates, by the WCS of the image; None for one on the far side of the sky."""
     if not hasattr(region, "to_pixel"):
         return region
     from astropy.wcs import WCS  # a quarter of a second, for the few inputs with regions in sky coordinates
@@ -242,7 +242,9 @@ def _on_pixels(region: Any, keywords: Header, label: str) -> Any:
         with quiet():
             wcs = WCS(keywords)
             if wcs.has_celestial:
-                return region.to_pixel(wcs.celestial)
+                points = getattr(region, "vertices", None)
+                x, y = wcs.celestial.world_to_pixel(region.center if points is None else points)
+                return region.to_pixel(wcs.celestial) if np.any(np.isfinite(x) & np.isfinite(y)) else None
     except Exception as error:  # astropy raises several types for a WCS that makes no sense
         raise InputError(f"{label}: a sky region cannot be placed ({_line(error)}); use image coordinates") from None
     raise InputError(

@@ -10,11 +10,13 @@ import math
 import os
 import re
 import stat
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.errors import ZarrUserWarning
 
 from tiledsky.errors import InputError
 from tiledsky.io.remote import is_url, open_node
@@ -45,7 +47,10 @@ def open_zarr(path: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
         return open_node(os.fspath(path))
     try:
         check_metadata_files(path)
-        return zarr.open(str(path), mode="r", use_consolidated=False)
+        with warnings.catch_warnings():
+            # Zarr 3.4 reads such metadata as if they were others, and the array as empty
+            warnings.filterwarnings("error", message="(?s).*is invalid", category=ZarrUserWarning)
+            return zarr.open(str(path), mode="r", use_consolidated=False)
     except InputError:
         raise
     except Exception as error:  # damaged metadata raise whatever the parser meets first
