@@ -111,11 +111,12 @@ def test_look_at_a_large_image() -> None:
     def pixels(region: Region) -> np.ndarray:
         read.append(region)
         image = noise(region.shape, seed=region.y0 * 50000 + region.x0)
-        image[:, : max(300 - region.x0, 0)] = 0
+        image[:, : max(4100 - region.x0, 0)] = 0
         return image
 
     seen = look_at(pixels, shape)
     assert (seen.nodata, seen.at_border, seen.whole) == (0, True, False)
+    assert seen.share == pytest.approx(0.1, abs=0.03)
     assert sum(r.shape[0] * r.shape[1] for r in read) < 1e6
     assert read == places(shape)
     assert all(Region.whole(shape).contains(region) for region in read)

@@ -8,7 +8,7 @@ block, is no datum, or the image has no noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,8 +178,7 @@ def look(patches: Sequence[Any], regions: Sequence[Region], shape: Pair, nodata:
     used = [np.isfinite(p) if nodata is None else np.isfinite(p) & ~empty(p, nodata) for p in pixels]
     kinds = [block_kinds(np.ascontiguousarray(p), u) for p, u in zip(pixels, used, strict=True)]
     counts = np.sum([np.bincount(k.ravel(), minlength=SOLID + 1) for k in kinds], axis=0)
-    total = sum(int(np.count_nonzero(u)) for u in used)
-    if not total or counts.sum() == counts[UNUSED]:
+    if counts.sum() == counts[UNUSED]:
         return Look(whole=len(regions) == 1)
     solid, near = int(counts[SOLID]), int(counts[NEAR])
     others = int(counts.sum()) - int(counts[UNUSED]) - solid
@@ -190,7 +189,9 @@ def look(patches: Sequence[Any], regions: Sequence[Region], shape: Pair, nodata:
     values = np.concatenate([_corners(p)[k == SOLID] for p, k in zip(pixels, kinds, strict=True)])
     numbers, filled = np.unique(values, return_counts=True)
     value = float(numbers[np.argmax(filled)])
-    share = sum(int(np.count_nonzero(empty(p, value))) for p in pixels) / total
+    # of the patches that are spread evenly: those along the borders would make too much of what stands there
+    evenly = list(zip(pixels, used, strict=True))[-PATCHES:]
+    share = _count(empty(p, value) for p, _ in evenly) / max(_count(u for _, u in evenly), 1)
     seen = list(zip(pixels, regions, strict=True))
     return Look(
         value,
@@ -203,6 +204,10 @@ def look(patches: Sequence[Any], regions: Sequence[Region], shape: Pair, nodata:
         found.whole,
         all(p.dtype == np.float32 for p in pixels),
     )
+
+
+def _count(flags: Iterable[NDArray[np.bool_]]) -> int:
+    return sum(int(np.count_nonzero(part)) for part in flags)
 
 
 def _corners(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -65,6 +65,8 @@ def _kept(recipe: Recipe, source: Source, planes: Sequence[str]) -> float:
     for name, plane in source.planes.items():
         if name == "coverage" or (evened and name in ("weight", "error")):
             always += np.dtype(plane.dtype).itemsize
+    if source.planes["science"].nodata is not None:
+        always += size + 1  # the image as it is, and where it has no data
     most = 0.0
     for step in recipe.steps:
         made, kept = _of_step(step, size, source.shape)
