@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "tiledsky"
 # From the bottom up: a module may import from its own layer's list of names below it, never from above.
 LAYERS = [
     {"plain"},
-    {"errors", "geometry"},
+    {"errors", "geometry", "scratch"},
     {"steps"},
     {"checks"},
     {"recipe"},
@@ -70,7 +70,7 @@ HOMES = {
     "bokeh": {"report"},
     "jinja2": {"report"},
 }
-BELOW_KERNELS = {"errors", "geometry", "kernels"}
+BELOW_KERNELS = {"errors", "geometry", "kernels", "scratch"}
 KERNEL_LIBRARIES = {"numpy", "scipy", "numba", "llvmlite", "tiledsky"}
 
 # Parts of libraries that their authors do not promise to keep, although no underscore says so.

@@ -45,3 +45,7 @@ class RunError(TiledSkyError, RuntimeError):
     """A run that did not finish, or a run store that does not match what was asked."""
 
     exit_code = 4
+
+
+class ClockError(RunError):
+    """A run whose machine had its clock set back, for which Dask waits until the clock shows again what it did."""

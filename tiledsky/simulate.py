@@ -14,10 +14,10 @@ from functools import lru_cache
 from typing import Any, Literal, cast
 
 import numpy as np
-from numba import njit
 from numpy.typing import DTypeLike, NDArray
 
 from tiledsky.errors import ParameterError
+from tiledsky.kernels import njit
 
 BLOCK_SIZE = 256  # side of the fixed pixel blocks; another value is another noise
 MIN_STDDEV = 1e-3  # of a source, in pixels, so that amplitudes stay finite

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 `check` found the sky not good enough, 2 wrong arguments o
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import shlex
 import sys
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+#: Errors of the system for too many open files.
+_FILES = (errno.EMFILE, errno.ENFILE)
 #: Modules that add commands to the app, in the order of the help, and the names of these.
 _MODULES = {
     "runs": ("plan", "run", "verify"),
@@ -50,6 +53,8 @@ def _load(words: Sequence[str]) -> None:
     modules = [f"tiledsky.cli.{module}" for module in chosen or _MODULES]
     if all(module in sys.modules for module in modules):
         return
+    # said in one line, by `main`
+    warnings.filterwarnings("ignore", "kernels are compiled for this process alone", RuntimeWarning)
     gc.disable()  # what modules make stays: to look through it for garbage again and again is an eighth of a start
     try:
         for module in modules:
@@ -103,7 +108,6 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None:  # what ends with the process need not be looked through for garbage: half a second
         atexit.register(gc.freeze)
     words = sys.argv[1:] if arguments is None else arguments
-    _load(words)
     with warnings.catch_warnings():
         warnings.simplefilter("always", InputWarning)
         warnings.showwarning = _said
@@ -112,8 +116,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None, words: Sequence[str]) -> None:
     try:
+        _load(words)
         for word in words:  # before anything can repeat them
             keeps_no_secret(word)
+        if (kernels := sys.modules.get("tiledsky.kernels")) and kernels.NOT_KEPT:
+            say(f"tiledsky: {kernels.NOT_KEPT}", err=True)
         _app(arguments)
     except Ended as ended:
         said = "tiledsky: stopped"
@@ -125,8 +132,30 @@ def _run(arguments: list[str] | None, words: Sequence[str]) -> None:
         say(f"tiledsky: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        say(f"tiledsky: {' '.join(str(error).split())}; check paths, permissions and room", err=True)
+        advice = (
+            "raise the limit of open files (ulimit -n)"
+            if error.errno in _FILES
+            else "check paths, permissions and room"
+        )
+        say(f"tiledsky: {' '.join(str(error).split())}; {advice}", err=True)
         sys.exit(RunError.exit_code)
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if not _is_want_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:200] or "no memory"
+        say(
+            f"tiledsky: the system gives this process no more memory or threads ({said}); raise its limits (ulimit -v, "
+            "-u), or use fewer workers and smaller tiles; the same command goes on",
+            err=True,
+        )
+        sys.exit(RunError.exit_code)
+
+
+def _is_want_of_memory(error: BaseException) -> bool:
+    """Whether an error is one of limits of the system: Python and the loader of libraries have no class for it."""
+    said = str(error).lower()
+    marks = ("can't start new thread", "cannot allocate memory", "failed to map segment", "out of memory")
+    return isinstance(error, MemoryError) or any(mark in said for mark in marks)
 
 
 def _again(arguments: list[str] | None) -> list[str]:

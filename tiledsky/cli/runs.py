@@ -13,7 +13,7 @@ from tiledsky.cli.arrays import do_slice
 from tiledsky.cli.options import app, say, with_inputs
 from tiledsky.cli.reports import write_after
 from tiledsky.console import reporting
-from tiledsky.errors import ParameterError, RunError
+from tiledsky.errors import ClockError, ParameterError, RunError
 from tiledsky.io.address import located
 from tiledsky.io.options import InputOptions
 from tiledsky.nodata import number_text
@@ -113,16 +113,24 @@ def run(
         limits: dict[str, Any] = {"memory_limit": limit, "threads": config.threads}
         prepared = prepare(recipe, source, out, tile_size=tile_size, **inputs, **limits)
         prepared.check(restart=restart)
-        with cluster_client(config, insecure=insecure) as client, reported(performance_report):
-            report.line(_connected(config, client))
-            result = prepared.execute(
-                client=client,
-                restart=restart,
-                verify=verify_done,
-                task_timeout=task_timeout or None,
-                patience=config.patience,
-                progress=report.tiles,
-            )
+        result = None
+        while result is None:
+            try:
+                with cluster_client(config, insecure=insecure) as client, reported(performance_report):
+                    report.line(_connected(config, client))
+                    result = prepared.execute(
+                        client=client,
+                        restart=restart,
+                        verify=verify_done,
+                        task_timeout=task_timeout or None,
+                        patience=config.patience,
+                        progress=report.tiles,
+                    )
+            except ClockError as error:
+                if config.kind == "scheduler":
+                    raise
+                report.line(f"{error}; new workers are started")
+                restart = False
     ny, nx = result.plan.shape
     peak = result.provenance["peak_worker_memory"] / 1e6
     say(f"{out}: {ny} x {nx} px, {result.recipe.name}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB a worker")

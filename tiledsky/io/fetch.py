@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import weakref
 from pathlib import Path
 
 from tiledsky.errors import InputError, RunError
 from tiledsky.io.address import Address
+from tiledsky.scratch import drop, scratch_file
 
 _BLOCK = 16 << 20
 #: Times that a copy which broke off is begun again; single requests are repeated besides.
@@ -37,14 +37,13 @@ class Fetched:
     def __init__(self, url: str, scratch: Path | None) -> None:
         address = Address(url)
         try:
-            handle, name = tempfile.mkstemp(prefix="tiledsky-", suffix=f"-{address.name}", dir=scratch)
+            handle, self.path = scratch_file(f"-{address.name}", scratch)
         except OSError as error:
             raise InputError(
                 f"{url}: nothing can be copied to the scratch directory ({error}); name another in TMPDIR"
             ) from error
         os.close(handle)
-        self.path = Path(name)
-        self._remove = weakref.finalize(self, self.path.unlink, missing_ok=True)
+        self._remove = weakref.finalize(self, drop, self.path)
         try:
             self._fetch(url, address)
         except BaseException:  # the error holds this object, so that nothing would be removed while it is known

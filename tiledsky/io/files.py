@@ -22,6 +22,8 @@ _BEGUN_IN: ContextVar[Path | None] = ContextVar("begun_in", default=None)
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow writing there"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
+    errno.EFBIG: "raise the limit of the size of files (ulimit -f)",
 }
 
 

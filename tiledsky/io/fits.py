@@ -31,6 +31,7 @@ from tiledsky.io.fitsselect import ROLE_NAMES, Role, choose
 from tiledsky.io.fitssum import verify_checksums
 from tiledsky.io.fitstiles import TileTable
 from tiledsky.io.fitswrite import NewImage, Plane, check_target, new_fits, write_fits
+from tiledsky.scratch import drop
 
 __all__ = [
     "FitsImage",
@@ -338,7 +339,7 @@ def image_hdus(path: str | os.PathLike[str]) -> list[int]:
             hdus = scan_file(Path(path))
         else:
             copy, hdus = inflate(Path(path), compression, None)
-            copy.unlink()
+            drop(copy)
     except InputError:
         raise
     except Exception as exc:
@@ -393,7 +394,7 @@ def _verify(path: Path, label: str, hdus: list[HduInfo], info: HduInfo) -> None:
 
 def _remove(path: str | None) -> None:
     if path is not None:
-        Path(path).unlink(missing_ok=True)
+        drop(Path(path))
 
 
 def _line(exc: BaseException) -> str:

@@ -13,7 +13,6 @@ import math
 import os
 import shutil
 import stat
-import tempfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from astropy.io.fits import Header
 
 from tiledsky.errors import InputError
 from tiledsky.io.fitscards import integer, label_value, parse_cards, text_value, value_of
+from tiledsky.scratch import drop, scratch_file
 
 BLOCK = 2880
 _MAX_HEADER = 2_000 * BLOCK  # 5.8 MB, 72,000 cards: beyond this the END card is lost, not far away
@@ -206,7 +206,7 @@ def inflate(path: Path, compression: Literal["gzip", "bzip2"], scratch: Path | N
     Returns
     -------
     unpacked : Path
-        The temporary file; the caller removes it.
+        The temporary file; the caller removes it (`tiledsky.scratch.drop`).
     hdus : list of HduInfo
         As `scan_file` gives for it.
 
@@ -218,18 +218,17 @@ def inflate(path: Path, compression: Literal["gzip", "bzip2"], scratch: Path | N
     label = str(path)
     opener = gzip.open if compression == "gzip" else bz2.open
     try:
-        handle, name = tempfile.mkstemp(prefix="tiledsky-", suffix=".fits", dir=scratch)
+        handle, unpacked = scratch_file(".fits", scratch)
     except OSError as exc:
         raise InputError(
             f"{label}: nothing can be unpacked to the scratch directory ({exc}); name another in TMPDIR"
         ) from exc
-    unpacked = Path(name)
     try:
         with os.fdopen(handle, "wb") as copy, opener(path, "rb") as stream:
             hdus = _scan(_InflatingSource(stream, copy, unpacked.parent, label), label)
         return unpacked, hdus
     except BaseException:
-        unpacked.unlink(missing_ok=True)
+        drop(unpacked)
         raise
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -25,6 +23,7 @@ from tiledsky.nodata import without
 from tiledsky.planes import INVALID, SOURCES, base_mask
 from tiledsky.recipe import Recipe
 from tiledsky.run.inputs import open_input, warn_of_constants
+from tiledsky.scratch import drop, scratch_folder
 
 #: What is tried unless told: one mesh, the notebook's chain, the most accurate one, that of CEERS.
 RECIPES = ("sextractor", "complex-sky", "deep-sky", "ceers-nircam")
@@ -125,12 +124,15 @@ def advise(
             f"least one of each, and samples of {SMALLEST} px, or nothing can be measured"
         )
     loaded = {name: Recipe.load(name).expanded() for name in names}
-    with tempfile.TemporaryDirectory(prefix="tiledsky-") as scratch:
-        source = open_input(science, scratch=Path(scratch), **inputs)
+    scratch = scratch_folder()
+    try:
+        source = open_input(science, scratch=scratch, **inputs)
         header = parse_header(source.header)
         bits = dq_bits(next(iter(loaded.values())).dq_flags, header=header) if "dq" in source.planes else None
         warn_of_constants(source, bits)
         chosen = _samples(source, samples, sample_size, bits)
+    finally:
+        drop(scratch)
     said = progress or (lambda what, done, total: None)
     trials: dict[str, list[Trial]] = {name: [] for name in names}
     left_out: dict[str, str] = {}

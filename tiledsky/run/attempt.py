@@ -36,7 +36,7 @@ TIMEOUTS = 2
 #: What such a failure is called.
 TIMED_OUT = "TaskTimeout"
 #: Errors of the system that will not go away by trying again, neither here nor for another tile.
-_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 #: Errors of the system that trying again does not change.
 _LASTING = (errno.EACCES, errno.EPERM, *_HOPELESS)
 

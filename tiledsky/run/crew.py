@@ -18,7 +18,7 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
-from tiledsky.errors import ParameterError, RunError
+from tiledsky.errors import ClockError, ParameterError, RunError
 from tiledsky.geometry import Pair
 from tiledsky.run.attempt import TIMED_OUT, TIMEOUTS, Failure, Order, attempt, read_timeout, timeout_failure
 from tiledsky.run.context import forget
@@ -38,6 +38,8 @@ _WINDOW = 1 << 15
 _BATCH = 2000
 #: Seconds between looks at the tasks; longer where a look takes longer than a tenth of it.
 _POLL, _LOOKS = 0.01, 10
+#: Seconds by which a clock may be set back: a run stands still so long.
+_SET_BACK = 20.0
 #: Seconds without any worker after which a run ends: on a cluster of this machine; where workers may be queueing.
 _PATIENCE_HERE, _PATIENCE = 180.0, 600.0
 
@@ -119,6 +121,7 @@ class Crew:
         self._asking: Handle[Any] | None = None
         self._asked = self._seen = time.monotonic()
         self._pause = _POLL
+        self._ahead = time.time() - time.monotonic()
 
     def outcomes(self, stage: str, indices: Iterable[Pair]) -> Outcomes:
         """Do tasks, and yield the marker of each or why it failed, as they end."""
@@ -233,6 +236,7 @@ class Crew:
         if self.client.status != "running":
             raise self._lost()
         now = time.monotonic()
+        self._check_clock(time.time() - now)
         if self._asking is None and now - self._asked > 1:
             call = self.client.scheduler.ncores()
             self._asking, self._asked = asyncio.run_coroutine_threadsafe(call, self.client.loop.asyncio_loop), now
@@ -246,6 +250,18 @@ class Crew:
             raise RunError(
                 f"{self.root}: the scheduler has had no worker for {self.patience:.0f} s; what is done is kept, the "
                 "same command goes on when there are workers"
+            )
+
+    def _check_clock(self, ahead: float) -> None:
+        """Raise if the clock was set back: Dask sends nothing before the time at which it wanted to.
+
+        ``ahead``: the clock's time less one that nobody sets.
+        """
+        self._ahead = max(self._ahead, ahead)
+        if self._ahead - ahead > _SET_BACK:
+            raise ClockError(
+                f"{self.root}: the clock of this machine was set back by {self._ahead - ahead:.0f} s, for which Dask "
+                "would stand still; what is done is kept, the same command goes on"
             )
 
     def _lost(self) -> RunError:

@@ -22,10 +22,12 @@ import dask
 import psutil
 
 from tiledsky.errors import ParameterError, RunError
+from tiledsky.io.files import write_bytes, writing
 from tiledsky.io.targets import check_target_file
 from tiledsky.run.cluster import local_client, parse_memory, scheduler_client, worker_environment
 from tiledsky.run.clusterfile import ClusterFile
 from tiledsky.run.stop import held
+from tiledsky.scratch import drop, scratch_folder
 
 #: Of a scheduler whose workers come and go.
 _SETTINGS = {
@@ -96,11 +98,18 @@ def reported(file: str | os.PathLike[str] | None) -> Iterator[None]:
         return
     from distributed import performance_report
 
-    with performance_report(filename=os.fspath(file), mode="inline"):
-        yield
-    page = Path(file)  # Bokeh asks for a typesetter of formulas, of which there are none, and Dask for its icon
-    text = re.sub(r'<script[^>]*src="https?://[^"]*"[^>]*></script>', "", page.read_text())
-    page.write_text(re.sub(r'<link[^>]*href="https?://[^"]*"[^>]*>', "", text))
+    page, scratch = Path(file), scratch_folder()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(performance_report(filename=os.fspath(scratch / "report.html"), mode="inline"))
+            yield
+            with writing(page):
+                stack.close()
+        # Bokeh asks for a typesetter of formulas, of which there are none, and Dask for its icon
+        text = re.sub(r'<script[^>]*src="https?://[^"]*"[^>]*></script>', "", (scratch / "report.html").read_text())
+        write_bytes(page, re.sub(r'<link[^>]*href="https?://[^"]*"[^>]*>', "", text).encode())
+    finally:
+        drop(scratch)
 
 
 def _given(config: ClusterFile) -> Any:
