@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -17,7 +20,8 @@ from astropy.io import fits
 from distributed import Client, LocalCluster
 
 from tiledsky import run
-from tiledsky.errors import ParameterError, RunError
+from tiledsky.errors import ClockError, ParameterError, RunError
+from tiledsky.run import crew
 from tiledsky.run.cluster import local_client
 from tiledsky.run.versions import versions
 from tiledsky.run.workers import check_client, check_versions
@@ -122,3 +126,29 @@ def test_worker_that_ends_while_the_cluster_starts(tmp_path: Path) -> None:
         local_client(workers=1),
     ):
         raise AssertionError("a cluster without workers")
+
+
+def test_clock_that_is_set_back(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask would stand still for an hour; forward, and by a little, a clock may be set."""
+    ahead = [0.0]
+    clock = {"time": lambda: time.time() + ahead[0], "perf_counter": time.perf_counter}
+    monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=time.monotonic, sleep=time.sleep, **clock))
+
+    def set_clock(state: Any) -> None:
+        ahead[0] = {1: 3600.0, 3: 3595.0, 5: 0.0}.get(state.done, ahead[0])
+
+    with local_client(workers=1) as client:
+        with pytest.raises(ClockError, match=r"clock of this machine was set back by 3600 s.*the same command goes on"):
+            run("sextractor", image, tmp_path / "run.zarr", client=client, tile_size=64, progress=set_clock)
+        assert run("sextractor", image, tmp_path / "run.zarr", client=client, tile_size=64).complete
+
+
+def test_file_system_without_locks(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(RunError, match=r"on a file system without locks \(No locks available\), so that a second"):
+        run("sextractor", image, tmp_path / "run.zarr")
+    monkeypatch.undo()
+    assert run("sextractor", image, tmp_path / "run.zarr").complete

@@ -147,7 +147,7 @@ class FitsImage:
         self._file = open(ref.unpacked or ref.path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
         weakref.finalize(self, self._file.close)
         # finalize also runs when the object or the interpreter goes, so a forgotten close leaves no scratch file
-        self._remove = weakref.finalize(self, _remove, ref.unpacked) if owns_unpacked else None
+        self._remove = weakref.finalize(self, drop, Path(ref.unpacked)) if owns_unpacked and ref.unpacked else None
         try:
             header = self._open_compressed() if info.kind == "compressed" else info.header
             self._scaling = scaling_of(info, header, ref.role, self._label)
@@ -377,8 +377,8 @@ def _open(
         token = FitsRef(os.path.abspath(path), info.index, role, stat.st_size, stat.st_mtime_ns, unpacked, folder)
         return FitsImage(info, hdus[0].header, token, owns_unpacked=owned)
     except BaseException as exc:
-        if owned:
-            _remove(unpacked)
+        if owned and unpacked:
+            drop(Path(unpacked))
         if isinstance(exc, InputError) or not isinstance(exc, Exception):
             raise
         raise _broken(path, exc) from exc
@@ -390,11 +390,6 @@ def _verify(path: Path, label: str, hdus: list[HduInfo], info: HduInfo) -> None:
         if info.index and not hdus[0].data_bytes:
             verify_checksums(file, hdus[0], f"{label}, HDU {hdus[0]}")
         verify_checksums(file, info, f"{label}, HDU {info}")
-
-
-def _remove(path: str | None) -> None:
-    if path is not None:
-        drop(Path(path))
 
 
 def _line(exc: BaseException) -> str:

@@ -33,8 +33,8 @@ CALLS = "calls"
 _POLL = 0.02
 
 
-def lock(file: IO[Any], kind: int) -> bool:
-    """Lock an open file (`fcntl.flock`); False if another process has it and ``kind`` says not to wait.
+def lock(file: IO[Any], kind: int, root: Path) -> bool:
+    """Lock an open file of the store ``root``; False if ``kind`` says not to wait (`fcntl.flock`) and it is held.
 
     Raises
     ------
@@ -47,8 +47,8 @@ def lock(file: IO[Any], kind: int) -> bool:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False
         raise RunError(
-            f"{file.name} cannot be locked ({error.strerror or error}), so that a second driver could not be kept out; "
-            "put --out on a file system that has locks"
+            f"{root} is on a file system without locks ({error.strerror or error}), so that a second driver could not "
+            "be kept out; change --out"
         ) from error
     return True
 
@@ -61,7 +61,7 @@ def working(root: Path, call: str) -> Iterator[None]:
             yield
         return
     with lock_inside(root, f"{RUN_FOLDER}/{TASKS}") as file:
-        lock(file, fcntl.LOCK_SH)
+        lock(file, fcntl.LOCK_SH, root)
         with begun_in(root / RUN_FOLDER / CALLS / call) if call else nullcontext():
             yield
 
@@ -123,7 +123,7 @@ def wait_for_tasks(root: Path, *, seconds: float) -> bool:
         return True
     with lock_inside(root, f"{RUN_FOLDER}/{TASKS}") as file:
         while True:
-            if lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, root):
                 return True
             if time.monotonic() > until:
                 return False

@@ -143,7 +143,7 @@ def _alone(store: RunStore, stage: Stage, share: Slice, *, patience: float) -> I
     name = f"{RUN_FOLDER}/.slice-{stage.name}-{share.number}-{share.count}"
     with writing(store.root / name), lock_inside(store.root, name) as file:
         end = time.monotonic() + patience
-        while not lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        while not lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, store.root):
             if time.monotonic() > end:
                 raise RunError(
                     f"{store.root}: slice {share.number}/{share.count} of stage {stage.name} is being done by another "

@@ -124,7 +124,7 @@ def _held(root: Path, kind: int) -> Iterator[None]:
     with writing(root / RUN_FOLDER / DRIVER):
         file = lock_inside(root, f"{RUN_FOLDER}/{DRIVER}")
     with file:
-        if not lock(file, kind | fcntl.LOCK_NB):
+        if not lock(file, kind | fcntl.LOCK_NB, root):
             raise RunError(f"{root} is being run by another process; wait for it or stop it")
         yield
 
