@@ -110,6 +110,6 @@ CLIPS = {
 }
 
 
-def nearest(mesh, *, shape, dtype, box_size):
+def nearest(mesh, *, shape, dtype, box_size, n_threads=1):
     """An interpolator that is a function."""
     return np.kron(np.asarray(mesh), np.ones(box_size, dtype))[: shape[0], : shape[1]]
