@@ -32,7 +32,8 @@ class Row:
 
 ROWS = (
     Row("commit", "The process of every task of a run ends (SIGKILL) before and after every file that it makes, syncs, "
-        "renames or removes; the same with what was not synced lost; and (SIGXFSZ) half-way into every file",
+        "renames or removes; the same with what was not synced lost; and (SIGXFSZ) half-way into every file; it is "
+        "suspended there (SIGSTOP) until another one has done its task, or until its call has ended",
         "what is left is never taken for done; the next attempt gives the same bytes"),
     Row("worker", "A worker of a cluster ends by SIGKILL, SIGSEGV or in the middle of a write at each step of a "
         "commit, once, three times, and with several tasks at once", "the run finishes by itself, same bytes"),
