@@ -16,13 +16,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tiledsky import errors
 from tiledsky.geometry import Pair
 from tiledsky.io.address import located
-from tiledsky.io.files import write_bytes
+from tiledsky.io.files import write_inside
+from tiledsky.io.inside import read_inside
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.plain import without_secrets
 from tiledsky.run.leases import place
@@ -147,22 +147,24 @@ def _give_up(order: Order, index: Pair, thread: int) -> None:
         "traceback": "".join(traceback.format_stack(sys._current_frames().get(thread))),
     }
     with suppress(OSError, errors.RunError):
-        write_bytes(_timeout_path(order, index), json.dumps(report).encode())
+        write_inside(located(order.root), _timeout_name(order, index), json.dumps(report).encode())
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _timeout_path(order: Order, index: Pair) -> Path:
+def _timeout_name(order: Order, index: Pair) -> str:
     # named as a temporary file: a run that ends well removes it
-    return located(order.root) / RUN_FOLDER / FAILED / order.stage / f".{index[0]}.{index[1]}.timeout"
+    return f"{RUN_FOLDER}/{FAILED}/{order.stage}/.{index[0]}.{index[1]}.timeout"
 
 
 def read_timeout(order: Order, index: Pair) -> dict[str, Any] | None:
     """Return the report of the last attempt that ended by the clock, if there is one."""
     try:
-        report: dict[str, Any] = json.loads(_timeout_path(order, index).read_bytes())
-    except (OSError, ValueError):
+        report = json.loads(read_inside(located(order.root), _timeout_name(order, index)))
+    except (OSError, ValueError, RecursionError):
         return None
-    return report
+    kinds: dict[str, Any] = {"attempts": int, "seconds": (int, float), "worker": str, "traceback": str}
+    known = isinstance(report, dict) and all(isinstance(report.get(key), kind) for key, kind in kinds.items())
+    return report if known else None
 
 
 def timeout_failure(report: dict[str, Any]) -> Failure:
