@@ -210,7 +210,8 @@ def test_outputs_that_are_refused(refused: Callable[..., None], image: Path, tmp
 def test_inputs_that_cannot_be_used(refused: Callable[..., None], image: Path, tmp_path: Path) -> None:
     out, recipe = tmp_path / "sky.fits", ("--recipe", "sextractor")
     refused(3, "no such file", "estimate", tmp_path / "none.fits", out, *recipe)
-    fits.PrimaryHDU(np.ones((50, 200), np.float32)).writeto(tmp_path / "flat.fits")
+    noise = np.random.default_rng(1).normal(9, 1, (50, 200)).astype(np.float32)
+    fits.PrimaryHDU(noise).writeto(tmp_path / "flat.fits")
     refused(3, "a box of 64 x 64 px is larger", "estimate", tmp_path / "flat.fits", out, *recipe)
     refused(3, "weight is 50 x 200 px", "estimate", image, out, *recipe, "--weight", tmp_path / "flat.fits")
     (tmp_path / "evened.toml").write_text(Recipe.from_dict(_EVENED).to_toml())
