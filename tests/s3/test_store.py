@@ -154,7 +154,8 @@ def test_lease_of_a_process_that_is_gone_is_taken_at_once(lock: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
     host = place().rpartition(":")[0]
-    lock.write_bytes(json.dumps({"holder": f"{host}:{gone.pid}", "lease": "?", "renewed": 1}).encode())
+    facts = {"holder": f"{host}:{gone.pid}", "machine": leases.machine(), "lease": "?", "renewed": 1}
+    lock.write_bytes(json.dumps(facts).encode())
     began = time.monotonic()
     with leased(lock):
         assert time.monotonic() - began < leases.STALE / 2
@@ -177,13 +178,13 @@ def test_task_of_another_driver_puts_nothing(lock: Path, out: str) -> None:
     file = Address(f"{out}/background/c/0/0")
     lock.write_bytes(json.dumps({"holder": "another.machine:1", "lease": "?", "renewed": 1}).encode())
     for change in (lambda: file.write_bytes(b"pixels"), file.unlink):
-        with may_put(Warrant(lock, place())), pytest.raises(RunError, match=r"is driven by another\.machine:1 now"):
+        with may_put(Warrant(lock, "ours")), pytest.raises(RunError, match=r"another call now, of another\.machine:1"):
             change()
     lock.unlink()
-    with may_put(Warrant(lock, place())), pytest.raises(RunError, match="has no driver"):
+    with may_put(Warrant(lock, "ours")), pytest.raises(RunError, match="has no driver"):
         file.write_bytes(b"pixels")
     assert not file.exists()
-    with leased(lock), may_put(Warrant(lock, place())):
+    with leased(lock) as call, may_put(Warrant(lock, call)):
         file.write_bytes(b"pixels")
     assert file.read_bytes() == b"pixels"
 
