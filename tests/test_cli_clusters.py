@@ -60,7 +60,8 @@ def test_check_of_this_machine(call: Call, tmp_path: Path) -> None:
     code, out, err = call("cluster", "check", tmp_path / "local.toml", "--folder", tmp_path)
     assert code == 0
     versions, workers, rate = out.splitlines()
-    assert re.match(r"python 3\.\d+\.\d+, tiledsky \S+, numpy \S+, zarr \S+, dask \S+, distributed \S+$", versions)
+    assert re.match(r"python 3\.\d+\.\d+, tiledsky \S+, numpy \S+, scipy \S+, numba \S+, llvmlite \S+, ", versions)
+    assert re.search(r", zarr \S+, dask \S+, distributed \S+$", versions)
     assert workers == "1 workers, 1 threads, the same versions and bits as here"
     assert re.match(r"\d+\.\d\d Mpix/s with complex-sky, all together$", rate)
     assert "waiting for the first of 1 workers (local)" in err

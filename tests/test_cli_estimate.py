@@ -193,7 +193,7 @@ def test_arguments_that_cannot_work(
 def test_outputs_that_are_refused(refused: Callable[..., None], image: Path, tmp_path: Path) -> None:
     recipe = ("--recipe", "sextractor")
     (tmp_path / "sky.fits").write_text("precious")
-    refused(2, r"sky\.fits: exists and would be lost; .* overwrite", "estimate", image, tmp_path / "sky.fits", *recipe)
+    refused(2, r"sky\.fits: exists and would be lost; .*--overwrite", "estimate", image, tmp_path / "sky.fits", *recipe)
     assert (tmp_path / "sky.fits").read_text() == "precious"
     refused(2, r"end the name in \.fits", "estimate", image, tmp_path / "sky.fits.gz", *recipe)
     refused(2, "its directory does not exist", "estimate", image, tmp_path / "none" / "sky.fits", *recipe)

@@ -125,7 +125,7 @@ def _values(result: Any) -> dict[str, tuple[Any, Any]]:
 
 
 PLAIN: dict[str, Any] = {}
-UNITLESS = {"n", "mask", "n_pixels_mesh"}
+UNITLESS = {"n", "mask", "n_pixels_mesh", "nodata"}
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -243,7 +243,7 @@ def test_masks_are_what_is_not_zero(kind: str) -> None:
 )
 def test_the_uncertainty_of_nddata_is_the_error(kind: Any, power: int) -> None:
     error = np.where(HIDDEN, np.float32(np.nan), np.float32(2))  # its powers and their roots are exact
-    image = np.where(HIDDEN, np.float32(10), DEFECT)
+    image = np.where(HIDDEN, np.random.default_rng(7).normal(99, 1, HIDDEN.shape).astype("f4"), DEFECT)
     expected = tiledsky.estimate_background(image, "sextractor", error=error)
     judged = measure(image, NOISE, error=error)
     for given, unit in (

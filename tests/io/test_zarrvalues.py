@@ -265,7 +265,7 @@ def test_levels_that_are_not_clear(tmp_path: Path) -> None:
 
 
 def test_a_run_reads_packed_pixels_in_place(tmp_path: Path) -> None:
-    stored = packed("i2", 0.005, 10.0, -32768).repeat(4, 0).repeat(4, 1)
+    stored = np.tile(packed("i2", 0.005, 10.0, -32768), (4, 4))
     path = write(tmp_path / "a.zarr", stored, scale_factor=0.005, add_offset=10.0, _FillValue=-32768)
     image = np.where(stored == -32768, np.nan, stored * 0.005 + 10.0).astype("f4")
     expected = tiledsky.estimate_background(image, "sextractor")

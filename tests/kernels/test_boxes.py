@@ -75,8 +75,10 @@ def photutils_mesh(
             exclude_percentile=100,
             filter_size=1,
             sigma_clip=sigma_clip,
-            bkg_estimator=LOCATION[estimator](sigma_clip=None),
-            bkg_rms_estimator=SCALE[rms_estimator](sigma_clip=None),
+            # of another class: then photutils 3.1 clips with astropy, whose limits are the reference, not with its
+            # compiled path, which rounds them otherwise
+            bkg_estimator=type("Other", (LOCATION[estimator],), {})(sigma_clip=None),
+            bkg_rms_estimator=type("Other", (SCALE[rms_estimator],), {})(sigma_clip=None),
         )
     empty = result.n_pixels_mesh == 0  # these it has filled from their neighbours
     background, rms = (np.where(empty, np.nan, m) for m in (result.background_mesh, result.background_rms_mesh))

@@ -19,6 +19,7 @@ from tiledsky.kernels.mesh import (
     spline_evaluate,
     spline_window,
 )
+from tiledsky.photutils_objects import INCLUSIVE
 
 DTYPES = [np.float32, np.float64]
 BOXES = [(6, 6), (10, 10), (7, 11)]
@@ -83,7 +84,7 @@ def test_exclude_and_fill_leave_the_mesh_of_photutils(box, percentile):
     data, mask = _masked_scene()
     options = {"exclude_percentile": percentile, "mask": mask}
     background, _, n_good = raw = _raw_boxes(data, mask, box)
-    background, _rms = exclude(*raw, box_npixels=box[0] * box[1], exclude_percentile=percentile)
+    background, _rms = exclude(*raw, box_npixels=box[0] * box[1], exclude_percentile=percentile, inclusive=INCLUSIVE)
     assert np.isnan(background).any()
     plain = _background2d(data, box, filter_size=1, **options)
     np.testing.assert_array_equal(plain.n_pixels_mesh, n_good)
@@ -167,7 +168,7 @@ def test_filter_threshold_of_photutils(threshold):
     """Below every box, between, above every box; the background decides for the rms as well."""
     data, mask = _masked_scene()
     box = (10, 10)
-    background, rms = exclude(*_raw_boxes(data, mask, box), box_npixels=100, exclude_percentile=60)
+    background, rms = exclude(*_raw_boxes(data, mask, box), box_npixels=100, exclude_percentile=60, inclusive=INCLUSIVE)
     reference = _background2d(data, box, mask=mask, exclude_percentile=60, filter_threshold=threshold)
     background = fill(background)
     ours = median_filter(background, threshold=threshold)

@@ -251,6 +251,7 @@ def test_a_run_writes_its_report_and_does_not_fail_for_it(tmp_path: Path, monkey
     def broken(*_: Any) -> None:
         raise ValueError("no ink")
 
+    page.unlink()
     call("--report")
     words[words.index("sextractor")] = "notebook-bkg1"
     monkeypatch.setattr("tiledsky.report.write_report", broken)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.dq import dq_bits
-from tiledsky.errors import InputError, InputWarning
+from tiledsky.errors import InputError, InputWarning, RunError
 from tiledsky.geometry import Region
 from tiledsky.io.fitsselect import planes_beside
 from tiledsky.io.options import InputOptions
@@ -70,12 +70,17 @@ def look_at_input(source: Source, names: Sequence[str] | None = None, dq_bits: i
 def warn_of_constants(source: Source, dq_bits: int | None) -> None:
     """Look at an image, and warn of a number that counts as sky and probably means no data, or of no noise.
 
+    Where pixels cannot be read nothing is said: the tasks meet them, try again, and name the tile.
+
     Warns
     -----
     InputWarning
         What, where, how much of it, which options tell it from sky.
     """
-    said = look_at_input(source, dq_bits=dq_bits).words(source.planes["science"].path, _beside(source))
+    try:
+        said = look_at_input(source, dq_bits=dq_bits).words(source.planes["science"].path, _beside(source))
+    except (InputError, RunError):
+        return
     if said is not None:
         warnings.warn(said, InputWarning, stacklevel=2)
 
