@@ -50,13 +50,27 @@ class MirroredZoom(reference.BkgZoomInterpolator):
         return super().__call__(mesh, **larger)[y:, x:]
 
 
+_OLD_SCIPY = tuple(int(part) for part in scipy.__version__.split(".")[:2]) < (1, 18)
+
+
+def maps_of(bkg):
+    """Background and rms of photutils' class for every pixel, without an old scipy's error."""
+    if not _OLD_SCIPY:
+        return bkg.background, bkg.background_rms
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyDeprecationWarning)
+        zoom = MirroredZoom()
+    options = {"shape": bkg.n_pixels_map.shape, "dtype": bkg.background_mesh.dtype, "box_size": bkg.box_size}
+    return tuple(zoom(mesh, **options) for mesh in (bkg.background_mesh, bkg.background_rms_mesh))
+
+
 def theirs(*args, **kwargs):
     """Photutils' class, without its warnings about values and coming changes, nor an old scipy's error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyUserWarning)
         warnings.simplefilter("ignore", AstropyDeprecationWarning)
         warnings.simplefilter("ignore", RuntimeWarning)  # functions on boxes without a pixel
-        if tuple(int(part) for part in scipy.__version__.split(".")[:2]) < (1, 18):
+        if _OLD_SCIPY:
             kwargs.setdefault("interpolator", MirroredZoom())
         return reference.Background2D(*args, **kwargs)
 
