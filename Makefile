@@ -9,7 +9,7 @@ UV := $(VENV)-uv/bin/uv
 # Tests that touch every library that tiledsky needs, for the oldest and the newest of them.
 LIBRARIES := tests/io tests/kernels/test_boxes.py tests/kernels/test_ring.py tests/test_background_contract.py \
 	tests/test_background_dask.py tests/test_cli.py tests/test_cli_clusters.py tests/test_cli_estimate.py tests/test_dq.py \
-	tests/test_estimate.py tests/test_filters.py tests/test_layers.py tests/test_overlap.py tests/test_presets.py \
+	tests/test_estimate.py tests/test_filters.py tests/test_layers.py tests/test_overlap.py \
 	tests/test_recipe.py tests/report tests/run/test_clusterfile.py tests/run/test_driver.py tests/run/test_run.py \
 	tests/run/test_tls.py
 
