@@ -7,17 +7,17 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info
 UV := $(VENV)-uv/bin/uv
 
 # Tests that touch every library that tiledsky needs, for the oldest and the newest of them.
-LIBRARIES := tests/io tests/kernels/test_boxes.py tests/kernels/test_ring.py tests/test_background_contract.py \
-	tests/test_background_dask.py tests/test_cli.py tests/test_cli_clusters.py tests/test_cli_estimate.py tests/test_dq.py \
-	tests/test_estimate.py tests/test_filters.py tests/test_layers.py tests/test_overlap.py \
-	tests/test_recipe.py tests/report tests/run/test_clusterfile.py tests/run/test_driver.py tests/run/test_run.py \
-	tests/run/test_tls.py
+LIBRARIES := tests/io tests/kernels/test_boxes.py tests/kernels/test_ring.py tests/arrays/test_background_contract.py \
+	tests/arrays/test_background_dask.py tests/cli/test_cli.py tests/cli/test_clusters.py tests/cli/test_estimate.py tests/recipe/test_dq.py \
+	tests/arrays/test_estimate.py tests/operations/test_filters.py tests/test_layers.py tests/test_overlap.py \
+	tests/recipe/test_recipe.py tests/report tests/cluster/test_configuration.py tests/engine/test_driver.py tests/engine/test_run.py \
+	tests/cluster/test_tls.py
 
 # Tests that kill and damage.
-FAULTS := tests/faults tests/run/test_driver.py tests/run/test_resume.py tests/run/test_verify.py tests/run/test_many.py \
-	tests/run/test_memory.py tests/run/test_stop.py \
-	tests/run/test_run.py tests/run/test_cluster.py tests/test_cli.py tests/io/test_zarrcheck.py \
-	tests/test_cli_names.py tests/test_plain.py tests/io/test_targets.py tests/report/test_report.py tests/diagnostics/test_injection.py
+FAULTS := tests/faults tests/engine/test_driver.py tests/engine/test_resume.py tests/engine/test_verify.py tests/engine/test_many.py \
+	tests/engine/test_memory.py tests/cluster/test_stop.py \
+	tests/engine/test_run.py tests/cluster/test_cluster.py tests/cli/test_cli.py tests/io/test_zarrcheck.py \
+	tests/cli/test_names.py tests/test_plain.py tests/io/test_targets.py tests/report/test_report.py tests/diagnostics/test_injection.py
 
 .PHONY: demo test test-oldest test-newest test-wheel test-slurm test-s3 test-azure check-kubernetes check bench scaling accuracy quality faults install clean
 

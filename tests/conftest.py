@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +43,12 @@ def refused(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Callab
         assert sorted(tmp_path.iterdir()) == before
 
     return refused
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Any]:
+    """Two worker processes with one thread each."""
+    from tiledsky.cluster.local import local_client
+
+    with local_client(workers=2, threads=1, memory_limit="2GB") as client:
+        yield client

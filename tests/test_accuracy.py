@@ -7,9 +7,9 @@ from tests import reference_chain as reference
 from tests.accuracy.families import FAMILIES
 from tests.accuracy.measure import figures
 from tests.notebook_scene import notebook_scene
-from tiledsky.estimate import estimate_background
+from tiledsky.arrays.estimate import estimate_background
 from tiledsky.geometry import Region
-from tiledsky.mesh import surfaces
+from tiledsky.operations.mesh import surfaces
 from tiledsky.recipe import Recipe
 
 NAMES = ("bkg3", "bkg4", "bkg5")

@@ -35,7 +35,7 @@ import tiledsky
 from tiledsky.diagnostics import measure
 from tiledsky.errors import InputError, TiledSkyError
 from tiledsky.images import as_float, float_dtype, taken_apart
-from tiledsky.steps import Tier
+from tiledsky.recipe import Tier
 from tiledsky.testing import assert_tile_invariant
 
 SHAPE = (80, 94)

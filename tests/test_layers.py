@@ -17,56 +17,45 @@ PACKAGE = Path(__file__).parent.parent / "tiledsky"
 LAYERS = [
     {"plain"},
     {"errors", "geometry", "scratch"},
-    {"steps"},
-    {"checks"},
     {"recipe"},
     {"kernels"},
     {"overlap"},
-    {
-        "images",
-        "planes",
-        "dq",
-        "nodata",
-        "filters",
-        "statistics",
-        "reliability",
-        "thresholds",
-        "masking",
-        "surface",
-        "fitted",
-        "mesh",
-        "io",
-        "simulate",
-    },
-    {"estimate", "background", "photutils_objects"},
+    {"images", "planes", "nodata", "statistics", "simulate"},
+    {"io"},
     {"diagnostics"},
-    {"run"},
+    {"operations"},
+    {"arrays"},
+    {"cluster"},
+    {"engine"},
+    {"workflows"},
     {"report"},
-    {"console"},
     {"cli", "__init__", "__main__", "testing"},
 ]
+#: Layers that lie beside each other: neither imports the other.
+APART = [("arrays", "engine"), ("arrays", "cluster"), ("recipe", "kernels"), ("io", "operations")]
 # Library to the places that may import it; `lazy` places may do so inside functions only.
 HOMES = {
     "dask": {
         "overlap",
         "images",
         "statistics",
-        "mesh",
-        "estimate",
-        "background",
         "simulate",
-        "run",
+        "operations",
+        "arrays",
+        "cluster",
+        "engine",
+        "workflows",
         "testing",
     },
-    "distributed": {"run"},
-    "zarr": {"io", "run"},
+    "distributed": {"cluster", "engine"},
+    "zarr": {"io", "engine", "workflows"},
     "astropy.io": {"io"},
     "regions": {"io"},
     "obstore": {"io"},
-    "dask_jobqueue": {"run"},
+    "dask_jobqueue": {"cluster"},
     "typer": {"cli"},
-    "rich": {"console"},
-    "matplotlib": {"background", "report"},
+    "rich": {"cli"},
+    "matplotlib": {"arrays", "report"},
     "bokeh": {"report"},
     "jinja2": {"report"},
 }
@@ -120,6 +109,17 @@ def test_imports_point_downward(path):
                 assert layer(target) <= own, f"{path.name} imports {name} from above"
 
 
+@pytest.mark.parametrize(("one", "other"), APART)
+def test_neighbours_do_not_know_each_other(one, other):
+    for own, foreign in ((one, other), (other, one)):
+        for path in MODULES:
+            if place(path) == own:
+                names = [
+                    n for n in imported(path) if n.startswith(f"tiledsky.{foreign}.") or n == f"tiledsky.{foreign}"
+                ]
+                assert not names, f"{path} imports {names[0]}"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_libraries_stay_in_their_places(path):
     for name in imported(path):
@@ -128,7 +128,7 @@ def test_libraries_stay_in_their_places(path):
                 assert place(path) in homes, f"{path.name} imports {name}"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "kernels").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "kernels").rglob("*.py")), ids=lambda p: p.name)
 def test_kernels_know_arrays_only(path):
     standard = sys.stdlib_module_names
     foreign = {n for n in imported(path) if n.split(".")[0] not in KERNEL_LIBRARIES | standard}
@@ -173,7 +173,7 @@ def test_an_array_is_estimated_without_what_others_need():
 
 
 def test_a_run_is_a_function_whatever_was_imported_before():
-    code = "import tiledsky.run.cluster, tiledsky; tiledsky.run('none', 'nowhere.fits', 'nowhere.zarr')"
+    code = "import tiledsky.cluster.local, tiledsky; tiledsky.run('none', 'nowhere.fits', 'nowhere.zarr')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ParameterError: no recipe 'none'" in result.stderr
 

@@ -10,13 +10,14 @@ import psutil
 import pytest
 from astropy.io import fits
 
-from tiledsky import Recipe, steps
+from tiledsky import Recipe
 from tiledsky.diagnostics.injection import Injection
+from tiledsky.engine.forecast import describe
+from tiledsky.engine.runner import planned
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.io.regions import MAX_CORNERS, MAX_REGIONS, open_regions
-from tiledsky.recipe import MAX_BYTES
-from tiledsky.run.forecast import describe
-from tiledsky.run.runner import planned
+from tiledsky.recipe import parameters as steps
+from tiledsky.recipe.recipe import MAX_BYTES
 from tiledsky.simulate import simulate_scene
 
 EXTREMES = [0, -1, 5e-324, 1e-30, 1e5, 1e9, 2**31, 2**63, 10**30, 1e300, -1e300]

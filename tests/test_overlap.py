@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tiledsky import filters, masking
 from tiledsky.errors import PlanError
 from tiledsky.geometry import Region
-from tiledsky.kernels.detect import detect
+from tiledsky.kernels.detection.detect import detect
+from tiledsky.operations import filters, masking
 from tiledsky.overlap import Patch, align, call, map_patches
-from tiledsky.steps import Tier
+from tiledsky.recipe import Tier
 from tiledsky.testing import assert_tile_invariant, irregular_chunkings
 
 IMAGE = np.random.default_rng(1).normal(size=(60, 75))

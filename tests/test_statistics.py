@@ -8,12 +8,12 @@ from astropy.stats import SigmaClip as AstropyClip
 from astropy.stats import biweight_location, biweight_scale, mad_std, median_absolute_deviation
 
 from tiledsky.errors import InputError, ParameterError, RunError
-from tiledsky.kernels.biweight import BiweightSums
-from tiledsky.kernels.order import KeyHistogram
-from tiledsky.kernels.refinement import Refinement
-from tiledsky.masking import tier_mask
+from tiledsky.kernels.statistics.biweight import BiweightSums
+from tiledsky.kernels.statistics.histogram import KeyHistogram
+from tiledsky.kernels.statistics.refinement import Refinement
+from tiledsky.operations.masking import tier_mask
+from tiledsky.recipe import SigmaClip, Tier
 from tiledsky.statistics import Statistics, bins_to_refine, finish, global_statistics, image_statistics
-from tiledsky.steps import SigmaClip, Tier
 from tiledsky.testing import assert_tile_invariant, irregular_chunkings
 
 SHAPE = (83, 97)

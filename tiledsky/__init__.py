@@ -7,25 +7,19 @@ first used: an import of all of them takes seconds, and a worker that reads a ti
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Imported before the function of the same name, which the import would hide otherwise.
-import tiledsky.run  # noqa: F401
-
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tiledsky.background import Background2D
-    from tiledsky.estimate import Sky, estimate_background
-    from tiledsky.filters import ring_median, smooth
-    from tiledsky.masking import source_mask, tier_mask
-    from tiledsky.recipe import Recipe
+    from tiledsky.arrays.background2d import Background2D
+    from tiledsky.arrays.estimate import Sky, estimate_background
+    from tiledsky.engine.result import Run, open_run
+    from tiledsky.engine.runner import run
+    from tiledsky.operations.filters import ring_median, smooth
+    from tiledsky.operations.masking import source_mask, tier_mask
+    from tiledsky.recipe import IDWInterpolator, Recipe, SigmaClip, Tier, ZoomInterpolator
     from tiledsky.report import save_figures, to_imviz, write_comparison, write_report
-    from tiledsky.run.result import Run, open_run
-    from tiledsky.run.runner import run
     from tiledsky.simulate import Scene, simulate_scene
     from tiledsky.statistics import global_statistics
-    from tiledsky.steps import IDWInterpolator, SigmaClip, Tier, ZoomInterpolator
-else:
-    del run
 
 __all__ = [
     "Background2D",
@@ -55,17 +49,16 @@ __all__ = [
 
 #: Where the public names are defined.
 _PLACES = {
-    "background": ("Background2D",),
-    "estimate": ("Sky", "estimate_background"),
-    "filters": ("ring_median", "smooth"),
-    "masking": ("source_mask", "tier_mask"),
-    "recipe": ("Recipe",),
+    "arrays.background2d": ("Background2D",),
+    "arrays.estimate": ("Sky", "estimate_background"),
+    "engine.result": ("Run", "open_run"),
+    "engine.runner": ("run",),
+    "operations.filters": ("ring_median", "smooth"),
+    "operations.masking": ("source_mask", "tier_mask"),
+    "recipe": ("IDWInterpolator", "Recipe", "SigmaClip", "Tier", "ZoomInterpolator"),
     "report": ("save_figures", "to_imviz", "write_comparison", "write_report"),
-    "run.result": ("Run", "open_run"),
-    "run.runner": ("run",),
     "simulate": ("Scene", "simulate_scene"),
     "statistics": ("global_statistics",),
-    "steps": ("IDWInterpolator", "SigmaClip", "Tier", "ZoomInterpolator"),
 }
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair, Region
 from tiledsky.images import as_float
-from tiledsky.kernels.constants import BLOCK, DIP, NEAR, SOLID, UNUSED, block_kinds
+from tiledsky.kernels.detection.constants import BLOCK, DIP, NEAR, SOLID, UNUSED, block_kinds
 
 #: What `checked` makes of what a user gives: a number, "auto", or None.
 AUTO = "auto"

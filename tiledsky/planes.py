@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
 from tiledsky.images import as_float
-from tiledsky.recipe import Recipe
-from tiledsky.steps import MaskStep
+from tiledsky.recipe import MaskStep, Recipe
 
 INVALID = np.uint8(1)
 #: Bits 1 to 6.
@@ -57,7 +56,7 @@ def base_mask(
     source_mask : ndarray of uint8, (ny, nx), optional
         A mask plane made earlier; its bits 1 to 6 are kept. Its bits 0 and 7 are of other planes and are not.
     dq_bits : int, optional
-        Sum of the flags that count (see `tiledsky.dq.dq_bits`); None: all.
+        Sum of the flags that count (see `tiledsky.recipe.dq.dq_bits`); None: all.
 
     Returns
     -------
@@ -140,7 +139,7 @@ def noise_scale(*, weight: NDArray[Any] | None = None, error: NDArray[Any] | Non
 
 
 def roots(variance: NDArray[Any]) -> NDArray[Any]:
-    """Return the standard deviations of variances, float32 or float64 (`tiledsky.filters.float_dtype`): NaN below 0."""
+    """Return the standard deviations of variances, float32 or float64; NaN below 0."""
     with np.errstate(invalid="ignore"):
         return np.sqrt(as_float(variance))
 

@@ -1,8 +1,9 @@
 """Global statistics of an image, exact and the same for any tiling, on numpy or dask arrays.
 
 Two passes: a histogram of the pixels' keys, then the values in the few bins that a median or a clipping bound can fall
-in (`tiledsky.kernels.order`, `tiledsky.kernels.refinement`). The biweights take a third pass, about the median of the
-first two (`tiledsky.kernels.biweight`). What a pass makes of a tile is small and merges by integer addition.
+in (`tiledsky.kernels.statistics.histogram`, `tiledsky.kernels.statistics.refinement`). The biweights take a third
+pass, about the median of the first two (`tiledsky.kernels.statistics.biweight`). What a pass makes of a tile is small
+and merges by integer addition.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import RunError
 from tiledsky.images import float_dtype, same_kind, taken_apart
-from tiledsky.kernels import needed_bins, selection
-from tiledsky.kernels.biweight import BiweightSums
-from tiledsky.kernels.order import KeyHistogram
-from tiledsky.kernels.refinement import Refinement
-from tiledsky.kernels.sorted_values import SortedValues, mean_and_std
+from tiledsky.kernels.statistics import needed_bins, selection
+from tiledsky.kernels.statistics.biweight import BiweightSums
+from tiledsky.kernels.statistics.histogram import KeyHistogram
+from tiledsky.kernels.statistics.refinement import Refinement
+from tiledsky.kernels.statistics.sorted_values import SortedValues, mean_and_std
 from tiledsky.overlap import call, is_dask_array
-from tiledsky.steps import SigmaClip
+from tiledsky.recipe import SigmaClip
 
 #: Summaries merged at a time are the square of this: bounds what a merge holds.
 _MERGE = 4
@@ -133,7 +134,7 @@ def global_statistics(image: Any, *, mask: Any = None, clip: SigmaClip | None = 
         bits and more count as float64.
     mask : array_like or dask.array.Array, (ny, nx), optional
         True, or not 0 = left out.
-    clip : `tiledsky.steps.SigmaClip`, optional
+    clip : `tiledsky.recipe.parameters.SigmaClip`, optional
         Default 3 sigma about the median, at most 10 rounds.
 
     Returns

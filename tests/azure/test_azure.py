@@ -18,15 +18,15 @@ from typing import Any
 
 import pytest
 
-from tests.run.scenes import command
+from tests.engine.scenes import command
 from tests.s3.conftest import assert_same_bytes, free_ports, markers, put_mosaic, wait_for
 from tiledsky import Run, open_run, run
+from tiledsky.engine import leases
+from tiledsky.engine.leases import leased
+from tiledsky.engine.verify import verify
 from tiledsky.errors import RunError
 from tiledsky.io import remote
 from tiledsky.io.address import Address
-from tiledsky.run import leases
-from tiledsky.run.leases import leased
-from tiledsky.run.verify import verify
 
 #: Its program, ``azurite-blob``.
 AZURITE = os.environ.get("TILEDSKY_AZURITE", "")

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from tiledsky.run import attempt
+from tiledsky.engine import attempt
 
 SECONDS = float(os.environ["TILEDSKY_SLEEP"])
 

@@ -38,7 +38,7 @@ def warm(recipe: str) -> None:
 def growth(source: str) -> dict[str, Any]:
     """Run complex-sky with two fresh workers that have loaded their kernels; what it took, by its own account."""
     import tiledsky
-    from tiledsky.run.cluster import local_client
+    from tiledsky.cluster.local import local_client
 
     try:
         with local_client(workers=2) as client:
@@ -54,8 +54,8 @@ def growth(source: str) -> dict[str, Any]:
 def memory(recipe: str, source: str) -> dict[str, Any]:
     """Run a recipe with two fresh workers; peak of each stage, projected and measured, and which are of the mesh."""
     import tiledsky
-    from tiledsky.run.cluster import local_client
-    from tiledsky.run.plan import GATHER
+    from tiledsky.cluster.local import local_client
+    from tiledsky.engine.plan import GATHER
 
     try:
         with local_client(workers=2) as client:
@@ -69,7 +69,7 @@ def memory(recipe: str, source: str) -> dict[str, Any]:
 def copy(source: str, repeat: str) -> dict[str, Any]:
     """Run sextractor from Zarr and copy its planes, in turn, on the same two workers."""
     import tiledsky
-    from tiledsky.run.cluster import local_client
+    from tiledsky.cluster.local import local_client
 
     times: dict[str, list[float]] = {"run": [], "copy": []}
     with local_client(workers=2) as client:

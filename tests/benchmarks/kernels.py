@@ -19,17 +19,17 @@ from scipy import ndimage
 import tiledsky
 from tests.benchmarks.machine import Floor
 from tests.benchmarks.measure import Call, Case, largest_difference
-from tiledsky.kernels.boxes import Clip, box_statistics
-from tiledsky.kernels.detect import detect, disc_footprint, grow_disc
-from tiledsky.kernels.fill import fill
-from tiledsky.kernels.idw import idw_evaluate
-from tiledsky.kernels.mesh import exclude, median_filter, spline_coefficients, spline_evaluate
-from tiledsky.kernels.needed_bins import clipping_bins
-from tiledsky.kernels.order import KeyHistogram
-from tiledsky.kernels.refinement import Refinement
-from tiledsky.kernels.ring import footprint_percentile, ring_footprint
-from tiledsky.kernels.selection import clipped_statistics
-from tiledsky.kernels.smooth import convolve_separable, gaussian_taps
+from tiledsky.kernels.boxes.boxes import Clip, box_statistics
+from tiledsky.kernels.detection.detect import detect, disc_footprint, grow_disc
+from tiledsky.kernels.filters.ring import footprint_percentile, ring_footprint
+from tiledsky.kernels.filters.smooth import convolve_separable, gaussian_taps
+from tiledsky.kernels.mesh.fill import fill
+from tiledsky.kernels.mesh.idw import idw_evaluate
+from tiledsky.kernels.mesh.mesh import exclude, median_filter, spline_coefficients, spline_evaluate
+from tiledsky.kernels.statistics.histogram import KeyHistogram
+from tiledsky.kernels.statistics.needed_bins import clipping_bins
+from tiledsky.kernels.statistics.refinement import Refinement
+from tiledsky.kernels.statistics.selection import clipped_statistics
 
 Array = NDArray[Any]
 

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import dask
 
+from tiledsky.cluster.local import local_client
+from tiledsky.engine.executors import Crew, Options
+from tiledsky.engine.plan import GATHER, make_plan
+from tiledsky.engine.scaling import Cost, run_seconds, stage_seconds, threads_fed
 from tiledsky.recipe import Recipe
-from tiledsky.run.cluster import local_client
-from tiledsky.run.crew import Crew, Options
-from tiledsky.run.plan import GATHER, make_plan
-from tiledsky.run.scaling import Cost, run_seconds, stage_seconds, threads_fed
 
 PROCESSES = 2
 

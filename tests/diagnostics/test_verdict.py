@@ -10,10 +10,10 @@ import pytest
 
 from tests.quality.scenes import TILE, Case, good, planted
 from tiledsky import Recipe, estimate_background
-from tiledsky.checks import Checks, Limit
 from tiledsky.diagnostics import judge, measure
 from tiledsky.diagnostics.verdict import _result
 from tiledsky.errors import ParameterError
+from tiledsky.recipe import Checks, Limit
 
 STEPS = [{"kind": "background", "name": "sky", "box_size": 8}]
 

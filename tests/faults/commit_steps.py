@@ -16,15 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.engine.scenes import KEEPING, stored_bytes
 from tests.faults import trap
-from tests.run.scenes import KEEPING, stored_bytes
 from tiledsky import run
+from tiledsky.engine.locks import begin, end, working
+from tiledsky.engine.plan import Stage
+from tiledsky.engine.runner import prepare
+from tiledsky.engine.tasks import execute
+from tiledsky.engine.verify import Checker
 from tiledsky.io.store import size_and_crc
-from tiledsky.run.locks import begin, end, working
-from tiledsky.run.plan import Stage
-from tiledsky.run.runner import prepare
-from tiledsky.run.stages import execute
-from tiledsky.run.verify import Checker
 
 #: Chooses a change of a file by its number and kind.
 When = Callable[[int, str], bool]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from astropy.io import fits
 
+from tests.engine.scenes import KEEPING, make_planes, stored_bytes
 from tests.faults.ledger import Tally
-from tests.run.scenes import KEEPING, make_planes, stored_bytes
 from tiledsky import run
 
 #: Side of the tiles: 2 x 3 of them.

@@ -23,8 +23,8 @@ import numpy as np
 from astropy.io import fits as astropy_fits
 
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.io.fits import FitsImage, open_image
-from tiledsky.io.fitsscan import scan_file
+from tiledsky.io.fits.image import FitsImage, open_image
+from tiledsky.io.fits.scan import scan_file
 
 #: Seconds that one attempt may take. The largest of the files has 100 kB.
 LIMIT_SECONDS = 5

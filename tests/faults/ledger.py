@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.run.scenes import stored_bytes
+from tests.engine.scenes import stored_bytes
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from tests.run.scenes import KEEPING
+from tests.engine.scenes import KEEPING
 from tiledsky import run
 from tiledsky.cli import main
+from tiledsky.engine.plan import Plan, identity, run_id
 from tiledsky.errors import TiledSkyError
 from tiledsky.io.store import json_bytes, sealed
 from tiledsky.recipe import Recipe
-from tiledsky.run.plan import Plan, identity, run_id
 
 #: Seconds and bytes (beyond what is in use when the edits begin) that one command may take.
 LIMIT_SECONDS, LIMIT_MEMORY = 60, 1 << 30

@@ -13,12 +13,12 @@ from typing import Any
 import dask
 import pytest
 
+from tests.engine.scenes import KEEPING
 from tests.faults import trap
 from tests.faults.conftest import TILE
 from tests.faults.ledger import Tally
-from tests.run.scenes import KEEPING
 from tiledsky import open_run, run
-from tiledsky.run.cluster import local_client
+from tiledsky.cluster.local import local_client
 
 
 def sweep(image: Path, folder: Path, *parts: list[str]) -> Counter[str]:

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.engine.scenes import KEEPING, stored_bytes
 from tests.faults.conftest import TILE
 from tests.faults.ledger import Tally
-from tests.run.scenes import KEEPING, stored_bytes
 from tiledsky import Recipe, run
+from tiledsky.engine.runner import Progress, prepare
+from tiledsky.engine.verify import verify
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.files import is_temporary
 from tiledsky.io.store import Markers
-from tiledsky.run.runner import Progress, prepare
-from tiledsky.run.verify import verify
 
 #: Task of a stage, and its files.
 Owners = dict[str, tuple[str, tuple[int, int]]]

@@ -21,9 +21,9 @@ from astropy.io import fits as astropy_fits
 from tests.faults.fits_fuzz import ATTEMPTS, ATTEMPTS_TILES, KINDS, LIMIT_SECONDS, pixels
 from tests.faults.ledger import Tally
 from tiledsky.errors import InputError
-from tiledsky.io import fitsscan
-from tiledsky.io.fits import image_hdus, open_image
-from tiledsky.io.fitsscan import scan_file
+from tiledsky.io.fits import scan as fitsscan
+from tiledsky.io.fits.image import image_hdus, open_image
+from tiledsky.io.fits.scan import scan_file
 
 SEED = 20
 MAIN = ("plain", "several", "gz", "rice")

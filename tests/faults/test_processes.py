@@ -20,12 +20,12 @@ import psutil
 import pytest
 from distributed import Client
 
+from tests.engine import planted
+from tests.engine.scenes import KEEPING, command
 from tests.faults.conftest import TILE
 from tests.faults.ledger import Tally
-from tests.run import planted
-from tests.run.scenes import KEEPING, command
 from tiledsky import open_run
-from tiledsky.run.verify import verify
+from tiledsky.engine.verify import verify
 
 #: Seconds that anything may take on a machine that is busy.
 LONG = 300.0

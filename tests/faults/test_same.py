@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.engine.scenes import KEEPING, make_planes, stored_bytes, write_fits
 from tests.faults.ledger import Tally
-from tests.run.scenes import KEEPING, make_planes, stored_bytes, write_fits
 from tiledsky import Recipe, Run, run
-from tiledsky.run.cluster import local_client
-from tiledsky.steps import BackgroundStep
+from tiledsky.cluster.local import local_client
+from tiledsky.recipe import BackgroundStep
 
 pytestmark = [pytest.mark.faults, pytest.mark.row("same")]
 

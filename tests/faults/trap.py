@@ -167,7 +167,7 @@ def _trap_of(root: str, stage: str, index: tuple[int, int]) -> Trap | None:
 
 
 def _plant_here() -> None:
-    from tiledsky.run import attempt
+    from tiledsky.engine import attempt
 
     execute = attempt.execute
 

@@ -17,9 +17,9 @@ from astropy.io import fits as astropy_fits
 from astropy.wcs import WCS, FITSFixedWarning
 
 from tiledsky.errors import InputError, ParameterError, RunError
-from tiledsky.io import fitsscan
-from tiledsky.io.fits import FitsImage, Plane, Role, open_image, split_hdu, write_fits
-from tiledsky.io.fitsscan import scan_file
+from tiledsky.io.fits import scan as fitsscan
+from tiledsky.io.fits.image import FitsImage, Plane, Role, open_image, split_hdu, write_fits
+from tiledsky.io.fits.scan import scan_file
 
 DATA = Path(os.environ.get("TILEDSKY_TEST_DATA", "/nonexistent"))
 needs_data = pytest.mark.skipif(

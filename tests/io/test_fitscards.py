@@ -9,8 +9,8 @@ import pytest
 from astropy.io import fits as astropy_fits
 
 from tiledsky.errors import InputError
-from tiledsky.io.fits import Plane, open_image, write_fits
-from tiledsky.io.fitsplane import parse_header
+from tiledsky.io.fits.image import Plane, open_image, write_fits
+from tiledsky.io.fits.plane import parse_header
 
 PIXELS = np.random.default_rng(5).normal(10.0, 1.0, (31, 47)).astype(np.float32)
 #: Cards, the keyword by which each is asked for, and what it says.

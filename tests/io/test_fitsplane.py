@@ -11,8 +11,8 @@ import pytest
 from astropy.io import fits as astropy_fits
 from astropy.wcs import WCS
 
-from tiledsky.io.fits import Plane, open_image, write_fits
-from tiledsky.io.fitsplane import parse_header, plane_header
+from tiledsky.io.fits.image import Plane, open_image, write_fits
+from tiledsky.io.fits.plane import parse_header, plane_header
 
 PIXELS = np.zeros((1, 1, 80, 100), np.float32)
 SKY = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 20.0, "CRPIX1": 50.0, "CRPIX2": 40.0}

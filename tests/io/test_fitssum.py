@@ -13,9 +13,9 @@ import pytest
 from astropy.io import fits as astropy_fits
 
 from tiledsky.errors import InputError
-from tiledsky.io.fits import open_image
-from tiledsky.io.fitsscan import scan_file
-from tiledsky.io.fitssum import ones_sum
+from tiledsky.io.fits.checksum import ones_sum
+from tiledsky.io.fits.image import open_image
+from tiledsky.io.fits.scan import scan_file
 
 DATA = Path(os.environ.get("TILEDSKY_TEST_DATA", "/nonexistent"))
 needs_data = pytest.mark.skipif(

@@ -28,8 +28,8 @@ from tiledsky.io.inside import (
     size_inside,
     unforeseen,
 )
-from tiledsky.io.shards import read_region, write_object
-from tiledsky.run.publish import upload
+from tiledsky.io.zarr.shards import read_region, write_object
+from tiledsky.workflows.publish import upload
 
 
 @pytest.fixture

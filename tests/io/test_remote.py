@@ -18,8 +18,8 @@ import pytest
 import zarr
 from astropy.io import fits
 
-from tests.run.certificates import write_certificate
-from tests.run.scenes import RESULTS, make_planes
+from tests.engine.certificates import write_certificate
+from tests.engine.scenes import RESULTS, make_planes
 from tiledsky import run
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Region

@@ -13,8 +13,9 @@ from zarr.storage import MemoryStore
 
 from tiledsky.errors import InputError
 from tiledsky.geometry import Region, TileGrid
-from tiledsky.io import shards, store
+from tiledsky.io import store
 from tiledsky.io.source import read_plane
+from tiledsky.io.zarr import shards
 
 SHAPE = (700, 560)
 

@@ -18,7 +18,7 @@ import zarr
 from zarr.codecs import BloscCodec, GzipCodec, TransposeCodec, ZstdCodec
 
 from tiledsky.errors import InputError
-from tiledsky.io.zarrcheck import check_zarr_array, check_zarr_name, open_zarr, open_zarr_array
+from tiledsky.io.zarr.check import check_zarr_array, check_zarr_name, open_zarr, open_zarr_array
 
 PIXELS = np.arange(2000).reshape(40, 50)
 

@@ -16,8 +16,8 @@ from astropy.io import fits
 from tiledsky import run
 from tiledsky.errors import InputError
 from tiledsky.io.source import open_source
-from tiledsky.run.export import ingest
-from tiledsky.run.export import simulate as simulate_file
+from tiledsky.workflows.export import ingest
+from tiledsky.workflows.export import simulate as simulate_file
 
 PIXELS = np.random.default_rng(3).normal(10, 1, (90, 100)).astype("f4")
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tiledsky.errors import InputError, ParameterError, RunError
-from tiledsky.kernels import biweight
-from tiledsky.kernels.biweight import FRACTION_BITS, BiweightSums
-from tiledsky.kernels.needed_bins import mad_bins, percentile_bins
-from tiledsky.kernels.order import KeyHistogram
-from tiledsky.kernels.refinement import Refinement
-from tiledsky.kernels.selection import MAD_TO_STD, mad_std, percentile
-from tiledsky.kernels.selection import median_absolute_deviation as selected_mad
+from tiledsky.kernels.statistics import biweight
+from tiledsky.kernels.statistics.biweight import FRACTION_BITS, BiweightSums
+from tiledsky.kernels.statistics.histogram import KeyHistogram
+from tiledsky.kernels.statistics.needed_bins import mad_bins, percentile_bins
+from tiledsky.kernels.statistics.refinement import Refinement
+from tiledsky.kernels.statistics.selection import MAD_TO_STD, mad_std, percentile
+from tiledsky.kernels.statistics.selection import median_absolute_deviation as selected_mad
 
 DATA = os.environ.get("TILEDSKY_TEST_DATA")
 SHAPE = (70, 133)  # more than a block of the kernel, and no multiple of it

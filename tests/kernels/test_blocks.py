@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.kernels.blocks import block_means, expand_bilinear
+from tiledsky.kernels.filters.blocks import block_means, expand_bilinear
 
 
 def _image(shape=(37, 45), dtype="f4"):

@@ -15,8 +15,8 @@ from astropy.utils.exceptions import AstropyUserWarning
 from photutils import background as reference
 
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.kernels import boxes
-from tiledsky.kernels.boxes import ESTIMATORS, RMS_ESTIMATORS, BoxStatistics, Clip, box_statistics
+from tiledsky.kernels.boxes import boxes
+from tiledsky.kernels.boxes.boxes import ESTIMATORS, RMS_ESTIMATORS, BoxStatistics, Clip, box_statistics
 
 BOXES = [64, 50, 10, 6, (7, 11), 1]
 LOCATION = {

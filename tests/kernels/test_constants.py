@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tiledsky.kernels.constants import DIP, NEAR, SMOOTH, SOLID, UNUSED, block_kinds
+from tiledsky.kernels.detection.constants import DIP, NEAR, SMOOTH, SOLID, UNUSED, block_kinds
 
 
 def expected(block: np.ndarray, used: np.ndarray) -> int:

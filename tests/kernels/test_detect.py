@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter, generate_binary_stru
 from scipy.signal import fftconvolve
 
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.kernels.detect import detect, disc_footprint, grow_disc, grow_square, grow_tophat
+from tiledsky.kernels.detection.detect import detect, disc_footprint, grow_disc, grow_square, grow_tophat
 
 GROWERS = {"disc": grow_disc, "square": lambda mask, r: grow_square(mask, 2 * r + 1), "tophat": grow_tophat}
 

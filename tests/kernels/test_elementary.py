@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from tiledsky.kernels.elementary import exp, exps, inverse, log, logs, power, powers
-from tiledsky.kernels.moments import taps
-from tiledsky.kernels.smooth import gaussian_taps
+from tiledsky.kernels._simd.elementary import exp, exps, inverse, log, logs, power, powers
+from tiledsky.kernels.filters.smooth import gaussian_taps
+from tiledsky.kernels.fit.moments import taps
 
 LONG = np.finfo(np.longdouble).nmant > 60
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tiledsky.kernels.averages import BLOCK, between, windowed
-from tiledsky.kernels.gaps import _across, gap_variance
-from tiledsky.kernels.local_polynomial import MeshFit, ladder
+from tiledsky.kernels.fit.averages import BLOCK, between, windowed
+from tiledsky.kernels.fit.gaps import _across, gap_variance
+from tiledsky.kernels.fit.local_polynomial import MeshFit, ladder
 
 SHAPE = (120, 128)
 BLOCKS = (30, 32)

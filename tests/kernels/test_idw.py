@@ -11,8 +11,8 @@ from photutils.background import Background2D, BkgIDWInterpolator
 from photutils.utils import ShepardIDWInterpolator
 
 from tiledsky.errors import ParameterError
-from tiledsky.kernels import idw
-from tiledsky.kernels.idw import idw_evaluate, idw_reach, idw_window
+from tiledsky.kernels.mesh import idw
+from tiledsky.kernels.mesh.idw import idw_evaluate, idw_reach, idw_window
 
 BOXES = [(6, 6), (10, 10), (7, 11)]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tiledsky.geometry import row_bands
-from tiledsky.kernels.local_polynomial import MeshFit, ladder
-from tiledsky.kernels.moments import fit_rows, taps, terms
+from tiledsky.kernels.fit.local_polynomial import MeshFit, ladder
+from tiledsky.kernels.fit.moments import fit_rows, taps, terms
 
 
 def holed(shape, *, seed=1, share=0.3):

@@ -7,11 +7,12 @@ import pytest
 from photutils.background import MedianBackground, StdBackgroundRMS
 from scipy import ndimage
 
-from tests.background_cases import theirs
+from tests.arrays.background_cases import theirs
 from tests.kernels import oracles
+from tiledsky.arrays.photutils_objects import INCLUSIVE
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.kernels.fill import fill
-from tiledsky.kernels.mesh import (
+from tiledsky.kernels.mesh.fill import fill
+from tiledsky.kernels.mesh.mesh import (
     exclude,
     median_filter,
     region_cells,
@@ -19,7 +20,6 @@ from tiledsky.kernels.mesh import (
     spline_evaluate,
     spline_window,
 )
-from tiledsky.photutils_objects import INCLUSIVE
 
 DTYPES = [np.float32, np.float64]
 BOXES = [(6, 6), (10, 10), (7, 11)]
@@ -139,7 +139,7 @@ def test_fill_equals_photutils(kind, dtype):
 def test_fill_does_not_depend_on_the_size_of_its_blocks(monkeypatch):
     mesh = _mesh((30, 31), 0.6)
     whole = fill(mesh)
-    monkeypatch.setattr("tiledsky.kernels.fill._FILL_BLOCK", 7)
+    monkeypatch.setattr("tiledsky.kernels.mesh.fill._FILL_BLOCK", 7)
     np.testing.assert_array_equal(fill(mesh), whole)
 
 
@@ -304,7 +304,7 @@ def test_a_large_mesh_is_filled_without_a_tree_as_a_small_one_but_for_ties(monke
     mesh[random.random(mesh.shape) < 0.05] = np.nan
     mesh[40:90, 250:] = np.nan
     by_tree = fill(mesh)
-    monkeypatch.setattr("tiledsky.kernels.fill.TREE_BOXES", 1000)
+    monkeypatch.setattr("tiledsky.kernels.mesh.fill.TREE_BOXES", 1000)
     in_bands = fill(mesh)
     good = ~np.isnan(mesh)
     assert np.array_equal(in_bands[good], mesh[good])
@@ -314,14 +314,14 @@ def test_a_large_mesh_is_filled_without_a_tree_as_a_small_one_but_for_ties(monke
     # where no box ties for the tenth place (one column of holes at a corner), both rules are one
     lone = np.full((4, 3), np.nan, np.float32)
     lone.flat[:10] = random.normal(size=10)
-    monkeypatch.setattr("tiledsky.kernels.fill.TREE_BOXES", 1)
+    monkeypatch.setattr("tiledsky.kernels.mesh.fill.TREE_BOXES", 1)
     exact = fill(lone)
-    monkeypatch.setattr("tiledsky.kernels.fill.TREE_BOXES", 1000)
+    monkeypatch.setattr("tiledsky.kernels.mesh.fill.TREE_BOXES", 1000)
     np.testing.assert_allclose(exact, fill(lone), rtol=1e-6)
     # and the result does not depend on the bands
-    monkeypatch.setattr("tiledsky.kernels.fill.TREE_BOXES", 1000)
+    monkeypatch.setattr("tiledsky.kernels.mesh.fill.TREE_BOXES", 1000)
     for band in (1, 7, 1000):
-        monkeypatch.setattr("tiledsky.kernels.fill._BAND", band)
+        monkeypatch.setattr("tiledsky.kernels.mesh.fill._BAND", band)
         assert np.array_equal(fill(mesh), in_bands)
 
 
@@ -331,8 +331,8 @@ def test_a_mesh_is_filled_in_place_with_the_same_bits(monkeypatch, trees):
     random = np.random.default_rng(6)
     mesh = random.normal(size=(120, 90))
     mesh[random.random(mesh.shape) < 0.4] = np.nan
-    monkeypatch.setattr("tiledsky.kernels.fill.TREE_BOXES", trees)
-    monkeypatch.setattr("tiledsky.kernels.fill._BAND", 5)
+    monkeypatch.setattr("tiledsky.kernels.mesh.fill.TREE_BOXES", trees)
+    monkeypatch.setattr("tiledsky.kernels.mesh.fill._BAND", 5)
     before = mesh.copy()
     filled = fill(mesh)
     assert np.array_equal(mesh, before, equal_nan=True)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests.kernels import oracles
-from tiledsky.kernels.boxes import ESTIMATORS, RMS_ESTIMATORS, Clip, box_statistics
-from tiledsky.kernels.detect import detect, disc_footprint, grow_disc, grow_square, grow_tophat
-from tiledsky.kernels.fill import fill
-from tiledsky.kernels.idw import idw_evaluate
-from tiledsky.kernels.mesh import exclude, median_filter, spline_coefficients, spline_evaluate
-from tiledsky.kernels.smooth import convolve_separable, gaussian_taps
+from tiledsky.kernels.boxes.boxes import ESTIMATORS, RMS_ESTIMATORS, Clip, box_statistics
+from tiledsky.kernels.detection.detect import detect, disc_footprint, grow_disc, grow_square, grow_tophat
+from tiledsky.kernels.filters.smooth import convolve_separable, gaussian_taps
+from tiledsky.kernels.mesh.fill import fill
+from tiledsky.kernels.mesh.idw import idw_evaluate
+from tiledsky.kernels.mesh.mesh import exclude, median_filter, spline_coefficients, spline_evaluate
 
 
 def noise(shape, seed=0, dtype=np.float64):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tiledsky.errors import InputError, ParameterError, RunError
-from tiledsky.kernels.order import KeyHistogram, KeyTable, flat_bits_and_mask, values_of_keys
-from tiledsky.kernels.refinement import Refinement
+from tiledsky.kernels.statistics.histogram import KeyHistogram, KeyTable, flat_bits_and_mask, values_of_keys
+from tiledsky.kernels.statistics.refinement import Refinement
 
 ANY_FLOAT32 = hnp.arrays(np.float32, st.integers(0, 60), elements=st.floats(width=32))
 
@@ -75,7 +75,7 @@ def test_mean_and_std_of_a_scene():
 
 
 def test_more_pixels_than_a_block(monkeypatch):
-    monkeypatch.setattr("tiledsky.kernels.order._BLOCK", 1000)
+    monkeypatch.setattr("tiledsky.kernels.statistics.histogram._BLOCK", 1000)
     image = scene(np.random.default_rng(4))
     mask = np.random.default_rng(5).random(image.shape) < 0.3
     in_blocks = KeyHistogram.from_values(image, mask=mask).to_bytes()
@@ -153,7 +153,7 @@ def test_compaction_does_not_show(monkeypatch):
     bins = KeyHistogram.from_values(image).bins[::7]
     parts = [Refinement.from_values(row, bins) for row in image]
     expected = Refinement.from_values(image, bins).to_bytes()
-    monkeypatch.setattr("tiledsky.kernels.refinement._COMPACT_AT", 10)
+    monkeypatch.setattr("tiledsky.kernels.statistics.refinement._COMPACT_AT", 10)
     assert Refinement.merged(iter(parts)).to_bytes() == expected
 
 
@@ -163,10 +163,10 @@ def test_counting_and_sorting_agree(monkeypatch, n_bins):
     mask = np.random.default_rng(14).random(image.shape) < 0.3
     histogram = KeyHistogram.from_values(image)
     bins = histogram.bins[np.argsort(histogram.counts)[-n_bins:]]
-    monkeypatch.setattr("tiledsky.kernels.refinement._PIXELS_A_DENSE_BIN", 1)
+    monkeypatch.setattr("tiledsky.kernels.statistics.refinement._PIXELS_A_DENSE_BIN", 1)
     counting = Refinement.from_values(image, bins, mask=mask).to_bytes()
-    monkeypatch.setattr("tiledsky.kernels.refinement._DENSE_BINS", 0)
-    monkeypatch.setattr("tiledsky.kernels.refinement._SORT_BLOCK", 1000)
+    monkeypatch.setattr("tiledsky.kernels.statistics.refinement._DENSE_BINS", 0)
+    monkeypatch.setattr("tiledsky.kernels.statistics.refinement._SORT_BLOCK", 1000)
     assert Refinement.from_values(image, bins, mask=mask).to_bytes() == counting
 
 
@@ -272,7 +272,7 @@ def test_a_table_is_the_histogram_of_all_that_was_added(monkeypatch: pytest.Monk
     masks = [rng.random(part.size) < 0.2 for part in parts]
     whole = KeyHistogram.from_values(np.concatenate(parts), mask=np.concatenate(masks)).to_bytes()
     for block in (1 << 23, 64, 7):
-        monkeypatch.setattr("tiledsky.kernels.order._BLOCK", block)
+        monkeypatch.setattr("tiledsky.kernels.statistics.histogram._BLOCK", block)
         table = KeyTable()
         for part, mask in zip(parts, masks, strict=True):
             table.add(part, mask=mask)

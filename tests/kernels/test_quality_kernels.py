@@ -8,12 +8,12 @@ from photutils.detection import find_peaks as photutils_peaks
 from scipy import ndimage
 
 from tiledsky.errors import ParameterError
-from tiledsky.kernels.cell_sums import CELL, LAGS, WIDTHS, block_columns, moment_columns, pair_columns
-from tiledsky.kernels.edges import squared_distance
-from tiledsky.kernels.local_sky import local_quadratic
-from tiledsky.kernels.peaks import RADIUS, find_peaks
-from tiledsky.kernels.places import aperture_sums, box_excess, box_is_good
-from tiledsky.kernels.sky_sums import GOOD, LOST, MASKED, pixel_planes
+from tiledsky.kernels.residual.apertures import aperture_sums, box_excess, box_is_good
+from tiledsky.kernels.residual.cell_sums import CELL, LAGS, WIDTHS, block_columns, moment_columns, pair_columns
+from tiledsky.kernels.residual.local_sky import local_quadratic
+from tiledsky.kernels.residual.mask_distance import squared_distance
+from tiledsky.kernels.residual.peaks import RADIUS, find_peaks
+from tiledsky.kernels.residual.sky_sums import GOOD, LOST, MASKED, pixel_planes
 
 
 @pytest.mark.parametrize(("share", "limit"), [(0.3, 5), (0.01, 20), (0.0005, 64), (0.0, 7), (1.0, 7)])

@@ -18,8 +18,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import median_filter, percentile_filter
 
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.kernels import ring_search
-from tiledsky.kernels.ring import footprint_percentile, ring_footprint
+from tiledsky.kernels.filters import ring_search
+from tiledsky.kernels.filters.ring import footprint_percentile, ring_footprint
 
 
 def same_bits(a, b):

@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from tiledsky.geometry import row_bands
-from tiledsky.kernels.local_polynomial import MeshFit, ladder
-from tiledsky.kernels.robust import robust_weights
+from tiledsky.kernels.fit.local_polynomial import MeshFit, ladder
+from tiledsky.kernels.fit.robust import robust_weights
 
 
 def sky_of(shape, *, seed=1):

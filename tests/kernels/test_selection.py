@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiledsky.errors import ParameterError, RunError
-from tiledsky.kernels.needed_bins import clipping_bins, mad_bins, percentile_bins
-from tiledsky.kernels.order import KeyHistogram
-from tiledsky.kernels.refinement import Refinement
-from tiledsky.kernels.selection import ClippedStatistics, clipped_statistics, mad_std, percentile
+from tiledsky.kernels.statistics.histogram import KeyHistogram
+from tiledsky.kernels.statistics.needed_bins import clipping_bins, mad_bins, percentile_bins
+from tiledsky.kernels.statistics.refinement import Refinement
+from tiledsky.kernels.statistics.selection import ClippedStatistics, clipped_statistics, mad_std, percentile
 
 DATA = os.environ.get("TILEDSKY_TEST_DATA")
 

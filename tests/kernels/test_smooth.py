@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.kernels.smooth import convolve_separable, gaussian_taps
+from tiledsky.kernels.filters.smooth import convolve_separable, gaussian_taps
 
 PAD_MODE = {"fill": "constant", "extend": "edge"}
 

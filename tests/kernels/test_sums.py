@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiledsky.kernels.sums import (
+from tiledsky.kernels.statistics.sums import (
     UNIT_BITS,
     Doubtful,
     Moments,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from tests.run.stores import make_run
+from tests.engine.stores import make_run
 from tiledsky.report import write_report
 
 from .measured import diagnostics

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.run.scenes import command
+from tests.engine.scenes import command
 from tiledsky.report import write_comparison
 
 from .conftest import FIGURES, SHAPE, Browser, make

@@ -11,7 +11,7 @@ from astropy.nddata import NDData
 from astropy.wcs import WCS
 
 import tiledsky
-from tests.run.stores import make_run
+from tests.engine.stores import make_run
 from tiledsky.errors import ParameterError
 
 from .conftest import planes

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.scenes import command
+from tests.engine.scenes import command
 from tiledsky.report.peers import user_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="this system has no table of connections")

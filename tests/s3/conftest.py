@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.run.scenes import RESULTS, make_planes, stored_bytes
+from tests.engine.scenes import RESULTS, make_planes, stored_bytes
 from tiledsky import Run, run
 from tiledsky.io import remote
 from tiledsky.io.address import Address

@@ -19,7 +19,7 @@ from tiledsky.errors import InputError, RunError
 from tiledsky.io import remote
 from tiledsky.io.address import Address
 from tiledsky.io.source import open_source
-from tiledsky.run.publish import upload
+from tiledsky.workflows.publish import upload
 
 
 def test_run_from_a_bucket(local: Run, tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_run_from_a_bucket(local: Run, tmp_path: Path) -> None:
 
 
 def test_workers_read_the_bucket(local: Run, tmp_path: Path) -> None:
-    from tiledsky.run.cluster import local_client
+    from tiledsky.cluster.local import local_client
 
     with local_client(workers=2) as client:
         assert_same(run("complex-sky", URL, tmp_path / "run.zarr", tile_size=100, client=client), local)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.scenes import command
+from tests.engine.scenes import command
 from tests.s3.conftest import URL, Proxy, Server, assert_same_bytes, killed_once, markers, speak_to, wait_for
 from tiledsky import Run, open_run, run
+from tiledsky.engine import leases
+from tiledsky.engine.leases import Warrant, leased, place
+from tiledsky.engine.verify import verify
 from tiledsky.errors import InputError, RunError
 from tiledsky.io.address import Address, may_put
-from tiledsky.run import leases
-from tiledsky.run.leases import Warrant, leased, place
-from tiledsky.run.verify import verify
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.scenes import command, stored_bytes
+from tests.engine.scenes import command, stored_bytes
 
 pytestmark = [
     pytest.mark.slurm,

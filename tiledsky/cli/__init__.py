@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tiledsky.cli.console import Ended
 from tiledsky.cli.options import app as _app
 from tiledsky.cli.options import say
-from tiledsky.console import Ended
 from tiledsky.errors import InputWarning, RunError, TiledSkyError
 from tiledsky.io.remote import keeps_no_secret
 
@@ -74,7 +74,7 @@ def __getattr__(name: str) -> Any:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from tiledsky.run.versions import versions
+        from tiledsky.cluster.versions import versions
 
         own, *others = versions().items()
         typer.echo(" ".join(own))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tiledsky.cli.console import reporting
 from tiledsky.cli.options import (
     BATCH,
     app,
@@ -14,15 +15,14 @@ from tiledsky.cli.options import (
     with_inputs,
     words_of,
 )
-from tiledsky.console import reporting
+from tiledsky.cluster.configuration import load_cluster
+from tiledsky.cluster.local import parse_memory
+from tiledsky.engine.runner import PreparedRun, prepare
+from tiledsky.engine.slices import Slice, run_slice, stage_named
 from tiledsky.errors import RunError
 from tiledsky.io.address import located
 from tiledsky.io.options import InputOptions
-from tiledsky.run.cluster import parse_memory
-from tiledsky.run.clusterfile import load_cluster
-from tiledsky.run.runner import PreparedRun, prepare
-from tiledsky.run.slices import Slice, run_slice, stage_named
-from tiledsky.run.submit import FINISH, array_jobs, submit_scripts, write_scripts
+from tiledsky.workflows.submit import FINISH, array_jobs, submit_scripts, write_scripts
 
 
 def do_slice(prepared: PreparedRun, text: str, stage: str | None) -> None:

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from tiledsky.cli.console import reporting
 from tiledsky.cli.options import BATCH, app, say
-from tiledsky.console import reporting
+from tiledsky.cluster.configuration import QUEUES, load_cluster
+from tiledsky.cluster.job_queues import cluster_client, job_script
 from tiledsky.errors import ParameterError
-from tiledsky.run.clustercheck import SAME, check_cluster
-from tiledsky.run.clusterfile import QUEUES, load_cluster
-from tiledsky.run.jobs import cluster_client, job_script
+from tiledsky.workflows.check_cluster import SAME, check_cluster
 
 clusters = typer.Typer(no_args_is_help=True, help="Check the workers that a cluster file describes.")
 app.add_typer(clusters, name="cluster", rich_help_panel=BATCH)

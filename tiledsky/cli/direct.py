@@ -8,18 +8,18 @@ from typing import Annotated
 
 import typer
 
+from tiledsky.cli.console import reporting
 from tiledsky.cli.options import (
     app,
     names_of,
     say,
     with_inputs,
 )
-from tiledsky.console import reporting
+from tiledsky.cluster.process_memory import keep_freed, process_peak
 from tiledsky.io.options import InputOptions
 from tiledsky.nodata import number_text
-from tiledsky.run.direct import estimate as estimate_file
-from tiledsky.run.highwater import keep_freed, process_peak
-from tiledsky.run.outputs import EXPORTED
+from tiledsky.workflows.estimate_file import estimate as estimate_file
+from tiledsky.workflows.outputs import EXPORTED
 
 
 @app.command()

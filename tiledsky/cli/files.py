@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tiledsky.cli.console import reporting
 from tiledsky.cli.options import (
     FILES,
     ChecksumOption,
@@ -16,18 +17,17 @@ from tiledsky.cli.options import (
     say,
     with_inputs,
 )
-from tiledsky.console import reporting
+from tiledsky.engine.result import open_run
 from tiledsky.errors import ParameterError
 from tiledsky.io.address import located
-from tiledsky.io.fits import image_hdus, open_image, split_hdu
-from tiledsky.io.fitscards import label_value
+from tiledsky.io.fits.cards import label_value
+from tiledsky.io.fits.image import image_hdus, open_image, split_hdu
 from tiledsky.io.options import InputOptions
 from tiledsky.recipe import Recipe, preset_names, recipe_text
-from tiledsky.run import export as streams
-from tiledsky.run.masks import merge_masks
-from tiledsky.run.outputs import EXPORTED
-from tiledsky.run.restore import restore
-from tiledsky.run.result import open_run
+from tiledsky.workflows import export as streams
+from tiledsky.workflows.merge_masks import merge_masks
+from tiledsky.workflows.outputs import EXPORTED
+from tiledsky.workflows.restore import restore
 
 _DIGITS = 10  # of a side in pixels: beyond what any scene can have
 

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from tiledsky.cli.console import reporting
 from tiledsky.cli.options import FILES, app, say
-from tiledsky.console import reporting
+from tiledsky.engine.result import open_run
 from tiledsky.io.address import located
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
-from tiledsky.run.publish import upload
-from tiledsky.run.result import open_run
+from tiledsky.workflows.publish import upload
 
 
 @app.command("publish", rich_help_panel=FILES)

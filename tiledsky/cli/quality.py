@@ -8,23 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
+from tiledsky.cli.console import reporting
 from tiledsky.cli.options import (
     LOOK,
     app,
     say,
     with_inputs,
 )
-from tiledsky.console import reporting
 from tiledsky.diagnostics import constants, judge
 from tiledsky.diagnostics.injection import Injection
+from tiledsky.engine.result import open_run
 from tiledsky.errors import ParameterError
 from tiledsky.io.address import located
 from tiledsky.io.options import InputOptions
 from tiledsky.recipe import Recipe
-from tiledsky.run.advise import BOXES, RECIPES, SMALLEST
-from tiledsky.run.advise import advise as try_recipes
-from tiledsky.run.inject import inject
-from tiledsky.run.result import open_run
+from tiledsky.workflows.advise import BOXES, RECIPES, SMALLEST
+from tiledsky.workflows.advise import advise as try_recipes
+from tiledsky.workflows.inject import inject
 
 #: Exit code of `check` where a check fails: the run is there, its sky is not good enough.
 NOT_GOOD = 1

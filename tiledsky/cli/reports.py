@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.options import LOOK, app, say
+from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import ParameterError
 from tiledsky.io.address import located
-from tiledsky.run.result import Run, open_run
 
 
 def write_after(run: Run, *, wanted: bool = True) -> None:

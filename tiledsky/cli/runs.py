@@ -10,22 +10,22 @@ from typing import Annotated, Any
 import typer
 
 from tiledsky.cli.arrays import do_slice
+from tiledsky.cli.console import reporting
 from tiledsky.cli.options import app, say, with_inputs
 from tiledsky.cli.reports import write_after
-from tiledsky.console import reporting
+from tiledsky.cluster.configuration import ClusterFile, load_cluster
+from tiledsky.cluster.job_queues import check_report, cluster_client, reported
+from tiledsky.cluster.local import parse_memory
+from tiledsky.engine.executors import TASK_TIMEOUT
+from tiledsky.engine.forecast import describe
+from tiledsky.engine.result import open_run
+from tiledsky.engine.runner import planned, prepare
+from tiledsky.engine.verify import verify
 from tiledsky.errors import ClockError, ParameterError, RunError
 from tiledsky.io.address import located
 from tiledsky.io.options import InputOptions
 from tiledsky.nodata import number_text
-from tiledsky.run.cluster import parse_memory
-from tiledsky.run.clusterfile import ClusterFile, load_cluster
-from tiledsky.run.crew import TASK_TIMEOUT
-from tiledsky.run.forecast import describe
-from tiledsky.run.jobs import check_report, cluster_client, reported
-from tiledsky.run.result import open_run
-from tiledsky.run.runner import planned, prepare
-from tiledsky.run.submit import FINISH
-from tiledsky.run.verify import verify
+from tiledsky.workflows.submit import FINISH
 
 
 @app.command("plan")

@@ -3,8 +3,8 @@
 Each measure is a module that sums up tiles (`update`) and turns the sums of all into numbers (`finalize`).
 """
 
-from tiledsky.checks import Checks, Limit
 from tiledsky.diagnostics.arrays import measure
 from tiledsky.diagnostics.verdict import judge
+from tiledsky.recipe import Checks, Limit
 
 __all__ = ["Checks", "Limit", "judge", "measure"]

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.checks import Checks
 from tiledsky.diagnostics.band import Pixels, needed_region
 from tiledsky.diagnostics.patches import Floats
 from tiledsky.diagnostics.summary import Collector, summarise
@@ -17,6 +16,7 @@ from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.images import Image, taken_apart
 from tiledsky.planes import base_mask
+from tiledsky.recipe import Checks
 from tiledsky.statistics import global_statistics
 
 _TILE = 1024

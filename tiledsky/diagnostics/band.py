@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, Region
-from tiledsky.kernels.cell_sums import CELL
-from tiledsky.kernels.edges import squared_distance
-from tiledsky.kernels.local_sky import local_quadratic
-from tiledsky.kernels.sky_sums import GOOD, QUAD, pixel_planes, quad_sums
+from tiledsky.kernels.residual.cell_sums import CELL
+from tiledsky.kernels.residual.local_sky import local_quadratic
+from tiledsky.kernels.residual.mask_distance import squared_distance
+from tiledsky.kernels.residual.sky_sums import GOOD, QUAD, pixel_planes, quad_sums
 
 #: Distances from the edge of a mask are known up to this, px; also the halo of a cell.
 LIMIT = 64
@@ -135,7 +135,7 @@ class Band:
 
     @property
     def state(self) -> NDArray[np.uint8]:
-        """What each pixel is (`tiledsky.kernels.sky_sums`)."""
+        """What each pixel is (`tiledsky.kernels.residual.sky_sums`)."""
         return self._planes[0]
 
     @property

@@ -8,9 +8,9 @@ import numpy as np
 
 from tiledsky.diagnostics.band import LIMIT, SKY_DISTANCE, Band
 from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
-from tiledsky.kernels.cell_sums import CELL
-from tiledsky.kernels.edges import squared_distance
-from tiledsky.kernels.sky_sums import DISTANCE, GROUP, N_GROUPS, OUTSIDE, sky_columns
+from tiledsky.kernels.residual.cell_sums import CELL
+from tiledsky.kernels.residual.mask_distance import squared_distance
+from tiledsky.kernels.residual.sky_sums import DISTANCE, GROUP, N_GROUPS, OUTSIDE, sky_columns
 
 NAME, EDGES = "masked_bias", "edges"
 #: Distances at which bins begin, px: below 0 inside masks.

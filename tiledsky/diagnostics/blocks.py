@@ -10,7 +10,7 @@ from scipy.sparse import csgraph
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.patches import Floats
 from tiledsky.geometry import Pair
-from tiledsky.kernels.cell_sums import CELL, KEPT
+from tiledsky.kernels.residual.cell_sums import CELL, KEPT
 
 #: Deviation of a block's mean, in units of its own error for white noise, from which it is kept.
 THRESHOLD = 3.0

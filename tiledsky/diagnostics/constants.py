@@ -1,6 +1,7 @@
 """Measure 12: pixels of one value where noise should be, which count as sky; whether there is any noise.
 
-Of the whole image, exact: blocks of 4 x 4 pixels of one value, and blocks with noise (`tiledsky.kernels.constants`).
+Of the whole image, exact: blocks of 4 x 4 pixels of one value, and blocks with noise
+(`tiledsky.kernels.detection.constants`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import numpy as np
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.patches import Floats, PatchSums, number, patch_size
 from tiledsky.geometry import Pair
-from tiledsky.kernels.cell_sums import CELL
-from tiledsky.kernels.constants import BLOCK, DIP, NEAR, SOLID, UNUSED, block_kinds
+from tiledsky.kernels.detection.constants import BLOCK, DIP, NEAR, SOLID, UNUSED, block_kinds
+from tiledsky.kernels.residual.cell_sums import CELL
 from tiledsky.nodata import BY_CHANCE, TEXTURE, number_text
 from tiledsky.planes import INVALID, USER
 

@@ -26,7 +26,7 @@ def fit_facts(bandwidths: Iterable[NDArray[Any]], *, narrowest: float) -> dict[s
     Parameters
     ----------
     bandwidths : iterable of ndarray
-        Parts of the map of a `tiledsky.mesh.Mesh`, pixels, each cell in one of them.
+        Parts of the map of a `tiledsky.operations.mesh.Mesh`, pixels, each cell in one of them.
     narrowest : float
         Of the fit, pixels.
 

@@ -13,8 +13,8 @@ from tiledsky.diagnostics.blocks import THRESHOLD, area, away_from_edges, centre
 from tiledsky.diagnostics.patches import Floats, number
 from tiledsky.diagnostics.positions import random_positions
 from tiledsky.geometry import Pair
-from tiledsky.kernels.cell_sums import KEPT
-from tiledsky.kernels.places import aperture_sums
+from tiledsky.kernels.residual.apertures import aperture_sums
+from tiledsky.kernels.residual.cell_sums import KEPT
 
 NAME = "negative"
 #: Radius of the apertures, px; random places a cell.

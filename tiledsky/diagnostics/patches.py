@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from tiledsky.geometry import Pair
-from tiledsky.kernels.cell_sums import CELL
+from tiledsky.kernels.residual.cell_sums import CELL
 
 #: Patches there should be at least, and may be at most.
 _ENOUGH, _MOST = 48, 16384

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
-from tiledsky.kernels.cell_sums import CELL
-from tiledsky.kernels.peaks import find_peaks
-from tiledsky.kernels.places import box_excess, box_is_good
-from tiledsky.kernels.sky_sums import GOOD, MASKED
+from tiledsky.kernels.residual.apertures import box_excess, box_is_good
+from tiledsky.kernels.residual.cell_sums import CELL
+from tiledsky.kernels.residual.peaks import find_peaks
+from tiledsky.kernels.residual.sky_sums import GOOD, MASKED
 
 NAME = "positions"
 #: Mean of 3 x 3 pixels above which a peak is a source, in units of the noise of such a mean.

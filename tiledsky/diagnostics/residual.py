@@ -9,9 +9,9 @@ import numpy as np
 from tiledsky.diagnostics import scale
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
-from tiledsky.kernels.cell_sums import LAGS, REACH, WIDTHS, moment_columns
-from tiledsky.kernels.order import KeyHistogram, KeyTable
-from tiledsky.kernels.sky_sums import GOOD
+from tiledsky.kernels.residual.cell_sums import LAGS, REACH, WIDTHS, moment_columns
+from tiledsky.kernels.residual.sky_sums import GOOD
+from tiledsky.kernels.statistics.histogram import KeyHistogram, KeyTable
 
 NAME = "residual"
 COLUMNS = 8

@@ -8,7 +8,7 @@ import numpy as np
 
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.patches import FEWEST, Estimate, Floats, PatchSums, jackknife, plain, ratio
-from tiledsky.kernels.cell_sums import LAGS, MOMENT_LIMIT, REACH, WIDTHS, block_columns, pair_columns
+from tiledsky.kernels.residual.cell_sums import LAGS, MOMENT_LIMIT, REACH, WIDTHS, block_columns, pair_columns
 
 NAME = "scale"
 _BLOCKS = len(WIDTHS) * 3

@@ -18,9 +18,9 @@ from tiledsky.diagnostics.band import Pixels, bands, owned_cells
 from tiledsky.diagnostics.patches import Floats, PatchSums, number, patch_size
 from tiledsky.diagnostics.seams import Seams, Strips
 from tiledsky.geometry import Pair, Region
-from tiledsky.kernels.cell_sums import CELL, WIDTHS
-from tiledsky.kernels.order import KeyHistogram, KeyTable
-from tiledsky.kernels.sky_sums import OUTSIDE
+from tiledsky.kernels.residual.cell_sums import CELL, WIDTHS
+from tiledsky.kernels.residual.sky_sums import OUTSIDE
+from tiledsky.kernels.statistics.histogram import KeyHistogram, KeyTable
 
 VERSION = 1
 #: Numbers of a cell, by the measure that they are of; the last is how many blocks of 16 pixels were looked at.

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tiledsky.checks import Checks, Limit
 from tiledsky.diagnostics import constants
 from tiledsky.diagnostics.patches import number
 from tiledsky.nodata import TEXTURE
+from tiledsky.recipe import Checks, Limit
 
 #: Checks of an image without noise.
 _WITHOUT_NOISE = ("masked_fraction", "no_noise", "narrow_fit")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tiledsky.diagnostics.blocks import away_from_edges, centre, significance
 from tiledsky.diagnostics.patches import Floats, number
 from tiledsky.geometry import Pair
-from tiledsky.kernels.cell_sums import KEPT
+from tiledsky.kernels.residual.cell_sums import KEPT
 
 NAME = "worst"
 _LISTED = 20

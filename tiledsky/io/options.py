@@ -26,7 +26,7 @@ class InputOptions(TypedDict, total=False):
     nodata : float or "auto"
         Pixels of the science image that are this number have no data: they are as NaN, and outside the coverage. It is
         compared after BSCALE and BZERO, in the type that the image is worked on in (float32 or float64). "auto": see
-        `tiledsky.run.inputs.open_input`.
+        `tiledsky.engine.inputs.open_input`.
     checksum : bool
         Compare FITS images with the DATASUM and CHECKSUM that they carry (the default), which reads them once.
     """

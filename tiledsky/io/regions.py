@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair
-from tiledsky.io.fitscards import quiet
-from tiledsky.io.fitsheader import valid_keywords
-from tiledsky.io.fitsplane import parse_header
+from tiledsky.io.fits.cards import quiet
+from tiledsky.io.fits.header import valid_keywords
+from tiledsky.io.fits.plane import parse_header
 
 #: Suffixes of region files.
 SUFFIXES = (".reg", ".crtf")

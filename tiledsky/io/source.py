@@ -19,13 +19,13 @@ from tiledsky.geometry import Pair, Region
 from tiledsky.images import float_dtype
 from tiledsky.io.address import located
 from tiledsky.io.fetch import Fetched
-from tiledsky.io.fits import FITS_ENDINGS, FitsImage, FitsRef, open_image, split_hdu
-from tiledsky.io.fitscards import quiet
-from tiledsky.io.fitsplane import parse_header as parse_header
+from tiledsky.io.fits.cards import quiet
+from tiledsky.io.fits.image import FITS_ENDINGS, FitsImage, FitsRef, open_image, split_hdu
+from tiledsky.io.fits.plane import parse_header as parse_header
 from tiledsky.io.options import InputOptions
 from tiledsky.io.regions import SUFFIXES, RegionMask, RegionRef, open_regions
 from tiledsky.io.remote import as_system, checked, is_outage, is_url, unreachable
-from tiledsky.io.zarrvalues import PackedArray, image_of
+from tiledsky.io.zarr.values import PackedArray, image_of
 from tiledsky.nodata import checked as checked_nodata
 from tiledsky.planes import roots
 
@@ -124,7 +124,7 @@ class SourcePlane:
             if self.regions is not None:
                 now = open_regions(self.regions.path, shape=self.shape, header=self.regions.header)
                 return replace(self, regions=now, identity=now.identity)
-            from tiledsky.io.zarrsource import zarr_plane
+            from tiledsky.io.zarr.source import zarr_plane
 
             assert self.array is not None
             return zarr_plane(located(self.array), flags=np.dtype(self.dtype).kind != "f")
@@ -148,7 +148,7 @@ class SourcePlane:
             return FitsReader(self.fits.open())
         if self.regions is not None:
             return self.regions.open()
-        from tiledsky.io.zarrcheck import open_zarr_array
+        from tiledsky.io.zarr.check import open_zarr_array
 
         array = open_zarr_array(str(self.array))
         return cast("PackedArray | zarr.Array[Any]", image_of(str(self.array), array, np.dtype(self.dtype)))
@@ -311,7 +311,7 @@ def _open_plane(
 
 
 def _open_zarr(path: Path, name: str, inner: str | int | None) -> Opened:
-    from tiledsky.io.zarrsource import open_zarr_plane  # a third of a second, which FITS files need not wait for
+    from tiledsky.io.zarr.source import open_zarr_plane  # a third of a second, which FITS files need not wait for
 
     return open_zarr_plane(path, name, inner)
 
@@ -356,7 +356,7 @@ def read_plane(plane: Any, region: Region) -> NDArray[Any]:
             return plane.read(region)
         if isinstance(plane, FitsReader | RegionMask | PackedArray):
             return np.asarray(plane[region.slices])
-        from tiledsky.io.shards import is_plain, read_region
+        from tiledsky.io.zarr.shards import is_plain, read_region
 
         return read_region(plane, region) if is_plain(plane) else np.asarray(plane[region.slices])
     except TiledSkyError:

@@ -32,7 +32,7 @@ from tiledsky.io.address import is_address, located
 from tiledsky.io.files import make_way, remove_objects, stands, sync_folder, write_inside, writing
 from tiledsky.io.inside import inside, open_inside, read_inside, read_plain, size_inside
 from tiledsky.io.remote import bucket
-from tiledsky.io.shards import StoreFolder, compressors
+from tiledsky.io.zarr.shards import StoreFolder, compressors
 
 #: Subfolder with markers, summaries and plan; everything else is Zarr.
 RUN_FOLDER = "run"

@@ -63,7 +63,7 @@ def ranges(planes: dict[str, NDArray[np.floating]], *, noise: float) -> dict[str
     Parameters
     ----------
     planes : dict of str to ndarray
-        Cells of the whole image, by the names of `tiledsky.run.windows.planes_to_look_at`.
+        Cells of the whole image, by the names of `tiledsky.report.windows.planes_to_look_at`.
     noise : float
         Spread of the cells of the subtracted plane.
 

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.address import located
 from tiledsky.io.files import write_bytes
 from tiledsky.io.source import read_plane
-from tiledsky.io.zarrcheck import array_alone_or_named
+from tiledsky.io.zarr.check import array_alone_or_named
 from tiledsky.report import curves, facts, figures, html, panels
 from tiledsky.report.colors import Shown, spread
-from tiledsky.run.result import Run, open_run
-from tiledsky.run.windows import Window, read_window
+from tiledsky.report.windows import Window, read_window
 
 #: Cells along the longer side of the maps.
 _CELLS = 160
@@ -138,7 +138,7 @@ def _map(run: Run, truth: Any) -> Window:
 
 def _block_means(sky: Any, window: Window) -> NDArray[np.float32]:
     from tiledsky.images import as_float
-    from tiledsky.kernels.blocks import block_means
+    from tiledsky.kernels.filters.blocks import block_means
 
     size, (ny, nx) = window.size, sky.shape
     rows = [read_plane(sky, Region(y, min(y + size, ny), 0, nx)) for y in range(0, ny, size)]

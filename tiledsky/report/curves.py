@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.engine.result import Run
 from tiledsky.plain import figure_label
 from tiledsky.report.colors import LINES, MARKERS
 from tiledsky.report.facts import number
-from tiledsky.run.result import Run
 
 Told = tuple[str, str, str] | None
 _GROUPS = ("masked", "unmasked", "control")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tiledsky.engine.result import Run
 from tiledsky.io.files import stands
-from tiledsky.io.fitscards import label_value
+from tiledsky.io.fits.cards import label_value
 from tiledsky.io.store import RUN_FOLDER
-from tiledsky.run.result import Run
-from tiledsky.steps import BackgroundStep, MaskStep, RingStep
+from tiledsky.recipe import BackgroundStep, MaskStep, RingStep
 
 #: What the results of a check are called on a page: a sign (never colour alone) and a word.
 SIGNS = {"pass": "✓", "warn": "!", "fail": "✕", "not measured": "–"}

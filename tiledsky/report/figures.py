@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tiledsky.engine.result import Run
 from tiledsky.report import curves, maps
 from tiledsky.report.facts import diagnostics_of
-from tiledsky.run.result import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

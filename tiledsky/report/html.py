@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.io.address import is_address, located
 from tiledsky.io.files import write_bytes
@@ -19,7 +20,6 @@ from tiledsky.io.inside import read_inside
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.io.targets import check_target_file
 from tiledsky.report import facts, figures, panels
-from tiledsky.run.result import Run, open_run
 
 FORMATS = ("png", "pdf")
 #: Line of a page that says which run it is of: times of files change with clocks and copies.
@@ -78,7 +78,7 @@ def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] 
 
     Notes
     -----
-    Planes are read as means of blocks (`tiledsky.run.windows`), so that no plane is ever whole in memory.
+    Planes are read as means of blocks (`tiledsky.report.windows`), so that no plane is ever whole in memory.
     """
     opened = run if isinstance(run, Run) else open_run(run)
     path = report_path(opened.path) if out is None else located(out)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from tiledsky.engine.result import Run
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Region
-from tiledsky.io.fitscards import label_value
+from tiledsky.io.fits.cards import label_value
 from tiledsky.report.sky import wcs_of
-from tiledsky.run.result import Run
-from tiledsky.run.windows import planes_to_look_at, read_window
+from tiledsky.report.windows import planes_to_look_at, read_window
 
 _DEFAULT = ("science", "background", "subtracted", "mask")
 
@@ -33,7 +33,7 @@ def to_imviz(
     region : (int, int, int, int)
         First and last row, first and last column, half open: ``y0, y1, x0, x1``.
     planes : sequence of str
-        Names of `tiledsky.run.windows.planes_to_look_at`.
+        Names of `tiledsky.report.windows.planes_to_look_at`.
     imviz : jdaviz.Imviz, optional
         Viewer to load the cutouts into, each under its name and place. Default: only return them.
     largest : int

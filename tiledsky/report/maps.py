@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from tiledsky.engine.result import Run
 from tiledsky.geometry import Region
 from tiledsky.io.source import read_plane
 from tiledsky.report.colors import MASK, NO_DATA, palette, ranges, spread
 from tiledsky.report.facts import number
 from tiledsky.report.panels import CELLS, TITLES
-from tiledsky.run.result import Run
-from tiledsky.run.windows import read_window
+from tiledsky.report.windows import read_window
 
 #: Regions that are shown, and pixels of their sides.
 WORST, _SIDE = 6, 128

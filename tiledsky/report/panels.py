@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.engine.result import Run
 from tiledsky.report.colors import NO_DATA, Shown, palette, ranges, spread
-from tiledsky.run.result import Run
-from tiledsky.run.windows import Window, planes_to_look_at, read_window
+from tiledsky.report.windows import Window, planes_to_look_at, read_window
 
 #: Codes of 16 bits: 0 is no data, the others cover this many times the range that is shown.
 _CODES, _COVERED = 65534, 20.0

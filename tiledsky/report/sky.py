@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from tiledsky.run.result import Run
+from tiledsky.engine.result import Run
 
 
 def wcs_of(run: Run) -> Any:

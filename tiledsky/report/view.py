@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tiledsky.engine.result import Run
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair, Region
 from tiledsky.plain import spelled
@@ -20,8 +21,7 @@ from tiledsky.report.colors import NO_DATA, palette
 from tiledsky.report.panels import CELLS as SHOWN
 from tiledsky.report.panels import NAMES, Panel, frame, linked_ranges, make_panels
 from tiledsky.report.peers import guarded
-from tiledsky.run.result import Run
-from tiledsky.run.windows import Window, read_window
+from tiledsky.report.windows import Window, read_window
 
 #: Cells along the longer side of what is read of a plane; milliseconds that a view must rest before it is read.
 CELLS, _REST = 700, 120

@@ -1,0 +1,153 @@
+"""Clients and workers that cannot do a run: the cause is said at once, and nothing is written."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dask
+import pytest
+from astropy.io import fits
+from distributed import Client, LocalCluster
+
+from tests.engine.scenes import make_planes
+from tiledsky import run
+from tiledsky.cluster.local import local_client
+from tiledsky.cluster.versions import versions
+from tiledsky.cluster.workers import check_client, check_versions
+from tiledsky.engine import executors as crew
+from tiledsky.errors import ClockError, ParameterError, RunError
+
+LONG = 120
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.fits"
+    fits.PrimaryHDU(make_planes((90, 110))["science"]).writeto(path)
+    return path
+
+
+def test_what_is_no_client_that_waits(image: Path, tmp_path: Path) -> None:
+    check_client(None)
+    with LocalCluster(processes=False, n_workers=1, dashboard_address=None) as cluster:
+        with Client(cluster) as client:
+            check_client(client)
+        for given, what in (
+            (client, "closed"),
+            (cluster, "of type LocalCluster"),
+            ("tcp://127.0.0.1:1", "of type str"),
+        ):
+            with pytest.raises(ParameterError, match=f"the client is {what}, so no task would run; give a distributed"):
+                run("sextractor", image, tmp_path / "run.zarr", client=given)
+
+    async def cell() -> None:
+        """A cell of a notebook whose client is asynchronous."""
+        async with (
+            LocalCluster(processes=False, n_workers=1, asynchronous=True, dashboard_address=None) as cluster,
+            Client(cluster, asynchronous=True) as client,
+        ):
+            with pytest.raises(ParameterError, match="the client is asynchronous, which this call is not, so no task"):
+                run("sextractor", image, tmp_path / "run.zarr", client=client)
+
+    asyncio.run(cell())
+    assert not (tmp_path / "run.zarr").exists()
+
+
+@contextmanager
+def joined(address: str, packages: Path) -> Iterator[None]:
+    """A worker that somebody else started, with packages of its own."""
+    words = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1"]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(
+        [*words, "--host", "127.0.0.1", "--no-dashboard"],
+        cwd=packages,
+        env={**os.environ, "PYTHONPATH": str(packages)},
+        **quiet,
+    ) as worker:
+        try:
+            yield
+        finally:
+            worker.kill()
+
+
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [
+        (
+            "raise ModuleNotFoundError('planted')",
+            r"worker tcp://\S+ cannot load tiledsky \(.*planted.*\), so no task runs",
+        ),
+        (
+            "__path__ = {path!r}\n__version__ = '0.0.1'",
+            r"worker tcp://\S+ has tiledsky 0\.0\.1 instead of \S+; install the same versions on all machines",
+        ),
+    ],
+)
+def test_worker_without_this_version(image: Path, tmp_path: Path, package: str, said: str) -> None:
+    import tiledsky
+
+    folder = tmp_path / "other/tiledsky"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(package.format(path=list(tiledsky.__path__)))
+    with (
+        LocalCluster(processes=False, n_workers=0, host="127.0.0.1", protocol="tcp", dashboard_address=None) as cluster,
+        joined(cluster.scheduler_address, folder.parent),
+        Client(cluster.scheduler_address) as client,
+    ):
+        client.wait_for_workers(1, timeout=LONG)
+        with pytest.raises(RunError, match=said):
+            run("sextractor", image, tmp_path / "run.zarr", client=client)
+    assert not (tmp_path / "run.zarr").exists()
+
+
+def test_versions_that_are_the_same() -> None:
+    check_versions("worker", versions(), versions())
+    with pytest.raises(RunError, match=r"worker has numpy none instead of \d"):
+        check_versions("worker", versions(), {n: v for n, v in versions().items() if n != "numpy"})
+
+
+def test_worker_that_ends_while_the_cluster_starts(tmp_path: Path) -> None:
+    """Killed for want of memory, or without the files that it needs."""
+    (tmp_path / "ends.py").write_text("import os\nos._exit(9)\n")
+    with (
+        dask.config.set({"distributed.worker.preload": [str(tmp_path / "ends.py")]}),
+        pytest.raises(RunError, match=r"the workers on this machine did not start \(.+\); check memory, limits"),
+        local_client(workers=1),
+    ):
+        raise AssertionError("a cluster without workers")
+
+
+def test_clock_that_is_set_back(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask would stand still for an hour; forward, and by a little, a clock may be set."""
+    ahead = [0.0]
+    clock = {"time": lambda: time.time() + ahead[0], "perf_counter": time.perf_counter}
+    monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=time.monotonic, sleep=time.sleep, **clock))
+
+    def set_clock(state: Any) -> None:
+        ahead[0] = {1: 3600.0, 3: 3595.0, 5: 0.0}.get(state.done, ahead[0])
+
+    with local_client(workers=1) as client:
+        with pytest.raises(ClockError, match=r"clock of this machine was set back by 3600 s.*the same command goes on"):
+            run("sextractor", image, tmp_path / "run.zarr", client=client, tile_size=64, progress=set_clock)
+        assert run("sextractor", image, tmp_path / "run.zarr", client=client, tile_size=64).complete
+
+
+def test_file_system_without_locks(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(RunError, match=r"on a file system without locks \(No locks available\), so that a second"):
+        run("sextractor", image, tmp_path / "run.zarr")
+    monkeypatch.undo()
+    assert run("sextractor", image, tmp_path / "run.zarr").complete

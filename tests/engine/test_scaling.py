@@ -1,0 +1,44 @@
+"""The formula of how long stages take, against an event-by-event count of the same rules."""
+
+from __future__ import annotations
+
+import heapq
+
+import pytest
+
+from tiledsky import Recipe
+from tiledsky.engine.plan import make_plan
+from tiledsky.engine.scaling import Cost, run_seconds, stage_seconds, threads_fed
+
+
+def counted(count: int, threads: int, task: float, driver: float) -> float:
+    """Hand out tasks one every ``driver`` seconds, each to the thread that is free first; return when all are done."""
+    free, now = [0.0] * threads, 0.0
+    for _ in range(count):
+        now += driver
+        heapq.heapreplace(free, max(free[0], now) + task)
+    return max(free)
+
+
+@pytest.mark.parametrize("count", [1, 7, 64, 1000, 1886])
+@pytest.mark.parametrize("threads", [1, 16, 256, 4096])
+@pytest.mark.parametrize(("task", "driver"), [(2.0, 0.002), (0.5, 0.01), (0.01, 0.01), (0.001, 0.005)])
+def test_formula(count: int, threads: int, task: float, driver: float) -> None:
+    paper = stage_seconds(count, threads=threads, task_seconds=task, driver_seconds=driver)
+    assert paper == pytest.approx(counted(count, threads, task, driver), rel=0.2)
+
+
+def test_threads_that_one_driver_feeds() -> None:
+    fed = threads_fed(0.47, 0.0025)
+    assert fed == pytest.approx(188, abs=1)  # rounded down
+    few, many = (stage_seconds(10**5, threads=n, task_seconds=0.47, driver_seconds=0.0025) for n in (fed, 10 * fed))
+    assert many == pytest.approx(few, rel=0.01)  # more are of no use
+    assert stage_seconds(10**5, threads=fed // 2, task_seconds=0.47, driver_seconds=0.0025) > 1.9 * few
+
+
+def test_run_is_its_stages() -> None:
+    plan = make_plan(Recipe.load("complex-sky").expanded(), (20000, 20000), "float32", tile_size=None, ingest=True)
+    one = run_seconds(plan, Cost(9e-7, 0.0, 1e-7), threads=1)
+    assert one == pytest.approx(4e8 * 1e-6)
+    # what is done in one task is not shared
+    assert run_seconds(plan, Cost(9e-7, 0.0, 1e-7), threads=10**6) > 4e8 * 1e-7

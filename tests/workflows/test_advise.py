@@ -1,0 +1,203 @@
+"""Advice on recipes and boxes: in the order of their true errors, from samples of the image alone."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from astropy.io import fits
+from typer.testing import CliRunner
+
+from tiledsky import Recipe, Scene, estimate_background, simulate_scene
+from tiledsky.cli import app
+from tiledsky.diagnostics.advice import Trial, advice, box_advice, box_range, parts, rank
+from tiledsky.errors import InputError, ParameterError
+from tiledsky.geometry import Region
+from tiledsky.io import source
+from tiledsky.workflows import advise as module
+from tiledsky.workflows.advise import _with_box, advise, places
+
+SIDE = 640
+OPTIONS: dict[str, Any] = {"samples": 4, "sample_size": 256}
+
+
+def written(scene: Scene, path: Path) -> Path:
+    fits.writeto(path, scene.image)
+    return path
+
+
+def evened(folder: Path) -> Path:
+    """Write a recipe that needs a weight or an error plane."""
+    sky = {"kind": "background", "name": "b", "box_size": 32}
+    mask = {"kind": "mask", "name": "m", "equalize": True, "tiers": [{"n_sigma": 3}]}
+    recipe = Recipe.from_dict({"name": "evened", "steps": [sky, mask, {**sky, "name": "sky"}]})
+    (path := folder / "evened.toml").write_text(recipe.to_toml())
+    return path
+
+
+def true_errors(scene: Scene, recipe: str, boxes: list[int]) -> tuple[float, dict[int, float]]:
+    """Root mean square error of a recipe's sky over the whole image, and with other last boxes."""
+
+    def error(sky: Any) -> float:
+        return float(np.sqrt(np.mean((sky.background - scene.sky) ** 2)))
+
+    sky, loaded = estimate_background(scene.image, recipe), Recipe.load(recipe).expanded()
+    others = {
+        box: error(estimate_background(scene.image, _with_box(loaded, box), source_mask=sky.mask)) for box in boxes
+    }
+    return error(sky), others
+
+
+# a sky with much structure, where a coarse mesh is wrong; noise with hardly any, where a fine one is
+@pytest.mark.parametrize(
+    ("kind", "best"),
+    [({"noise": 0.5, "seed": 7}, "complex-sky"), ({"noise": 2.0, "n_blemishes": 1, "seed": 11}, "sextractor")],
+    ids=["structure", "noise"],
+)
+def test_the_order_is_that_of_the_true_errors_and_the_boxes_hold_the_best(
+    tmp_path: Path, kind: dict[str, Any], best: str
+) -> None:
+    scene = simulate_scene((SIDE, SIDE), **kind)
+    names, boxes = ["sextractor", "complex-sky"], [3, 6, 10, 15, 24, 32, 50]
+    found = advise(written(scene, tmp_path / "i.fits"), recipes=names, boxes=boxes, **OPTIONS)
+    assert len(found["samples"]) == 4
+    ranked = [row["name"] for row in found["recipes"]]
+    assert ranked == sorted(names, key=lambda name: true_errors(scene, name, [])[0])
+    assert ranked[0] == found["boxes"]["recipe"] == best
+    assert found["advice"][0].startswith(f"advised: {best}, ")
+    scores = {int(row["name"]): row["score"] for row in found["boxes"]["rows"]}
+    _, truth = true_errors(scene, best, list(scores))
+    for one, other in combinations(scores, 2):  # boxes whose true errors clearly differ
+        if max(truth[one], truth[other]) > 1.5 * min(truth[one], truth[other]):
+            assert (scores[one] < scores[other]) == (truth[one] < truth[other]), (one, other)
+    box = found["boxes"]
+    assert box["smallest"] <= min(truth, key=lambda size: truth[size]) <= box["largest"]
+    assert box["smallest"] <= box["best"] <= box["largest"]
+    within = [truth[size] for size in truth if box["smallest"] <= size <= box["largest"]]
+    beyond = [truth[size] for size in truth if not box["smallest"] <= size <= box["largest"]]
+    assert beyond
+    assert min(beyond) > min(within)
+    assert max(truth.values()) == max(beyond)
+
+
+def test_the_command_tells_a_table_and_reads_windows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = simulate_scene((SIDE, SIDE), seed=3, noise=0.5)
+    image = scene.image.copy()
+    image[:, :300] = np.nan  # nothing to be learnt here
+    fits.writeto(tmp_path / "i.fits", image)
+    group = zarr.open_group(str(tmp_path / "i.zarr"), mode="w")
+    group.create_array("science", data=image, chunks=(128, 128))
+    masked = np.zeros(image.shape, np.uint8)
+    masked[:, 600:] = 1
+    fits.writeto(tmp_path / "m.fits", masked)
+    looked_at: list[Region] = []
+
+    def spy(plane: Any, region: Region) -> Any:
+        looked_at.append(region)
+        return source.read_plane(plane, region)
+
+    monkeypatch.setattr(module, "read_plane", spy)
+    # of the recipes that are tried unasked, those that need more than there is are left out
+    monkeypatch.setattr(module, "RECIPES", ("sextractor", str(evened(tmp_path))))
+    words = ["--samples", "2", "--sample-size", "256", "--boxes", "16,24,200"]
+    told = CliRunner().invoke(app, ["advise", str(tmp_path / "i.fits"), *words])
+    assert told.exit_code == 0, told.output
+    assert max(max(region.shape) for region in looked_at) == 256 + 2 * 64
+    assert f"left out: {tmp_path / 'evened.toml'}: mask step 'm' evens the noise" in told.stdout
+    lines = told.stdout.splitlines()
+    assert lines[0].split() == ["recipe", "score", "error", "structure", "taken", "sources", "times", "error"]
+    assert [line.split()[0] for line in lines[3:7]] == ["box_size", "16", "24", "64"]
+    assert lines[-2].startswith("advised: sextractor, ")
+    assert lines[-1].startswith("box_size of step mesh64: best ")
+    stores = []
+    for name in ("i.fits", "i.zarr"):
+        words_of = ["advise", str(tmp_path / name), *words, "--mask", str(tmp_path / "m.fits"), "--json"]
+        stores.append(json.loads(CliRunner().invoke(app, words_of).stdout))
+    assert stores[0] == stores[1]
+    assert len(stores[0]["samples"]) == 2
+    assert all(x0 >= 200 for _, _, x0, _ in stores[0]["samples"])
+
+
+def test_what_cannot_be_tried_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "i.fits"
+    fits.writeto(path, np.full((600, 600), np.nan, np.float32))
+    with pytest.raises(InputError, match="none of the 4 places of 256 x 256 px looked at has half of its pixels valid"):
+        advise(path, recipes=["sextractor"], samples=2, sample_size=256)
+    with pytest.raises(ParameterError, match="no recipe 'best': neither a file nor one of "):
+        advise(path, recipes=["sextractor", "best"])
+    with pytest.raises(ParameterError, match="samples of 256 px"):
+        advise(path, sample_size=100)
+    image = np.random.default_rng(1).normal(size=(100, 100)).astype(np.float32)
+    fits.writeto(path, image, overwrite=True)
+    with pytest.raises(InputError, match="in none of the samples is enough unmasked sky"):
+        advise(path, recipes=["sextractor"])
+    with pytest.raises(InputError, match=r"recipe .*evened.toml: mask step .* no plane says how it varies"):
+        advise(path, recipes=["sextractor", str(evened(tmp_path))])
+    refused = CliRunner().invoke(app, ["advise", str(path), "--boxes", "6,7.5"])
+    assert "--boxes '6,7.5' is no list of whole numbers above 0" in str(refused.exception)
+
+
+def test_places_are_all_there_and_the_first_ones_spread() -> None:
+    found = list(places((1000, 2075), (100, 100)))
+    assert len(found) == len(set(found)) == 200
+    assert {region.shape for region in found} == {(100, 100)}
+    assert (min(r.y0 for r in found), max(r.y1 for r in found)) == (0, 1000)
+    assert (min(r.x0 for r in found), max(r.x1 for r in found)) == (37, 2037)
+    assert len({(r.y0 // 500, r.x0 // 1000) for r in found[:6]}) == 4
+    assert list(places((50, 90), (50, 90))) == [Region(0, 50, 0, 90)]
+
+
+def trial(*, ratio: float, bias: float = 0.0, deviation: float = 0.0, error: float = 0.0) -> Trial:
+    """What a measure of one width would be: blocks of 4 px with noise 2."""
+    power = (ratio**2 - 1) * (2 / 4) ** 2
+    scale = {
+        "excess": [None, np.sign(power) * abs(power) ** 0.5],
+        "ratio": [None, ratio],
+        "ratio_error": [None, 0.01],
+        "white": [None, 0.5],
+    }
+    groups = [{"name": "all", "bias": bias, "error": error}]
+    measures = {"scale": scale, "masked_bias": {"groups": groups}}
+    return Trial({"image": {"noise": 2.0, "masked_fraction": 0.25}, "measures": measures}, deviation)
+
+
+def test_parts_of_the_score() -> None:
+    # 1.25^2 - 1 = 0.5625: an excess of 0.75 of the noise of a block, which is 0.25 of that of a pixel
+    assert parts(trial(ratio=1.25), 2.0) == pytest.approx((0.1875, 0.1875, 0, 0))
+    # what is missing is taken; the standard error where that is more
+    assert parts(trial(ratio=0.6), 2.0) == pytest.approx((0.2, 0, 0.2, 0))
+    assert parts(trial(ratio=0.6, deviation=0.6), 2.0) == pytest.approx((0.3, 0, 0.3, 0))
+    # a bias beyond its error, for the share that is masked
+    assert parts(trial(ratio=1, bias=-0.5, error=0.3), 2.0) == pytest.approx((0.1, 0, 0, 0.2))
+
+
+def test_ranking_and_its_words() -> None:
+    good = [trial(ratio=1.25), trial(ratio=1.3), trial(ratio=1.2)]
+    alike = [trial(ratio=1.26), trial(ratio=1.29), trial(ratio=1.22)]
+    bad = [trial(ratio=2.5), trial(ratio=2.6), trial(ratio=2.4)]
+    rows = rank({"bad": bad, "good": good, "alike": alike})
+    assert [(row["name"], row["behind"]) for row in rows] == [("good", False), ("alike", False), ("bad", True)]
+    scores = np.array([parts(t, 2.0)[0] for t in good])
+    assert rows[0]["score"] == pytest.approx(scores.mean(), rel=1e-3)
+    assert rows[0]["error"] == pytest.approx(scores.std(ddof=1) / 3**0.5, rel=1e-3)
+    assert (rows[0]["times"], rows[0]["times_error"]) == (1, 0)
+    assert advice(rows).endswith("the least; these samples do not tell it from alike")
+    assert "the next, bad, by 0.573 +- " in advice(rank({"bad": bad, "good": good}))
+    one = rank({"bad": bad[:1], "good": good[:1]})
+    assert [(row["name"], row["error"], row["behind"]) for row in one] == [("good", None, False), ("bad", None, True)]
+    assert advice(one[:1]) == (
+        "advised: good, whose background is wrong by 0.188 of the noise; there is nothing to compare it with"
+    )
+    boxes = box_range(rank({"6": bad, "10": alike, "16": good, "32": bad, "64": good}))
+    assert (boxes["smallest"], boxes["best"], boxes["largest"]) == (10, 16, 16)
+    assert box_advice(boxes, "sky") == (
+        "box_size of step sky: best 16, 10 to 16 px do as well; smaller ones take noise or sources for sky, larger "
+        "ones do not follow the sky"
+    )
+    boxes = box_range(rank({"10": alike, "16": good}))
+    assert box_advice(boxes, "s").endswith("smaller ones were not tried, larger ones were not tried")

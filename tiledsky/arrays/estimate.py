@@ -1,0 +1,393 @@
+"""A whole recipe on numpy or dask arrays: the same functions on patches that a run's tile tasks call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from tiledsky.errors import InputError, InputWarning
+from tiledsky.images import Image, as_float, float_dtype, same_kind, taken_apart
+from tiledsky.nodata import AUTO, Look, checked, empty, look, places, without
+from tiledsky.operations.boxes import array_box_statistics, same_boxes
+from tiledsky.operations.filters import ring_halo, ring_step_patch
+from tiledsky.operations.masking import detection_image, search
+from tiledsky.operations.mesh import finish, surfaces
+from tiledsky.operations.surface import ceiling, sky_pixels
+from tiledsky.operations.thresholds import clip_of, fill_value, noise_images
+from tiledsky.overlap import Patch, blank, call, is_dask_array, map_patches
+from tiledsky.planes import SOURCES, base_mask, check_noise, noise_scale, roots, uncovered
+from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
+from tiledsky.recipe.dq import dq_bits
+from tiledsky.statistics import image_statistics
+
+#: Planes that tell what a number stands for: what they call invalid is not looked at for one that means no data.
+_OF_NODATA = ("weight", "error", "coverage")
+
+
+@dataclass
+class Sky:
+    """What a recipe makes of an image; arrays of the image's kind (numpy or dask), Quantities where it has a unit.
+
+    Attributes
+    ----------
+    background, background_rms : (ny, nx), float32 or float64
+        The sky and the scatter of single pixels about it, in the image's unit.
+    background_error : (ny, nx), float32 or float64
+        Standard error of `background` by noise alone (`tiledsky.kernels.mesh.error`).
+    mask : (ny, nx), uint8
+        Bit 0 invalid, bits 1 to 6 the tiers of the mask step that the result uses, bit 7 the user's mask.
+    subtracted : (ny, nx)
+        Image minus background; NaN where the image is masked.
+    meshes : dict of str to `tiledsky.operations.mesh.Mesh`
+        By step name; `dask.delayed.Delayed` for dask input.
+    nodata : float or None
+        The number that meant no data; of "auto" for dask input `dask.delayed.Delayed`.
+    """
+
+    background: Any
+    background_rms: Any
+    background_error: Any
+    mask: Any
+    subtracted: Any
+    meshes: dict[str, Any] = field(default_factory=dict)
+    nodata: Any = None
+
+
+def estimate_background(
+    image: Any,
+    recipe: Recipe | str,
+    *,
+    weight: Any = None,
+    error: Any = None,
+    variance: Any = None,
+    dq: Any = None,
+    coverage: Any = None,
+    mask: Any = None,
+    source_mask: Any = None,
+    nodata: float | str | None = None,
+    header: Mapping[str, Any] | None = None,
+) -> Sky:
+    """Estimate the sky of an image by a recipe.
+
+    Parameters
+    ----------
+    image : array_like or dask.array.Array, (ny, nx)
+        Integers or floats, any unit: anything that `tiledsky.images.taken_apart` takes; not changed. NaN, infinite and
+        masked pixels are invalid.
+    recipe : Recipe or str
+        A recipe, the name of a preset, or the path of a TOML file.
+    weight : array, (ny, nx), optional
+        Inverse variance up to a factor. Pixels whose weight is masked or not above 0 are invalid.
+    error : array, (ny, nx), optional
+        Standard deviation. Pixels whose error is masked, not finite or not above 0 are invalid. Default: the
+        uncertainty of an NDData, if there is no weight either.
+    variance : array, (ny, nx), optional
+        Instead of ``error``, which is its square root.
+    dq : array of integers, (ny, nx), optional
+        Pixels with any of the recipe's ``dq_flags`` (default: any bit) are invalid; a masked one has all bits.
+    coverage : array, (ny, nx), optional
+        Pixels that are 0, NaN or masked are invalid, and have the recipe's ``fill_value`` in the result.
+    mask : array, (ny, nx), optional
+        Non-zero or masked = left out of all statistics; the sky is estimated there too.
+    source_mask : array of uint8, (ny, nx), optional
+        A mask plane made earlier, of this image or of another band: its sources (bits 1 to 6) are left out too.
+    nodata : float or "auto", optional
+        Pixels that are this number, in the type that the image is worked on in (float32 or float64), are as NaN, and
+        have the recipe's ``fill_value`` in the result. "auto": the number that a look at the image finds, if any, in
+        solid patches at the border or of at least 0.5% of the valid pixels (`tiledsky.nodata`); it is in
+        ``Sky.nodata``.
+    header : mapping, optional
+        FITS header: the instrument whose names ``dq_flags`` may use.
+
+    Returns
+    -------
+    Sky
+        numpy arrays for numpy input, in its unit if it has one; for a dask image lazy dask arrays with its chunks.
+
+    Raises
+    ------
+    ParameterError, InputError
+        A recipe that cannot work; no image; planes that differ in shape or unit; an image without a valid pixel (for
+        dask arrays when computed).
+
+    Warns
+    -----
+    InputWarning
+        A number in solid patches counts as sky, and probably means no data (for dask arrays when computed).
+
+    Notes
+    -----
+    Halo and memory: the largest of the steps', see the builders. A dask graph holds the pixels of a step until the next
+    has used them; for images larger than memory use `tiledsky.run`, which keeps them on disk. Both give the same bits.
+    """
+    given = taken_apart(image)
+    image = given.blanked()
+    planes = {
+        "weight": given.plane(weight, "weight", power=-2, factor=True),
+        "error": _errors(given, error, variance, weight is not None),
+        "dq": given.flags(dq),
+        "coverage": given.plane(coverage, "coverage", power=None, fill=0),
+        "user_mask": given.mask(mask),
+        "source_mask": given.plane(source_mask, "source_mask", power=0, fill=int(SOURCES)),
+    }
+    sky, found = estimated(image, recipe, planes, nodata=nodata, header=header, told=True)
+    if isinstance(found, Look):
+        _warn(found, stacklevel=3)
+    return sky if given.unit is None else _in_unit(sky, given)
+
+
+def _errors(image: Image, error: Any, variance: Any, weighted: bool) -> Any:
+    """Return standard deviations: those given, of variances, or of an NDData if nothing else says how noisy it is."""
+    if variance is not None:
+        if error is not None:
+            raise InputError("error and variance both say how noisy a pixel is; give one of them")
+        plane = image.plane(variance, "variance", power=2)
+        return map_patches(_root_patch, plane, halo=(0, 0), dtype=float_dtype(plane.dtype), name="error")
+    return image.plane(error, "error", power=1) if error is not None or weighted else image.error()
+
+
+def estimated(
+    image: Any,
+    recipe: Recipe | str,
+    planes: Mapping[str, Any],
+    *,
+    nodata: float | str | None = None,
+    header: Mapping[str, Any] | None = None,
+    told: bool = False,
+) -> tuple[Sky, Any]:
+    """Return what `estimate_background` does, and with ``told`` a `Look` at the image (lazy for a dask array).
+
+    ``image`` and ``planes``, by their names in `tiledsky.planes.base_mask`, are plain numpy or dask arrays of one grid;
+    warnings are those of lazy looks alone.
+    """
+    recipe = Recipe.load(recipe).expanded()
+    image = image.astype(float_dtype(image.dtype)) if is_dask_array(image) else as_float(image)
+    planes = {name: same_kind(plane, image) for name, plane in planes.items() if plane is not None}
+    coverage = planes.get("coverage")
+    check_noise(recipe, planes)
+    bits = dq_bits(recipe.dq_flags, header=header) if "dq" in planes else None
+    nodata = checked(nodata, image.dtype)
+    if nodata == AUTO:
+        nodata = call(_nodata_of, _look(image, _base(image, {n: planes[n] for n in _OF_NODATA if n in planes})))
+    whole, image = image, _without(image, nodata)
+    base = _base(image, planes, dq_bits=bits)
+    if isinstance(base, np.ndarray) and base.all():
+        raise InputError("all pixels are NaN, no data, of zero weight, flagged or masked: there is no sky to measure")
+    found = _look(image, base) if told else None
+    builder = _Builder(recipe, image, base, weight=planes.get("weight"), error=planes.get("error"), found=found)
+    for step in recipe.steps:
+        builder.add(step)
+    outside = None
+    if recipe.uncovered == "invalid" or coverage is not None or nodata is not None:
+        options: dict[str, Any] = {"halo": (0, 0), "dtype": bool, "name": "uncovered"}
+        pixels = None if nodata is None else whole
+        outside = map_patches(
+            _uncovered_patch, base, coverage, pixels, **options, where=recipe.uncovered, nodata=nodata
+        )
+    background, rms, deviation = (builder.pixels(recipe.result.name, which, outside=outside) for which in (0, 1, 2))
+    options = {"halo": (0, 0), "dtype": image.dtype, "name": "subtracted"}
+    fill = float(recipe.fill_value)
+    chosen = recipe.result_mask
+    sky = Sky(
+        background=background,
+        background_rms=rms,
+        background_error=deviation,
+        mask=base if chosen is None else builder.masks[chosen.name],
+        subtracted=map_patches(_subtracted_patch, image, background, outside, **options, fill_value=fill),
+        meshes=builder.meshes,
+        nodata=nodata,
+    )
+    return sky, found
+
+
+def _in_unit(sky: Sky, image: Image) -> Sky:
+    """Return a sky whose maps are Quantities."""
+    parts = ("background", "rms", "error")
+    return replace(
+        sky,
+        background=image.in_unit(sky.background),
+        background_rms=image.in_unit(sky.background_rms),
+        background_error=image.in_unit(sky.background_error),
+        subtracted=image.in_unit(sky.subtracted),
+        meshes={
+            name: replace(mesh, **{part: image.in_unit(getattr(mesh, part)) for part in parts})
+            for name, mesh in sky.meshes.items()
+        },
+    )
+
+
+def _base(image: Any, planes: Mapping[str, Any], *, dq_bits: int | None = None) -> Any:
+    options: dict[str, Any] = {"halo": (0, 0), "dtype": np.uint8, "name": "base_mask"}
+    return map_patches(_base_patch, image, *planes.values(), **options, names=tuple(planes), dq_bits=dq_bits)
+
+
+def _without(image: Any, nodata: Any) -> Any:
+    """Return the image, NaN where it means no data."""
+    if nodata is None:
+        return image
+    return map_patches(_without_patch, image, halo=(0, 0), dtype=image.dtype, name="without_nodata", nodata=nodata)
+
+
+def _look(image: Any, base: Any) -> Any:
+    """Look at the pixels of an image that have no bit; lazy for a dask array."""
+    regions = places(image.shape)
+    patches = [np.where(base[r.slices] == 0, image[r.slices], np.nan) for r in regions]
+    return call(look, patches, regions, image.shape)
+
+
+def _nodata_of(found: Look) -> float | None:
+    return found.nodata
+
+
+def _warn(found: Look, stacklevel: int = 2) -> None:
+    """Warn of numbers that count as sky; of an image without noise the caller knows."""
+    if found.nodata is not None:
+        warnings.warn(str(found.words("the image")), InputWarning, stacklevel=stacklevel)
+
+
+def _warned(mesh: Any, found: Look) -> Any:
+    _warn(found)
+    return mesh
+
+
+class _Builder:
+    """Adds one step after the other to what is known of an image; ``found``: a look at it, told if it is lazy."""
+
+    def __init__(self, recipe: Recipe, image: Any, base: Any, *, weight: Any, error: Any, found: Any) -> None:
+        self.recipe, self.image, self.base = recipe, image, base
+        self.weight, self.error = weight, error
+        self.found = None if isinstance(found, Look) else found
+        self.rings: dict[str, Any] = {}
+        self.masks: dict[str, Any] = {}
+        self.boxes: list[tuple[BackgroundStep, MaskStep | None, Any]] = []
+        self.meshes: dict[str, Any] = {}
+        self.surfaces: dict[str, Any] = {}
+
+    def add(self, step: RingStep | MaskStep | BackgroundStep) -> None:
+        if isinstance(step, RingStep):
+            self.rings[step.name] = self._ring(step)
+        elif isinstance(step, MaskStep):
+            self.masks[step.name] = self._search(step)
+        else:
+            mesh = call(finish, self._boxes(step), step, limit=self._limit(step))
+            if step is self.recipe.result and self.found is not None:
+                mesh = call(_warned, mesh, self.found)
+            self.meshes[step.name] = mesh
+            self.surfaces[step.name] = call(surfaces, mesh, step.interpolator)
+
+    def _left_out(self, step: RingStep | MaskStep) -> Any:
+        """Bits that a ring or mask step leaves out: the base, and the mask that it names."""
+        before = self.recipe.mask_for(step)
+        return self.base if before is None else self.masks[before.name]
+
+    def _ring(self, step: RingStep) -> Any:
+        ignore = self._left_out(step) != 0
+        fill = None
+        if step.masked == "fill":
+            (wanted,) = noise_images(step)
+            pixels = self.image.astype(np.float32)
+            statistics = image_statistics(pixels, ignore, clip_of(step), refine=wanted.refine, biweight=wanted.biweight)
+            fill = call(fill_value, statistics)
+        func = partial(ring_step_patch, step=step)
+        options = {"halo": ring_halo(step), "dtype": self.image.dtype, "name": "ring_median"}
+        return map_patches(func, self.image, ignore, fill=fill, **options)
+
+    def _search(self, step: MaskStep) -> Any:
+        left_out = self._left_out(step)
+        sky = self.pixels(self.recipe.detection_sky(step).name, 0)
+        rms = self._rms_map(step)
+        scale = None
+        if step.equalize:
+            kind: dict[str, Any] = {"halo": (0, 0), "dtype": np.float64, "name": "noise_scale"}
+            planes = (None, rms) if step.equalize == "rms" else (self.weight, self.error)
+            scale = map_patches(_scale_patch, self.image, *planes, **kind)
+        detection = map_patches(
+            _detection_patch, self.image, sky, scale, halo=(0, 0), dtype=np.float32, name="detection"
+        )
+        found = search(
+            detection,
+            step.tiers,
+            mask=left_out != 0,
+            clip=step.clip,
+            masked=step.masked,
+            noise=None if step.equalize else rms,
+            first_bit=self.recipe.first_bit(step),
+        )
+        return left_out | found
+
+    def _rms_map(self, step: MaskStep) -> Any:
+        """Pixels of the rms map that a mask step needs, if it does."""
+        if step.equalize != "rms" and all(t.noise != "local" for t in step.tiers):
+            return None
+        return self.pixels(self.recipe.noise_source(step).name, 1)
+
+    def _boxes(self, step: BackgroundStep) -> Any:
+        chosen = self.recipe.mask_for(step)
+        for other, other_mask, statistics in self.boxes:
+            if other_mask is chosen and same_boxes(other, step):
+                return statistics
+        bits = self.base if chosen is None else self.masks[chosen.name]
+        statistics = array_box_statistics(self.image, bits != 0, step)
+        self.boxes.append((step, chosen, statistics))
+        return statistics
+
+    def _limit(self, step: BackgroundStep) -> Any:
+        """Ceiling of the mesh of a step, if it has one."""
+        if step.ceiling is None:
+            return None
+        options = {"box_size": step.box_size, "sigma": step.ceiling.sigma, "shape": self.image.shape}
+        return call(ceiling, self.surfaces[step.ceiling.above], **options)
+
+    def pixels(self, name: str, which: int, *, outside: Any = None) -> Any:
+        """Pixels of the sky (0) of a ring or background step, or of its rms (1) or error (2)."""
+        if name in self.rings:
+            return self.rings[name]
+        options = {"dtype": self.image.dtype, "coverage": outside, "fill_value": float(self.recipe.fill_value)}
+        return sky_pixels(blank(self.image), self.surfaces[name], which, **options)
+
+
+def _base_patch(image: Patch, *planes: Patch, names: tuple[str, ...], dq_bits: int | None) -> Patch:
+    others: dict[str, Any] = {name: plane.data for name, plane in zip(names, planes, strict=True)}
+    return image.replaced(base_mask(image.data, **others, dq_bits=dq_bits))
+
+
+def _without_patch(image: Patch, *, nodata: float | None) -> Patch:
+    return image.replaced(without(image.data, nodata))
+
+
+def _root_patch(variance: Patch) -> Patch:
+    return variance.replaced(roots(variance.data))
+
+
+def _uncovered_patch(
+    base: Patch,
+    coverage: Patch | None,
+    image: Patch | None,
+    *,
+    where: Literal["coverage", "invalid"],
+    nodata: float | None,
+) -> Patch:
+    bare = None if nodata is None or image is None else empty(image.data, nodata)
+    outside = uncovered(base.data, None if coverage is None else coverage.data, where=where, empty=bare)
+    return base.replaced(np.zeros(base.data.shape, bool) if outside is None else outside)
+
+
+def _subtracted_patch(image: Patch, background: Patch, outside: Patch | None, *, fill_value: float) -> Patch:
+    pixels = image.data - background.data
+    if outside is not None:
+        pixels[outside.data] = fill_value
+    return image.replaced(pixels)
+
+
+def _scale_patch(image: Patch, weight: Patch | None, error: Patch | None) -> Patch:
+    planes = {"weight": weight, "error": error}
+    return image.replaced(noise_scale(**{k: None if p is None else p.data for k, p in planes.items()}))
+
+
+def _detection_patch(image: Patch, sky: Patch, scale: Patch | None) -> Patch:
+    return image.replaced(detection_image(image.data, sky.data, None if scale is None else scale.data))

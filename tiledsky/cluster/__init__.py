@@ -1,0 +1,1 @@
+"""Workers: local processes, job queues, a cluster that runs already."""

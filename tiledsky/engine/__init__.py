@@ -1,0 +1,1 @@
+"""Runs on stores: plan, dependencies, memory, commit, driver."""

@@ -1,0 +1,172 @@
+"""What a task knows of its run: plan, recipe, planes to read, objects to write."""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledsky.engine.documents import read_range
+from tiledsky.engine.door import open_door
+from tiledsky.engine.names import BANDWIDTH, SURFACES
+from tiledsky.engine.plan import Stage
+from tiledsky.errors import RunError
+from tiledsky.geometry import Pair, Region, TileGrid, boxes_of
+from tiledsky.images import as_float
+from tiledsky.io.address import located
+from tiledsky.io.files import write_inside
+from tiledsky.io.source import close, parse_header, read_plane
+from tiledsky.io.store import Markers, encoded, object_path, summary_path, tile_index
+from tiledsky.io.zarr.shards import encoded_object, is_plain
+from tiledsky.nodata import empty
+from tiledsky.operations.surface import Surface, error_interpolator
+from tiledsky.overlap import Patch
+from tiledsky.planes import base_mask, uncovered
+from tiledsky.recipe import BackgroundStep, RingStep
+from tiledsky.recipe.dq import dq_bits
+
+Index = Pair
+
+
+class Context:
+    """What a task needs to know of its run; made once a process and run."""
+
+    def __init__(self, root: Path, run_id: str) -> None:
+        self.root, self.run_id = root, run_id
+        self.store = open_door(root)
+        if self.store.run_id != run_id:
+            raise RunError(f"{root} is of run {self.store.run_id} now, not of {run_id}; give the command again")
+        self.recipe, self.plan = self.store.recipe, self.store.plan
+        self.stages = {s.name: s for s in self.plan.stages}
+        self.markers = Markers(root, run_id, self.made)
+        self._surfaces: dict[tuple[str, int], Surface] = {}
+
+    @cached_property
+    def source(self) -> dict[str, Any]:
+        """Planes of the input, open: FITS files, arrays or region files."""
+        return {name: plane.open() for name, plane in self.store.source().items()}
+
+    @cached_property
+    def input(self) -> dict[str, Any]:
+        """Planes that the steps read: copies in this store, or the arrays of the source."""
+        if "ingest" in self.stages:
+            return {name: self.array(name) for name in self.store.layout.dtypes}
+        return self.source
+
+    def array(self, path: str) -> Any:
+        """Array of the store."""
+        return self.store.array(path)
+
+    def patch(self, data: NDArray[Any], region: Region) -> Patch:
+        """Wrap pixels of a region of this run's image."""
+        return Patch(data, region, self.plan.shape)
+
+    def science(self, region: Region) -> Patch:
+        """Pixels of the image, float32 or float64."""
+        pixels = self.stored(region)
+        if self.nodata is not None:
+            pixels[empty(pixels, self.nodata)] = np.nan
+        return self.patch(pixels, region)
+
+    def stored(self, region: Region) -> NDArray[Any]:
+        """Pixels of the image as they are stored, float32 or float64: with the number that means no data."""
+        return as_float(read_plane(self.input["science"], region))
+
+    @cached_property
+    def nodata(self) -> float | None:
+        """The number that means no data."""
+        return self.store.source()["science"].nodata
+
+    def base(self, science: Patch) -> Patch:
+        """Bits of the mask plane that are known before any step, for these pixels."""
+        others = self._planes(science.region, *(name for name in self.input if name != "science"))
+        return science.replaced(base_mask(science.data, **others, dq_bits=self.dq_bits))
+
+    @cached_property
+    def dq_bits(self) -> int | None:
+        """Flags of the dq plane that count; None: all."""
+        if "dq" not in self.input:
+            return None
+        return dq_bits(self.recipe.dq_flags, header=parse_header(self.store.header))
+
+    def noise_planes(self, region: Region) -> dict[str, NDArray[Any] | None]:
+        """Weight and error, as `tiledsky.planes.noise_scale` takes them."""
+        given = self._planes(region, "weight", "error")
+        return {name: given.get(name) for name in ("weight", "error")}
+
+    def uncovered(self, base: Patch) -> NDArray[np.bool_] | None:
+        """Where the result has the fill value, for the pixels of ``base``; None: nowhere."""
+        coverage = self._planes(base.region, "coverage").get("coverage")
+        bare = None if self.nodata is None else empty(self.stored(base.region), self.nodata)
+        return uncovered(base.data, coverage, where=self.recipe.uncovered, empty=bare)
+
+    def _planes(self, region: Region, *names: str) -> dict[str, NDArray[Any]]:
+        return {name: read_plane(self.input[name], region) for name in names if name in self.input}
+
+    def sky(self, step: RingStep | BackgroundStep, region: Region) -> NDArray[Any]:
+        """Pixels of the sky of an earlier step."""
+        if isinstance(step, RingStep):
+            return read_plane(self.array(step.name), region)
+        return self.surface(step, 0).evaluate(region)
+
+    def surface(self, step: BackgroundStep, which: int) -> Surface:
+        """Background (0), rms (1) or error (2) surface of a background step, its arrays left in the store."""
+        if (step.name, which) not in self._surfaces:
+            part, folder = SURFACES[which], f"meshes/{step.name}"
+            low, high = read_range(self.root, step.name, part)
+            reach = self.array(f"{folder}/reach") if step.interpolator.kind == "idw" else None
+            values = self.array(f"{folder}/surface_{part}")
+            interpolator = error_interpolator(step.interpolator) if part == "error" else step.interpolator
+            dtype = np.dtype(self.plan.dtype)
+            self._surfaces[step.name, which] = Surface(interpolator, step.box_size, values, reach, low, high, dtype)
+        return self._surfaces[step.name, which]
+
+    def pixels(self, step: BackgroundStep, which: int, region: Region) -> NDArray[Any]:
+        """Pixels of one of the `SURFACES` of a background step, or of its bandwidth."""
+        if which != BANDWIDTH:
+            return self.surface(step, which).evaluate(region)
+        (by, bx), cells = step.box_size, boxes_of(region, step.box_size)
+        held = np.asarray(self.array(f"meshes/{step.name}/bandwidth")[cells.slices])
+        rows, columns = np.arange(region.y0, region.y1) // by, np.arange(region.x0, region.x1) // bx
+        return held[np.ix_(rows - cells.y0, columns - cells.x0)]
+
+    def write(self, path: str, region: Region, data: NDArray[Any]) -> str:
+        """Write one whole object of an array and return its path."""
+        array = self.array(path)
+        written = object_path(array, tile_index(array, region))
+        if is_plain(array):
+            write_inside(self.root, written, *encoded_object(array, region, data))
+        else:
+            for name, content in encoded(array, region, data).items():
+                write_inside(self.root, name, content)
+        return written
+
+    def write_whole(self, path: str, data: NDArray[Any]) -> list[str]:
+        """Write a whole array, object by object, and return their paths."""
+        array = self.array(path)
+        grid = TileGrid(array.shape, array.shards or array.chunks)
+        return [self.write(path, region, data[region.slices]) for region in map(grid.region, grid)]
+
+    def made(self, stage: str, index: Index) -> list[str]:
+        """Objects that a task makes, by the plan."""
+        return self.store.layout.objects(self.stages[stage], index)
+
+    def owned(self, stage: Stage, index: Index) -> list[str]:
+        """Objects that a task of a stage may write, by the plan."""
+        return list(dict.fromkeys([summary_path(stage.name, index), *self.made(stage.name, index)]))
+
+
+@lru_cache(maxsize=4)
+def context(root: str, run_id: str) -> Context:
+    """Return the context of a run, one a process."""
+    return Context(located(root), run_id)
+
+
+def forget(root: str, run_id: str) -> None:
+    """Close what this process holds open of a run."""
+    for plane in context(root, run_id).__dict__.get("source", {}).values():
+        close(plane)
+    context.cache_clear()

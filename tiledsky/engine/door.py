@@ -1,0 +1,151 @@
+"""The one door of a run store: what every command that opens one goes through, whoever wrote it.
+
+Behind it the store has no links, recipe and plan are those of its identity, and an array is what the plan makes of it:
+of its shape, type, tiles, chunks and codecs, so that nothing but numbers is decoded, and no more of them at a time than
+a chunk of the plan.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from tiledsky.engine.documents import check_identity, read_identity, read_plan, read_recipe, read_source
+from tiledsky.engine.layout import ArraySpec, Layout
+from tiledsky.engine.plan import Plan
+from tiledsky.errors import InputError, RunError
+from tiledsky.geometry import inner_chunk
+from tiledsky.io.inside import check_inside, is_file_inside
+from tiledsky.io.source import HEADER, SourcePlane
+from tiledsky.io.store import RUN_FOLDER, SUCCESS, open_plane, open_store
+from tiledsky.io.zarr.check import CHUNK_BYTES
+from tiledsky.io.zarr.shards import is_made_here
+from tiledsky.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class OpenStore:
+    """A run store that came through the door.
+
+    Attributes
+    ----------
+    root : Path
+    known : dict
+        Its identity: whose run it is.
+    recipe : Recipe
+    plan : Plan
+    """
+
+    root: Path
+    known: dict[str, Any]
+    recipe: Recipe
+    plan: Plan
+    _opened: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def run_id(self) -> str:
+        """Digest of recipe, plan, input and code."""
+        return str(self.known["run_id"])
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Arrays and objects that the store may have."""
+        return Layout(self.recipe, self.plan, self.known["dtypes"])
+
+    @cached_property
+    def header(self) -> str:
+        """FITS header of the science image, as text."""
+        return str(open_store(self.root).attrs.get(HEADER, ""))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return is_file_inside(self.root, f"{RUN_FOLDER}/{SUCCESS}")
+
+    @property
+    def planes(self) -> list[str]:
+        """Names of the full-resolution planes that are there."""
+        names = (name for name in self.layout.arrays if "/" not in name)
+        return sorted(name for name in names if is_file_inside(self.root, f"{name}/zarr.json"))
+
+    def source(self) -> dict[str, SourcePlane]:
+        """Planes of the input, as the run's identity knows them."""
+        return read_source(self.root, self.known)
+
+    def array(self, path: str) -> zarr.Array[Any]:
+        """Return an array of the plan, opened for reading.
+
+        Raises
+        ------
+        RunError
+            It is not there, or not as the plan says.
+        """
+        if path not in self._opened:
+            spec = self.layout.arrays.get(path)
+            if spec is None:
+                raise RunError(f"{self.root}: no array {path!r} in the plan of this run; name one that is")
+            self._opened[path] = checked_array(self.root, path, spec)
+        found: zarr.Array[Any] = self._opened[path]
+        return found
+
+
+def open_door(root: Path) -> OpenStore:
+    """Let a run store in.
+
+    Raises
+    ------
+    InputError
+        There is no store.
+    RunError
+        It is not of a run; links in it; documents that are missing, damaged, or contradict each other.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such Zarr store; give the folder that a run or ingest wrote")
+    check_inside(root)
+    known = read_identity(root)
+    if known is None:
+        if not is_file_inside(root, f"{RUN_FOLDER}/identity.json"):
+            open_store(root)
+            raise RunError(f"{root} is a Zarr store but not of a run; give the folder named with --out")
+        raise RunError(f"{root / RUN_FOLDER / 'identity.json'} is damaged; give the command that made the run")
+    recipe = read_recipe(root)
+    plan = read_plan(root, recipe)
+    check_identity(root, known, recipe, plan)
+    return OpenStore(root, known, recipe, plan)
+
+
+def checked_array(root: Path, path: str, spec: ArraySpec) -> zarr.Array[Any]:
+    """Open an array of a store; a RunError if it is not what the plan says of it."""
+    where = root / path
+    try:
+        array = open_plane(root, path)
+        found = (array.shape, array.dtype.name, array.chunks, array.shards)
+        made_here, fill = is_made_here(array), array.fill_value
+    except RunError:
+        raise
+    except Exception as error:  # damaged metadata raise whatever the parser meets first
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RunError(f"{where}: no array that can be read ({said}); {_REPAIR}") from None
+    chunks = inner_chunk(spec.tile[0]), inner_chunk(spec.tile[1])
+    shards = None if chunks == spec.tile else spec.tile
+    if found != (spec.shape, spec.dtype, chunks, shards) or not made_here or not _is_fill(fill, spec.dtype):
+        raise RunError(
+            f"{where}: the array is not as the plan of this run has it: {spec.shape} {spec.dtype} in tiles of "
+            f"{spec.tile}, with the codecs of tiledsky; {_REPAIR}"
+        )
+    if math.prod(chunks) * np.dtype(spec.dtype).itemsize > CHUNK_BYTES:
+        raise RunError(f"{where}: chunks of {chunks} take more than {CHUNK_BYTES >> 20} MB; run with another tile size")
+    return array
+
+
+_REPAIR = "give the command that made the run, which repairs it"
+
+
+def _is_fill(value: Any, dtype: str) -> bool:
+    return bool(np.isnan(value)) if np.dtype(dtype).kind == "f" else bool(value == 0)

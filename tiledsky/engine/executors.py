@@ -1,0 +1,284 @@
+"""Who does the tasks of a stage: this process, or the workers of a Dask cluster; which are tried again, and how.
+
+Errors that may pass (of files, of connections) are tried again. A worker that dies is no error of its task at first:
+Dask gives the task to another one. Dask blames all that was sent to a worker that dies, so tasks that it gives up are
+tried again one at a time, with nothing else on the cluster; one that still ends its worker is to blame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Coroutine, Generator, Iterable, Iterator
+from concurrent.futures import Future as Handle
+from dataclasses import dataclass, replace
+from functools import partial
+from heapq import heappop, heappush
+from pathlib import Path
+from typing import Any
+
+from tiledsky.engine.attempt import TIMED_OUT, TIMEOUTS, Failure, Order, attempt, read_timeout, timeout_failure
+from tiledsky.engine.context import forget
+from tiledsky.engine.leases import place
+from tiledsky.engine.locks import wait_for_tasks
+from tiledsky.errors import ClockError, ParameterError, RunError
+from tiledsky.geometry import Pair
+
+Outcome = dict[str, Any] | Failure
+Outcomes = Generator[tuple[Pair, Outcome], None, None]
+
+#: Seconds until a task counts as hung: tiles take seconds to minutes, the largest mesh some ten minutes.
+TASK_TIMEOUT = 3600.0
+#: Seconds to wait before an attempt that follows a failed one.
+_WAITS = (0.0, 0.5, 4.0)
+#: Tasks that the scheduler knows at once, at 4 to 8 kB each: as many as keep any cluster busy while more are sent.
+_WINDOW = 1 << 15
+#: Tasks that are sent at once: the message takes memory as well.
+_BATCH = 2000
+#: Seconds between looks at the tasks; longer where a look takes longer than a tenth of it.
+_POLL, _LOOKS = 0.01, 10
+#: Seconds by which a clock may be set back: a run stands still so long.
+_SET_BACK = 20.0
+#: Seconds without any worker after which a run ends: on a cluster of this machine; where workers may be queueing.
+_PATIENCE_HERE, _PATIENCE = 180.0, 600.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the tasks of a run are done.
+
+    Attributes
+    ----------
+    task_timeout : float or None
+        Seconds after which the worker of a task is killed.
+    retries : int
+        Attempts after the first for errors that may pass, at most 2.
+    grace : float
+        Seconds that running tasks get to end when a run is stopped.
+    patience : float, optional
+        Seconds without any worker after which a run ends.
+    """
+
+    task_timeout: float | None = TASK_TIMEOUT
+    retries: int = len(_WAITS) - 1
+    grace: float = 10.0
+    patience: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.task_timeout is not None and not self.task_timeout > 0:
+            raise ParameterError(
+                f"a task timeout of {self.task_timeout:g} s leaves no time for any task; use seconds above 0, or "
+                "--task-timeout 0 (None in Python) for none"
+            )
+
+
+class Here:
+    """This process, one task after the other."""
+
+    workers = 1
+
+    def __init__(self, root: Path, run_id: str, call: str, options: Options) -> None:
+        self.root, self.run_id, self.call, self.options = str(root), run_id, call, options
+
+    def outcomes(self, stage: str, indices: Iterable[Pair]) -> Outcomes:
+        """Do tasks, and yield the marker of each or why it failed."""
+        order = Order(self.root, self.run_id, self.call, stage, driver=place())
+        try:
+            for index in indices:
+                for tries in range(self.options.retries + 1):
+                    time.sleep(_WAITS[tries])
+                    outcome = attempt(order, index)
+                    if not (isinstance(outcome, Failure) and outcome.transient):
+                        break
+                yield index, replace(outcome, attempts=tries + 1) if isinstance(outcome, Failure) else outcome
+        finally:
+            forget(self.root, self.run_id)
+
+    def settle(self) -> None:
+        """Wait for what is still running: nothing is."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    index: Pair
+    tries: int = 0
+    alone: bool = False
+
+    def key(self, order: Order) -> str:
+        return f"{order.stage}-{order.run_id}-{self.index[0]}.{self.index[1]}-{'alone' * self.alone}{self.tries}"
+
+
+class Crew:
+    """Workers of a Dask cluster, which must see the same paths."""
+
+    def __init__(self, client: Any, root: Path, run_id: str, call: str, options: Options) -> None:
+        from distributed import LocalCluster
+
+        self.client, self.root, self.run_id, self.call, self.options = client, root.absolute(), run_id, call, options
+        self.patience = options.patience or (_PATIENCE_HERE if isinstance(client.cluster, LocalCluster) else _PATIENCE)
+        self.workers = len(client.scheduler_info()["workers"])
+        self._asking: Handle[Any] | None = None
+        self._asked = self._seen = time.monotonic()
+        self._pause = _POLL
+        self._ahead = time.time() - time.monotonic()
+
+    def outcomes(self, stage: str, indices: Iterable[Pair]) -> Outcomes:
+        """Do tasks, and yield the marker of each or why it failed, as they end."""
+        order = Order(str(self.root), self.run_id, self.call, stage, self.options.task_timeout, place())
+        suspects: list[_Job] = []
+        for job, outcome in self._work(order, map(_Job, indices)):
+            if isinstance(outcome, Failure) and outcome.exception == "KilledWorker":
+                suspects.append(replace(job, tries=job.tries + outcome.attempts, alone=True))
+            else:
+                yield job.index, outcome
+        for job in suspects:
+            for _, outcome in self._work(order, [job]):
+                yield job.index, outcome
+
+    def settle(self) -> None:
+        """Wait for what is still running: what it commits need not be done again."""
+        wait_for_tasks(self.root, seconds=self.options.grace)
+
+    def _work(self, order: Order, jobs: Iterable[_Job]) -> Iterator[tuple[_Job, Outcome]]:
+        todo, pending = deque(jobs), dict[Any, _Job]()
+        later: list[tuple[float, Pair, _Job]] = []  # a heap by the time at which a task is tried again
+        try:
+            while todo or pending or later:
+                while later and later[0][0] <= time.monotonic():
+                    todo.append(heappop(later)[2])
+                room = min(len(todo), _WINDOW - len(pending))
+                batch = [todo.popleft() for _ in range(room if room >= min(_BATCH, len(todo)) else 0)]
+                pending |= zip(self._submit(order, batch), batch, strict=True)
+                for future, outcome in self._ended(pending, until=later[0][0] if later else None):
+                    job = pending.pop(future)
+                    future.release()
+                    if isinstance(outcome, Failure):
+                        if outcome.transient and job.tries < self.options.retries:
+                            again = replace(job, tries=job.tries + 1)
+                            heappush(later, (time.monotonic() + _WAITS[again.tries], job.index, again))
+                            continue
+                        outcome = _blamed(order, job, outcome)
+                    yield job, outcome
+        finally:
+            for future in pending:  # a run that is stopped leaves no task behind
+                future.release()
+
+    def _submit(self, order: Order, jobs: list[_Job]) -> list[Any]:
+        futures: list[Any] = []
+        for part in (jobs[k : k + _BATCH] for k in range(0, len(jobs), _BATCH)):
+            keys = [job.key(order) for job in part]
+            futures += self.client.map(partial(attempt, order), [job.index for job in part], key=keys)
+        return futures
+
+    def _ended(self, pending: dict[Any, _Job], *, until: float | None) -> list[tuple[Any, Outcome]]:
+        """Wait until tasks have ended and fetch their outcomes; nothing after ``until``."""
+        while until is None or time.monotonic() < until:
+            time.sleep(self._pause)
+            self._check()
+            began = time.perf_counter()
+            ended = [future for future in pending if future.status not in ("pending", "lost")]
+            self._pause = max(_POLL, _LOOKS * (time.perf_counter() - began))
+            if ended:
+                self._seen = time.monotonic()
+                return list(self._fetch(ended))
+        return []
+
+    def _fetch(self, ended: list[Any]) -> Iterator[tuple[Any, Outcome]]:
+        finished = [future for future in ended if future.status == "finished"]
+        try:
+            values = self._wait(self.client.gather(finished, asynchronous=True)) if finished else []
+        except RunError:
+            raise
+        except Exception:  # of one of them, which was lost with its worker and then failed
+            values = [self._one(future) for future in finished]
+        yield from zip(finished, values, strict=True)
+        for future in ended:
+            if future.status == "error" and future not in finished:
+                yield future, self._failure(future.exception())
+            elif future.status == "cancelled":
+                raise self._lost()
+
+    def _one(self, future: Any) -> Outcome:
+        try:
+            return self._wait(self.client.gather([future], asynchronous=True))[0]
+        except RunError:
+            raise
+        except Exception as error:
+            return self._failure(error)
+
+    def _failure(self, error: BaseException) -> Failure:
+        """Describe what Dask says of a task that it gave up."""
+        from distributed import KilledWorker
+
+        if not isinstance(error, KilledWorker):
+            return Failure.of(error, worker="unknown")
+        worker = error.last_worker.address
+        message = f"worker {worker} died while it did this task, for want of memory or by a crash"
+        return Failure("KilledWorker", message, "", worker, attempts=error.allowed_failures + 1)
+
+    def _wait(self, call: Coroutine[Any, Any, Any]) -> Any:
+        """Return the result of a call to the cluster, or raise when the cluster is lost meanwhile."""
+        handle = asyncio.run_coroutine_threadsafe(call, self.client.loop.asyncio_loop)
+        try:
+            while True:
+                try:
+                    return handle.result(1.0)
+                except TimeoutError:
+                    if handle.done():
+                        raise
+                    self._check()
+        finally:
+            handle.cancel()
+
+    def _check(self) -> None:
+        """Raise if the scheduler is lost, or has had no worker for too long."""
+        if self.client.status != "running":
+            raise self._lost()
+        now = time.monotonic()
+        self._check_clock(time.time() - now)
+        if self._asking is None and now - self._asked > 1:
+            call = self.client.scheduler.ncores()
+            self._asking, self._asked = asyncio.run_coroutine_threadsafe(call, self.client.loop.asyncio_loop), now
+        elif self._asking is not None and self._asking.done():
+            if self._asking.exception() is None:
+                self.workers = len(self._asking.result())
+            self._asking = None
+        if self.workers:
+            self._seen = now
+        elif now - self._seen > self.patience:
+            raise RunError(
+                f"{self.root}: the scheduler has had no worker for {self.patience:.0f} s; what is done is kept, the "
+                "same command goes on when there are workers"
+            )
+
+    def _check_clock(self, ahead: float) -> None:
+        """Raise if the clock was set back: Dask sends nothing before the time at which it wanted to.
+
+        ``ahead``: the clock's time less one that nobody sets.
+        """
+        self._ahead = max(self._ahead, ahead)
+        if self._ahead - ahead > _SET_BACK:
+            raise ClockError(
+                f"{self.root}: the clock of this machine was set back by {self._ahead - ahead:.0f} s, for which Dask "
+                "would stand still; what is done is kept, the same command goes on"
+            )
+
+    def _lost(self) -> RunError:
+        return RunError(
+            f"{self.root}: the connection to the Dask scheduler was lost; what is done is kept, the same command goes "
+            "on with a scheduler that runs"
+        )
+
+
+def _blamed(order: Order, job: _Job, failure: Failure) -> Failure:
+    """Complete what is known of a failure: attempts of the task, and whether it ended by the clock."""
+    if failure.exception != "KilledWorker":
+        return failure if failure.exception == TIMED_OUT else replace(failure, attempts=job.tries + 1)
+    report = read_timeout(order, job.index)
+    if report is not None and report["attempts"] >= TIMEOUTS:
+        return timeout_failure(report)
+    if job.alone:
+        message = f"{failure.message}, also with nothing else on the cluster"
+        return replace(failure, message=message, attempts=job.tries + failure.attempts)
+    return failure

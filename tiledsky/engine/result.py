@@ -1,0 +1,160 @@
+"""The result of a run, opened for reading."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledsky.engine.documents import read_diagnostics, read_provenance, read_tiers
+from tiledsky.engine.door import OpenStore, open_door
+from tiledsky.engine.plan import Plan, measured_by
+from tiledsky.engine.verify import Checker
+from tiledsky.errors import InputError, ParameterError, RunError
+from tiledsky.geometry import Region
+from tiledsky.io.address import located
+from tiledsky.io.files import stands
+from tiledsky.io.inside import is_file_inside
+from tiledsky.io.source import parse_header, read_plane
+from tiledsky.io.store import RUN_FOLDER
+from tiledsky.operations.fitted import FITTED
+from tiledsky.recipe import BackgroundStep, Recipe
+
+#: What `Run.status` says of a task.
+STATUS = {"never": 0, "done": 1, "all-masked": 2, "failed": 3}
+
+
+@dataclass
+class Run:
+    """A run store, opened.
+
+    Attributes
+    ----------
+    path : Path
+    recipe : Recipe
+    plan : Plan
+    provenance : dict
+        Versions, input, identity, seconds, tasks, peak memory.
+    complete : bool
+        Whether the run finished; planes of an unfinished one hold fill values where nothing was written.
+    """
+
+    path: Path
+    recipe: Recipe
+    plan: Plan
+    provenance: dict[str, Any]
+    complete: bool
+    store: OpenStore = field(repr=False)
+
+    @property
+    def planes(self) -> list[str]:
+        """Names of the full-resolution planes."""
+        return self.store.planes
+
+    def plane(self, name: str) -> Any:
+        """Return a plane as a Zarr array; slices of it are numpy arrays."""
+        layout = self.store.layout
+        kept = self.complete and name in layout.arrays and "/" not in name and not layout.is_scratch(name)
+        if not kept and name not in self.planes:
+            raise ParameterError(f"{self.path}: no plane {name!r}; it has {', '.join(self.planes)}")
+        return self.array(name)
+
+    def array(self, path: str) -> Any:
+        """Return an array of the store, a plane or another; see `tiledsky.engine.door.OpenStore.array`."""
+        return self.store.array(path)
+
+    def mesh(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
+        """Low-resolution maps of a background step: background, rms, error, n_good, excluded, of a fitted one more.
+
+        See `tiledsky.operations.mesh.Mesh`.
+        """
+        step = self.recipe.step(name)
+        if not isinstance(step, BackgroundStep):
+            raise ParameterError(f"{self.path}: step {name!r} has no mesh; name a background step")
+        parts = ["background", "rms", "error", "excluded"]
+        parts += FITTED if step.interpolator.kind == "local-polynomial" else ()
+        maps = {part: _whole(self.array(f"meshes/{name}/{part}")) for part in parts}
+        folder = name if step.grow_boxes else f"{measured_by(self.recipe, step).name}/measured"
+        return {**maps, "n_good": _whole(self.array(f"meshes/{folder}/n_good"))}
+
+    @property
+    def thresholds(self) -> dict[str, Any]:
+        """Global statistics and thresholds of the mask steps, tier by tier."""
+        steps = sorted(str(stage.step) for stage in self.plan.stages if stage.kind == "statistics")
+        there = [s for s in steps if self.complete or stands(self.path / RUN_FOLDER / "thresholds" / f"{s}.json")]
+        return {step: read_tiers(self.path, step) for step in there}
+
+    @property
+    def diagnostics(self) -> dict[str, Any]:
+        """How good the background is: measures with their errors, and the verdict; see ``docs/quality.md``."""
+        return read_diagnostics(self.path)
+
+    def status(self) -> dict[str, NDArray[np.int8]]:
+        """State of every task, by stage: arrays of the shape of the stage's grid of tiles (1 x 1 for gather tasks).
+
+        The numbers are those of `STATUS`: 0 never done (or damaged since), 1 done, 2 done and all of the tile's pixels
+        are masked (of the output stage), 3 failed, with its traceback in ``run/failed``.
+        """
+        checker = Checker(self.path, self.run_id, self.store.layout)
+        states = {}
+        for stage in self.plan.stages:
+            grid = self.plan.grid(stage)
+            state = states[stage.name] = np.zeros(grid.counts, np.int8)
+            for index in grid:
+                done = checker.done(stage, index)
+                if done.usable or (done.kept and checker.settled):
+                    marker = checker.marker(stage, index) or {}
+                    state[index] = STATUS["all-masked" if marker.get("status") == "all-masked" else "done"]
+                elif is_file_inside(self.path, f"{RUN_FOLDER}/failed/{stage.name}/{index[0]}.{index[1]}.json"):
+                    state[index] = STATUS["failed"]
+        return states
+
+    @cached_property
+    def science_in_place(self) -> Any:
+        """Array of the image that the run read where it was; None if it is gone or has changed."""
+        plane = self.store.source()["science"]
+        try:
+            now = plane.again()
+        except InputError:
+            return None
+        return plane.open() if now.identity == plane.identity else None
+
+    @property
+    def run_id(self) -> str:
+        """Digest of recipe, plan, input and code."""
+        return self.store.run_id
+
+    @property
+    def header(self) -> Any:
+        """FITS header of the science image (empty if it had none)."""
+        return parse_header(self.store.header)
+
+
+def open_run(path: str | os.PathLike[str], *, allow_partial: bool = False) -> Run:
+    """Open the result of a run.
+
+    Raises
+    ------
+    InputError
+        No such store.
+    RunError
+        Not a run store, or one that is damaged or holds links (`tiledsky.engine.door`). An unfinished run (a chunk
+        that was never written reads as sky); ``allow_partial=True`` opens that too, `Run.status` says what is there.
+    """
+    root = located(path)
+    if is_file_inside(root, f"{RUN_FOLDER}/preparing"):
+        raise RunError(f"{root} was stopped before its first task; give the command that began it")
+    store = open_door(root)
+    if not store.finished and not allow_partial:
+        raise RunError(f"{root} is not finished: parts of its planes are empty; go on with the command that began it")
+    provenance = read_provenance(root, store.known) if store.finished else store.known
+    return Run(root, store.recipe, store.plan, provenance, store.finished, store)
+
+
+def _whole(array: Any) -> NDArray[Any]:
+    return read_plane(array, Region.whole(array.shape))

@@ -1,0 +1,1 @@
+"""FITS: headers, planes, compressed tiles, checksums, written while they are made."""

@@ -1,0 +1,1 @@
+"""Zarr: arrays of any writer checked and read, shards written whole."""

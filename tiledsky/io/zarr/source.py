@@ -1,0 +1,181 @@
+"""Planes of an input that are Zarr arrays; loaded where there is one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from tiledsky.errors import InputError, RunError
+from tiledsky.images import float_dtype
+from tiledsky.io.address import is_address
+from tiledsky.io.source import HEADER, MASK_BITS, NODATA, ROLES, Opened, SourcePlane
+from tiledsky.io.store import RUN_FOLDER, SUCCESS
+from tiledsky.io.zarr.check import check_zarr_array, check_zarr_name, has_member, member_arrays, open_zarr
+from tiledsky.io.zarr.objects import WHOLE, Missing, consolidated_names, look_at_objects
+from tiledsky.io.zarr.values import values_of
+from tiledsky.nodata import checked
+from tiledsky.plain import plain
+
+_log = logging.getLogger(__name__)
+#: Planes of bits, whose numbers are not changed.
+_FLAGS = ("dq", "mask", "user_mask", "source_mask")
+#: Names of the arrays of a group that an option can mean, the first that is there; of others their own name.
+_ARRAYS = {"mask": ("mask", "user_mask", "source_mask"), "user_mask": ("user_mask", "mask")}
+
+
+def open_zarr_plane(path: Path, name: str, inner: str | int | None) -> Opened:
+    """Look at an array, alone or in a group, for the plane ``name``; ``inner``: the array that is named.
+
+    Raises
+    ------
+    InputError
+        No such array; damaged metadata; a run that is not finished.
+    """
+    try:
+        return _open_zarr_node(path, name, inner)
+    except (InputError, RunError):
+        raise
+    except Exception as error:  # whatever damaged metadata make Zarr raise
+        raise InputError(f"{path}: not a Zarr store that can be read ({type(error).__name__}: {error})") from None
+
+
+def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> Opened:
+    node = open_zarr(path)
+    if isinstance(node, zarr.Array):
+        _check_finished(path.resolve().parent)
+        return Opened(_image(path, node, name), str(node.attrs.get(HEADER, "")), {}, _has_mask_bits(node))
+    _check_finished(path)
+    chosen = _member(path, node, name, inner)
+    siblings = {}
+    if name == "science" and inner is None:
+        _check_planes(path, node)
+        siblings = {k: _told(path / k, k) for k in ROLES if k != name and has_member(path, node, k)}
+        if "error" not in siblings and has_member(path, node, "variance"):
+            siblings["error"] = _told(path / "variance", "variance").as_error
+    bits = chosen == "source_mask" or _has_mask_bits(node[chosen])
+    return Opened(_image(path / chosen, node[chosen], name), str(node.attrs.get(HEADER, "")), siblings, bits)
+
+
+def _image(path: Path, array: Any, name: str) -> SourcePlane:
+    """Look at an array for a plane, and at the number in its attributes that means no data."""
+    plane = _told(path, name)
+    number = checked(array.attrs.get(NODATA), float_dtype(plane.dtype)) if name == "science" else None
+    return replace(plane, nodata=number) if isinstance(number, float) else plane
+
+
+def _member(path: Path, group: zarr.Group, name: str, inner: str | int | None) -> str:
+    """Name of the array of a group that is meant."""
+    wanted = (check_zarr_name(path, str(inner)),) if inner is not None else _ARRAYS.get(name, (name,))
+    for member in wanted:
+        if has_member(path, group, member) and isinstance(group[member], zarr.Array):
+            return member
+    levels = [] if inner is not None else _levels(path, group)
+    if levels:
+        if not (has_member(path, group, levels[0]) and isinstance(group[levels[0]], zarr.Array)):
+            raise InputError(f"{path}: its multiscales name an array {levels[0]!r}, which is not there; restore it")
+        _log.warning(plain(f"{path}: an OME-Zarr image of {len(levels)} levels; the first, {levels[0]!r}, is read"))
+        return levels[0]
+    web = str(path).startswith("http")  # the web has no lists
+    if is_address(path):
+        arrays = [] if web else sorted(k for k, a in group.arrays())
+    else:
+        arrays = member_arrays(path, group)
+    has = ", ".join(arrays) or ("others, if any" if web else "none")
+    raise InputError(f"{path}: no array {wanted[0]!r} in this group; it has {has}; name one: {path}/NAME")
+
+
+def _check_planes(path: Path, group: zarr.Group) -> None:
+    """Refuse a group that lacks a plane that was written, without which the others would be read alone."""
+    planes = group.attrs.get(WHOLE)
+    for plane in planes if isinstance(planes, list) else []:
+        if not has_member(path, group, check_zarr_name(path, str(plane))):
+            raise InputError(
+                f"{path}: the plane {plane} was written and is missing, so the image would be read without it; restore "
+                f"it or ingest again (if it was deleted on purpose, take it out of the attribute {WHOLE} of the group)"
+            )
+    for plane in consolidated_names(path) & ROLES.keys():
+        if not has_member(path, group, plane):
+            raise InputError(
+                f"{path}: its consolidated metadata name the plane {plane}, which is missing, so the image would be "
+                "read without it; restore it, or consolidate the metadata again"
+            )
+
+
+def _levels(path: Path, group: zarr.Group) -> list[str]:
+    """Arrays of an OME-Zarr image, the one of full resolution first; none if this is no such group."""
+    attributes = dict(group.attrs)
+    ome = attributes.get("ome", attributes)
+    images = ome.get("multiscales") if isinstance(ome, dict) else None
+    if not isinstance(images, list) or not images:
+        return []
+    try:
+        if len(images) > 1:
+            raise InputError(f"{path}: holds {len(images)} OME-Zarr images, and one is read; name an array of it")
+        return [check_zarr_name(path, str(level["path"])) for level in images[0]["datasets"]]
+    except (KeyError, TypeError):
+        raise InputError(f"{path}: its multiscales are damaged; name an array of it") from None
+
+
+def _has_mask_bits(array: Any) -> bool:
+    return array.attrs.get(MASK_BITS) == 1
+
+
+def _check_finished(folder: Path) -> None:
+    """Refuse planes of a run that is not finished: what was not written yet would read as no source, or NaN."""
+    if _is_run(folder) and not (folder / RUN_FOLDER / SUCCESS).is_file():
+        raise InputError(f"{folder} is a run that is not finished; go on with the command that began it")
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / RUN_FOLDER / "identity.json").is_file()
+
+
+def _told(path: Path, name: str) -> SourcePlane:
+    """Look at an array, and say what of it will be read as fill value because it is not there."""
+    plane, missing, fill = _look(path, flags=name in _FLAGS)
+    if missing is not None:
+        _log.warning(plain(f"{path}: {missing}; they are read as {fill}, the fill value of the array"))
+    return plane
+
+
+def zarr_plane(path: Path, *, flags: bool = False) -> SourcePlane:
+    """Look at an array; errors as of `open_zarr_plane`. ``flags``: of a plane of bits."""
+    return _look(path, flags=flags)[0]
+
+
+def _look(path: Path, *, flags: bool) -> tuple[SourcePlane, Missing | None, Any]:
+    """Return an array as a plane, which of its objects are missing, and the pixel that these are read as."""
+    array: Any = open_zarr(path)
+    if isinstance(array, zarr.Group):
+        raise InputError(f"{path}: is a Zarr group, not an array; name one of its arrays")
+    shape = tuple(array.shape[-2:])
+    if array.ndim < 2 or any(n != 1 for n in array.shape[:-2]) or array.dtype.kind not in "biuf":
+        raise InputError(
+            f"{path}: {array.ndim}-D array of {array.dtype}; an image is 2-D and of numbers, name another array"
+        )
+    if min(shape) < 1:
+        raise InputError(f"{path}: {shape[0]} x {shape[1]} px has no pixel; name another array")
+    check_zarr_array(path, array)
+    values = values_of(path, array)
+    if flags and values.is_packed:
+        raise InputError(f"{path}: scale_factor and add_offset make no flags of its numbers; write them as they are")
+    digest, missing = look_at_objects(path, array)
+    if missing is not None and array.attrs.get(WHOLE) == 1:
+        raise InputError(
+            f"{path}: {missing}, and all were written, so these pixels are lost; restore them or ingest again (if they "
+            f"were deleted on purpose, remove the attribute {WHOLE} of the array)"
+        )
+    if missing is not None and _is_run(path.resolve().parent):
+        raise InputError(
+            f"{path}: {missing}, of a finished run, so these pixels are lost; the command that made the run makes them "
+            "again"
+        )
+    dtype = values.output(flags=flags)
+    fill = values.decode(np.full((1, 1), array.fill_value or 0, array.dtype), dtype)[0, 0]
+    identity = f"{path.resolve()} {array.shape} {array.dtype} {digest}"
+    return SourcePlane(None, str(path.resolve()), shape, dtype.name, identity), missing, fill

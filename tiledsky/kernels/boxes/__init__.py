@@ -1,0 +1,1 @@
+"""Statistics of the boxes of a mesh."""

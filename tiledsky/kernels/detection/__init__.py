@@ -1,0 +1,1 @@
+"""Search for sources, growth of masks, patches of one value."""

@@ -1,0 +1,1 @@
+"""Filters of pixels: ring median, smoothing, means of blocks."""

@@ -1,0 +1,1 @@
+"""Local polynomial fits of a mesh, averaged over bandwidths."""

@@ -1,0 +1,1 @@
+"""The mesh as an image: fill, filter, error, spline, inverse distances."""

@@ -1,0 +1,1 @@
+"""Sums over cells and apertures of what the sky leaves."""

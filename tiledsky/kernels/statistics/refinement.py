@@ -1,0 +1,224 @@
+"""Level 2 of exact global statistics: how often every distinct value occurs in a few chosen bins, mergeable.
+
+`tiledsky.kernels.statistics.needed_bins` chooses the bins from the merged `KeyHistogram`, so that one such pass is
+enough; `tiledsky.kernels.statistics.selection` reads the results.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from tiledsky.errors import ParameterError
+from tiledsky.kernels.statistics.histogram import N_BINS, check_length, check_magic, flat_bits_and_mask, pack, unpack
+
+# Counters (256 KiB a bin) beat sorting where many values fall in few bins; their cost is clearing and reading them.
+_DENSE_BINS = 64
+_PIXELS_A_DENSE_BIN = 1 << 14
+_SORT_BLOCK = 1 << 20  # values sorted at once
+_COMPACT_AT = 1 << 20  # entries collected before a merge of refinements sorts and adds them up
+_REFINEMENT_HEADER = struct.Struct("<8sQIB")
+_REFINEMENT_MAGIC = b"tskyref1"
+
+_U16 = npt.NDArray[np.uint16]
+_U32 = npt.NDArray[np.uint32]
+_U64 = npt.NDArray[np.uint64]
+
+
+@njit(nogil=True, cache=True)
+def _count_lows(bits, mask, slots, counts):  # type: ignore[no-untyped-def]
+    """Count the low 16 key bits of the values whose bin has a slot (`slots[bin] >= 0`) in ``counts[slot, low]``."""
+    masked = mask.size > 0
+    for i in range(bits.size):
+        if masked and mask[i]:
+            continue
+        b = np.int64(bits[i])
+        if b & 0x7FFFFFFF == 0:
+            b = np.int64(0)
+        key = np.uint64((b ^ ((b >> 31) & 0x7FFFFFFF)) + 0x80000000)
+        slot = slots[key >> np.uint64(16)]
+        if slot >= 0:
+            counts[np.uint64(slot), key & np.uint64(0xFFFF)] += np.uint32(1)
+
+
+@njit(nogil=True, cache=True)
+def _gather(bits, mask, wanted, keys):  # type: ignore[no-untyped-def]
+    """Copy the ordered keys whose bin is wanted to the start of `keys`; returns how many."""
+    n = 0
+    masked = mask.size > 0
+    for i in range(bits.size):
+        if masked and mask[i]:
+            continue
+        b = np.int64(bits[i])
+        if b & 0x7FFFFFFF == 0:
+            b = np.int64(0)
+        key = np.uint64((b ^ ((b >> 31) & 0x7FFFFFFF)) + 0x80000000)
+        if wanted[key >> np.uint64(16)]:
+            keys[n] = key
+            n += 1
+    return n
+
+
+def _refine_by_counting(
+    bits: npt.NDArray[np.int32], mask: npt.NDArray[np.bool_], bins: npt.NDArray[np.int64]
+) -> tuple[_U32, _U64]:
+    """Distinct keys of the bins and their counts, with a counter for every possible key."""
+    slots = np.full(N_BINS, -1, dtype=np.int16)
+    slots[bins] = np.arange(bins.size)
+    dense = np.zeros((bins.size, N_BINS), dtype=np.uint32)
+    _count_lows(bits, mask, slots, dense)
+    slot, low = np.nonzero(dense)
+    return (bins[slot] << 16 | low).astype(np.uint32), dense[slot, low].astype(np.uint64)
+
+
+def _refine_by_sorting(
+    bits: npt.NDArray[np.int32], mask: npt.NDArray[np.bool_], bins: npt.NDArray[np.int64]
+) -> tuple[_U32, _U64]:
+    """The same as `_refine_by_counting`, with a sort of the keys that fall in the bins."""
+    wanted = np.zeros(N_BINS, dtype=np.bool_)
+    wanted[bins] = True
+    buffer = np.empty(min(bits.size, _SORT_BLOCK), dtype=np.uint32)
+    keys, counts = [np.empty(0, np.uint32)], [np.empty(0, np.uint64)]
+    for start in range(0, bits.size, _SORT_BLOCK):
+        stop = start + _SORT_BLOCK
+        n = _gather(bits[start:stop], mask[start:stop], wanted, buffer)
+        found, times = np.unique(buffer[:n], return_counts=True)
+        keys.append(found)
+        counts.append(times.astype(np.uint64))
+    return _add_up(np.concatenate(keys), np.concatenate(counts))
+
+
+def _add_up(keys: _U32, counts: _U64) -> tuple[_U32, _U64]:
+    """Sort the keys and add the counts of equal ones."""
+    order = np.argsort(keys, kind="stable")
+    keys, counts = keys[order], counts[order]
+    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1]))) if keys.size else np.empty(0, np.intp)
+    return keys[starts], (np.add.reduceat(counts, starts) if keys.size else counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """Level 2: how often every distinct value occurs in some chosen bins; sparse, mergeable.
+
+    Attributes
+    ----------
+    bins : ndarray of uint16, shape (b,)
+        The bins that were looked at, ascending, with or without values.
+    keys : ndarray of uint32, shape (m,)
+        Ordered keys of the values found, ascending.
+    counts : ndarray of uint64, shape (m,)
+        How often each occurs.
+    """
+
+    bins: _U16
+    keys: _U32
+    counts: _U64
+
+    @classmethod
+    def from_values(
+        cls, values: npt.NDArray[np.float32], bins: npt.ArrayLike, *, mask: npt.NDArray[np.bool_] | None = None
+    ) -> Refinement:
+        """Refinement of an array, for the same pixels as `KeyHistogram.from_values`.
+
+        Memory: at most 16 MiB of counters (up to 64 bins in a large array), else about 40 MiB to sort 2**20 values at a
+        time and 24 bytes a distinct value.
+
+        Parameters
+        ----------
+        values : ndarray of float32
+            Any shape.
+        bins : array_like of int
+            The bins wanted, 0 to 65535, as `tiledsky.kernels.statistics.needed_bins` returns them.
+        mask : ndarray of bool, optional
+            Same shape as values; True leaves the pixel out.
+
+        Returns
+        -------
+        Refinement
+
+        Raises
+        ------
+        ParameterError
+            As for `KeyHistogram.from_values`; a bin that cannot hold a finite value; 2**32 values or more.
+        """
+        if values.size >= 1 << 32:
+            raise ParameterError(
+                f"{values.size} values at once could overflow counters of 32 bits; pass values in tiles and merge"
+            )
+        bits, flat_mask = flat_bits_and_mask(values, mask)
+        wanted = np.unique(np.asarray(bins, dtype=np.int64))
+        if wanted.size and (wanted[0] < 0x80 or wanted[-1] >= N_BINS - 0x80):
+            raise ParameterError(
+                f"bins reach from {wanted[0]} to {wanted[-1]}, but finite values lie in 128 to 65407; "
+                "pass bins of a KeyHistogram"
+            )
+        few_bins = wanted.size <= min(_DENSE_BINS, bits.size // _PIXELS_A_DENSE_BIN)
+        refine = _refine_by_counting if few_bins else _refine_by_sorting
+        return cls(wanted.astype(np.uint16), *refine(bits, flat_mask, wanted))
+
+    @classmethod
+    def merged(cls, refinements: Iterable[Refinement]) -> Refinement:
+        """Refinement of all pixels of several refinements of the same bins. Any order gives the same bits.
+
+        Raises
+        ------
+        ParameterError
+            None given, or of different bins.
+        """
+        bins: _U16 | None = None
+        keys: list[_U32] = []
+        counts: list[_U64] = []
+        size = 0
+        for refinement in refinements:
+            if bins is None:
+                bins = refinement.bins
+            elif not np.array_equal(bins, refinement.bins):
+                raise ParameterError(
+                    "the refinements look at different bins, so their sum would miss pixels; "
+                    "make them all with the same bins"
+                )
+            keys.append(refinement.keys)
+            counts.append(refinement.counts)
+            size += refinement.keys.size
+            if size > _COMPACT_AT + 2 * keys[0].size:  # keeps memory near the size of the result
+                added = _add_up(np.concatenate(keys), np.concatenate(counts))
+                keys, counts, size = [added[0]], [added[1]], added[0].size
+        if bins is None:
+            raise ParameterError("no refinement to merge, so the bins are unknown; pass at least one in refinements")
+        return cls(bins, *_add_up(np.concatenate(keys), np.concatenate(counts)))
+
+    def merge(self, other: Refinement) -> Refinement:
+        """Refinement of the pixels of both; the bins must be the same."""
+        return Refinement.merged((self, other))
+
+    def to_bytes(self) -> bytes:
+        """Portable bytes; equal refinements have equal bytes (4 to 6 bytes a distinct value)."""
+        width, packed_counts = pack(self.counts)
+        edges = np.searchsorted(self.keys, np.append(self.bins.astype(np.int64), N_BINS) << 16)
+        header = _REFINEMENT_HEADER.pack(_REFINEMENT_MAGIC, self.keys.size, self.bins.size, width)
+        parts = [self.bins.astype("<u2"), np.diff(edges).astype("<u4"), (self.keys & np.uint32(0xFFFF)).astype("<u2")]
+        return b"".join([header, *(part.tobytes() for part in parts), packed_counts])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Refinement:
+        """Inverse of `to_bytes`.
+
+        Raises
+        ------
+        InputError
+            Not a refinement, or of the wrong length.
+        """
+        check_magic(data, _REFINEMENT_HEADER, _REFINEMENT_MAGIC, "Refinement")
+        _, size, n_bins, width = _REFINEMENT_HEADER.unpack_from(data)
+        offset = _REFINEMENT_HEADER.size
+        check_length(data, offset + 6 * n_bins + (2 + width) * size, "Refinement")
+        bins = np.frombuffer(data, "<u2", n_bins, offset).astype(np.uint16)
+        sizes = np.frombuffer(data, "<u4", n_bins, offset + 2 * n_bins)
+        lows = np.frombuffer(data, "<u2", size, offset + 6 * n_bins).astype(np.uint32)
+        keys = np.repeat(bins.astype(np.uint32) << np.uint32(16), sizes) | lows
+        return cls(bins, keys, unpack(data, offset + 6 * n_bins + 2 * size, size, width))

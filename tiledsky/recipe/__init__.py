@@ -1,0 +1,37 @@
+"""Recipes: ordered steps and their parameters, checked by name, read from and written to TOML. No numba, no pixels."""
+
+from tiledsky.recipe.checks import Checks, Limit
+from tiledsky.recipe.parameters import (
+    AnyInterpolator,
+    AnyStep,
+    BackgroundStep,
+    IDWInterpolator,
+    LocalPolynomialInterpolator,
+    MaskStep,
+    MeshCeiling,
+    RingStep,
+    SigmaClip,
+    Tier,
+    ZoomInterpolator,
+)
+from tiledsky.recipe.recipe import Recipe, preset_names, recipe_text, validated
+
+__all__ = [
+    "AnyInterpolator",
+    "AnyStep",
+    "BackgroundStep",
+    "Checks",
+    "IDWInterpolator",
+    "Limit",
+    "LocalPolynomialInterpolator",
+    "MaskStep",
+    "MeshCeiling",
+    "Recipe",
+    "RingStep",
+    "SigmaClip",
+    "Tier",
+    "ZoomInterpolator",
+    "preset_names",
+    "recipe_text",
+    "validated",
+]

@@ -1,0 +1,132 @@
+"""Thresholds of the verdict on a background, each with its reason; a recipe may set them in its table ``[checks]``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from tiledsky.recipe.parameters import Model
+
+
+class Limit(Model):
+    """Values from which a check warns and fails; one that is left out: never."""
+
+    warn: float | None = Field(None, ge=0)
+    fail: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Limit:
+        if self.warn is not None and self.fail is not None and self.warn > self.fail:
+            raise ValueError(f"warn {self.warn:g} is above fail {self.fail:g}, so it would never warn; swap them")
+        return self
+
+
+def _limit(warn: float, fail: float, reason: str) -> Any:
+    return Field(Limit(warn=warn, fail=fail), description=reason)
+
+
+class Checks(Model):
+    """Limits of all checks; the description of each says why it is what it is.
+
+    A value that has an error counts only where it is ``significance`` errors away from zero.
+    """
+
+    significance: float = Field(3.0, gt=0)
+    scale_excess: Limit = _limit(
+        2.0,
+        4.0,
+        "largest excess of the rms of block means over that of noise, as a share of it: at 2 the structure left in the "
+        "residual is 2.8 times the noise of an aperture of that size",
+    )
+    scale_overfit: Limit = _limit(
+        0.25,
+        0.4,
+        "largest shortfall of the rms of means of blocks up to 16 px, as a share of that of noise: what the background "
+        "takes from the noise at that scale it takes from sources too",
+    )
+    masked_bias: Limit = _limit(
+        0.05,
+        0.1,
+        "bias of the background under masks, in units of the noise of a pixel: a source loses it in each pixel",
+    )
+    bright_bias: Limit = _limit(
+        0.1, 0.2, "the same under pixels more than 3 sigma above the background, where sources are measured"
+    )
+    edge_light: Limit = _limit(
+        0.15,
+        0.3,
+        "mean residual within 4 px of the masks above that from 16 px on, in units of the noise: light that masks miss "
+        "is taken for sky",
+    )
+    idle_rim: Limit = _limit(
+        8,
+        12,
+        "width in px of the rim of the masks that holds no light: sky that is thrown away, where it is needed most",
+    )
+    source_bias: Limit = _limit(
+        0.1, 0.2, "mean bias of the background at the sources, masked or not, in units of the noise"
+    )
+    flux_slope: Limit = _limit(
+        0.1,
+        0.2,
+        "rise of the bias at masked sources with a decade of flux, in units of the noise: bright ones are eaten",
+    )
+    negative_area: Limit = _limit(
+        1024, 2304, "area in px of the largest region below -3 sigma: noise alone makes single blocks of 256 px"
+    )
+    negative_significance: Limit = _limit(
+        6.0,
+        8.0,
+        "strongest negative region, in sigma: noise alone gives 5 in a million blocks",
+    )
+    positive_significance: Limit = _limit(
+        8.0,
+        12.0,
+        "strongest positive region, in sigma; sources too faint for the masks make some",
+    )
+    seam: Limit = _limit(
+        0.02,
+        0.05,
+        "largest mean step across a tile edge beyond 1.5 times the largest at other lines, in units of the noise",
+    )
+    mean_residual: Limit = _limit(0.1, 0.2, "mean residual of unmasked pixels, in units of the noise")
+    skewness: Limit = _limit(
+        0.15,
+        0.3,
+        "skewness of the residual: sources that are not masked make a tail to the right",
+    )
+    worst_block: Limit = _limit(
+        10.0,
+        20.0,
+        "largest deviation of a block of 16 px, in sigma: a place where the sky is wrong",
+    )
+    masked_fraction: Limit = _limit(
+        0.8, 0.95, "share of the valid pixels that are masked: little sky is left to tell it"
+    )
+    constant_pixels: Limit = _limit(
+        1e-4,
+        0.005,
+        "share of the valid pixels that have one value in patches and count as sky: it may mean no data, say so with "
+        "nodata",
+    )
+    no_noise: Limit = Field(
+        Limit(warn=0.9),
+        description="share of the blocks of 4 px without the ups and downs of noise: of an image without noise, a "
+        "simulation say, nothing in units of the noise can be told",
+    )
+    narrow_fit: Limit = Field(
+        Limit(warn=0.1),
+        description="share of a fitted mesh at its narrowest bandwidth: boxes are too large for the sky, or extended "
+        "light is taken for it; smaller boxes, or the preset for extended light",
+    )
+
+    @classmethod
+    def reason(cls, name: str) -> str:
+        """Return why a check is made."""
+        return str(cls.model_fields[name].description)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of all checks, in order."""
+        return [name for name in cls.model_fields if name != "significance"]

@@ -1,0 +1,297 @@
+"""Recipes: ordered steps, checked by name, read from and written to TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import Field, ValidationError, model_validator
+
+from tiledsky.errors import ParameterError
+from tiledsky.recipe.checks import Checks, Limit
+from tiledsky.recipe.parameters import (
+    MAX_STEPS,
+    MAXIMA,
+    PLANES,
+    AnyStep,
+    BackgroundStep,
+    IDWInterpolator,
+    MaskStep,
+    MeshCeiling,
+    Model,
+    Name,
+    RingStep,
+    SigmaClip,
+    Step,
+    Tier,
+    ZoomInterpolator,
+)
+
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+#: Largest fill value: what the float32 planes hold.
+MAX_FILL = 3.4e38
+#: Largest recipe file; presets have 3 kB.
+MAX_BYTES = 1_000_000
+
+
+class Recipe(Model):
+    """Ordered steps from an image to its background. The last background step gives the result.
+
+    Attributes
+    ----------
+    dq_flags : tuple of str or int, or "all"
+        Flags of a DQ plane that make a pixel invalid: bit values, or names (see `tiledsky.recipe.dq`); "all": any bit.
+    fill_value : float or "nan"
+        What the background planes and the subtracted image have outside the coverage.
+    uncovered : "coverage" or "invalid"
+        Where that is: where the coverage plane, if there is one, is 0 or NaN; or at every invalid pixel.
+    bandwidth_plane : bool
+        Write the plane ``bandwidth`` too: that of the result's fit at each pixel, in pixels.
+    checks : Checks
+        Limits of the verdict on the background that the recipe gives.
+    """
+
+    name: Name
+    description: str = ""
+    dq_flags: Annotated[tuple[int | str, ...] | Literal["all"], Field(union_mode="left_to_right")] = "all"
+    fill_value: Annotated[float, Field(ge=-MAX_FILL, le=MAX_FILL)] | Literal["nan"] = 0.0
+    uncovered: Literal["coverage", "invalid"] = "coverage"
+    bandwidth_plane: bool = False
+    checks: Checks = Checks()
+    steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        seen: dict[str, str] = {}
+        for step in self.steps:
+            if step.name in seen or step.name in PLANES or step.name == "none":
+                raise ValueError(f"step name {step.name!r} is taken; give every step a name of its own")
+            if isinstance(step, MaskStep):
+                earlier = [name for name, kind in seen.items() if kind != "mask"]
+                if step.minus is None and not earlier:
+                    raise ValueError(
+                        f"mask step {step.name!r} has no sky to subtract; put a ring or background before it"
+                    )
+                if step.minus is not None and step.minus not in earlier:
+                    raise ValueError(f"mask step {step.name!r} subtracts {step.minus!r}; earlier steps are {earlier}")
+            _check_names(step, seen)
+            seen[step.name] = step.kind
+        if "background" not in seen.values():
+            raise ValueError("there is no background step, so there would be no result; add one at the end")
+        if self.bandwidth_plane and self.result.interpolator.kind != "local-polynomial":
+            raise ValueError(
+                f"bandwidth_plane needs a fit, and background {self.result.name!r} interpolates its mesh by "
+                f"{self.result.interpolator.kind!r}; leave it out, or use local-polynomial"
+            )
+        for step in self.steps:
+            if isinstance(step, MaskStep):
+                self._check_mask(step)
+        return self
+
+    def _check_mask(self, step: MaskStep) -> None:
+        """Check what follows from other steps: the bits left for the tiers, the noise map."""
+        last = self.first_bit(step) + len(step.tiers) - 1
+        if last > 6:
+            raise ValueError(
+                f"mask step {step.name!r} needs bit {last} for its last tier, and sources have bits 1 to 6; "
+                "use fewer tiers here or in the masks that it goes on from"
+            )
+        local = any(t.noise == "local" for t in step.tiers)
+        if (local or step.equalize == "rms") and self.noise_map(step) is None:
+            what = "has a tier with local noise" if local else 'has equalize = "rms"'
+            raise ValueError(
+                f"mask step {step.name!r} {what} but subtracts a ring, which has no rms map; "
+                "name an earlier background step with noise_map"
+            )
+
+    @property
+    def result(self) -> BackgroundStep:
+        """The step whose background is the result."""
+        return next(s for s in reversed(self.steps) if isinstance(s, BackgroundStep))
+
+    def step(self, name: str) -> RingStep | MaskStep | BackgroundStep:
+        """Return the step called ``name``."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise ParameterError(f"no step {name!r} in recipe {self.name}; it has {[s.name for s in self.steps]}")
+
+    def detection_sky(self, mask: MaskStep) -> RingStep | BackgroundStep:
+        """Return the step whose sky the mask step subtracts before it looks for sources."""
+        if mask.minus is not None:
+            return self.step(mask.minus)  # type: ignore[return-value]
+        before = self.steps[: self.steps.index(mask)]
+        return next(s for s in reversed(before) if not isinstance(s, MaskStep))
+
+    def noise_map(self, mask: MaskStep) -> BackgroundStep | None:
+        """Return the background step whose rms map is the local noise of a mask step; None for a ring's."""
+        step = self.detection_sky(mask) if mask.noise_map is None else self.step(mask.noise_map)
+        return step if isinstance(step, BackgroundStep) else None
+
+    def noise_source(self, mask: MaskStep) -> BackgroundStep:
+        """Return `noise_map` of a mask step that needs one, which was checked with the recipe."""
+        source = self.noise_map(mask)
+        assert source is not None
+        return source
+
+    def mask_for(self, step: AnyStep) -> MaskStep | None:
+        """Return the mask step whose sources a step leaves out, if any.
+
+        A background step uses the last one before it unless it names one; others only the one that they name.
+        """
+        if step.mask == "none":
+            return None
+        before = [s for s in self.steps[: self.steps.index(step)] if isinstance(s, MaskStep)]
+        if step.mask is not None:
+            return next(s for s in before if s.name == step.mask)
+        return before[-1] if before and isinstance(step, BackgroundStep) else None
+
+    def first_bit(self, step: MaskStep) -> int:
+        """Bit of the first tier of a mask step: tiers of the masks that it goes on from come before."""
+        before = self.mask_for(step)
+        return 1 if before is None else self.first_bit(before) + len(before.tiers)
+
+    def expanded(self) -> Recipe:
+        """Return the recipe with one mask step for each tier of the cumulative ones; what runs is this."""
+        steps: list[AnyStep] = []
+        for step in self.steps:
+            if not isinstance(step, MaskStep) or not step.cumulative or len(step.tiers) == 1:
+                steps.append(step)
+                continue
+            minus, before = self.detection_sky(step).name, step.mask
+            for index, tier in enumerate(step.tiers):
+                name = step.name if index == len(step.tiers) - 1 else f"{step.name}-{index + 1}"
+                change = {"name": name, "minus": minus, "mask": before, "tiers": (tier,), "cumulative": False}
+                steps.append(step.model_copy(update=change))
+                before = name
+        if len(steps) == len(self.steps):
+            return self
+        return self.model_validate(self.model_copy(update={"steps": tuple(steps)}).model_dump())
+
+    @property
+    def result_mask(self) -> MaskStep | None:
+        """The mask step whose plane is the run's ``mask``: the one that the result uses."""
+        return self.mask_for(self.result)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], *, source: str = "recipe") -> Recipe:
+        """Validate a dictionary; errors name the key and say which keys there are."""
+        return validated(cls, data, source=source)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path | Recipe) -> Recipe:
+        """Load a preset by name, or a TOML file by its path.
+
+        Raises
+        ------
+        ParameterError
+            No such preset or file, no valid TOML, unknown or wrong keys.
+        """
+        if isinstance(name_or_path, Recipe):
+            return name_or_path
+        text, source = recipe_text(name_or_path)
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ParameterError(f"{source}: not valid TOML: {error}") from None
+        except ValueError:  # a number of thousands of digits
+            raise ParameterError(f"{source}: not valid TOML: a number is too long to be read; shorten it") from None
+        except RecursionError:
+            raise ParameterError(f"{source}: brackets are nested too deep to be read; a recipe needs five") from None
+        return cls.from_dict(data, source=source)
+
+    def to_toml(self) -> str:
+        """Write the recipe as TOML, every parameter spelled out."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        for step, written in zip(self.steps, data["steps"], strict=True):
+            if isinstance(step, BackgroundStep) and step.clip is None:
+                written["clip"] = "none"  # left out it would be the default, and be taken for the same recipe
+        return tomli_w.dumps(data)
+
+
+def _check_names(step: AnyStep, seen: dict[str, str]) -> None:
+    """Check that the steps that a step names stand before it and are of the right kind."""
+    wanted = [(step.mask, "mask", "uses mask")] if step.mask != "none" else []
+    if isinstance(step, MaskStep):
+        wanted.append((step.noise_map, "background", "takes its noise from"))
+    if isinstance(step, BackgroundStep) and step.ceiling is not None:
+        wanted.append((step.ceiling.above, "background", "has its ceiling above"))
+    for name, kind, does in wanted:
+        known = [n for n, k in seen.items() if k == kind]
+        if name is not None and name not in known:
+            raise ValueError(f"{step.kind} {step.name!r} {does} {name!r}; earlier {kind} steps are {known}")
+
+
+def validated(model: type[AnyModel], data: dict[str, Any], *, source: str) -> AnyModel:
+    """Make a model of a dictionary; a ParameterError names every key that is wrong."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        # a tuple with a bad item is also called too short: that follows from the first message
+        errors = [e for e in error.errors() if e["type"] != "too_short"] or error.errors()
+        raise ParameterError(f"{source}: {'; '.join(_explain(e, model) for e in errors)}") from None
+
+
+def preset_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("tiledsky.recipe") / "presets"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
+    """Text of a preset or a recipe file, and what to call it in messages."""
+    name = str(name_or_path)
+    if name in preset_names():
+        return (resources.files("tiledsky.recipe") / "presets" / f"{name}.toml").read_text(), f"recipe {name}"
+    path = Path(name)
+    if not path.is_file():
+        raise ParameterError(f"no recipe {name!r}: neither a file nor one of {', '.join(preset_names())}")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ParameterError(f"recipe {path} has more than {MAX_BYTES} bytes: it is no recipe; give another file")
+        return data.decode("utf-8"), f"recipe {path}"
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"recipe {path} cannot be read: {error}") from None
+
+
+_KINDS: dict[str, type[Model]] = {
+    "ring": RingStep,
+    "mask": MaskStep,
+    "background": BackgroundStep,
+    "zoom": ZoomInterpolator,
+    "idw": IDWInterpolator,
+    "tiers": Tier,
+    "clip": SigmaClip,
+    "ceiling": MeshCeiling,
+    "checks": Checks,
+    **dict.fromkeys(Checks.names(), Limit),
+}
+
+
+def _explain(error: Any, model: type[Model]) -> str:
+    """One line for one pydantic error in ``model``: where, what, and which keys there are."""
+    where = ""
+    for part in error["loc"][:-1] if error["type"] in ("extra_forbidden", "missing") else error["loc"]:
+        if isinstance(part, int):
+            where += f"[{part}]"
+        elif part not in ("ring", "mask", "background", "zoom", "idw"):
+            where += f".{part}" if where else part
+        model = _KINDS.get(part, model) if isinstance(part, str) else model
+    place = f"{where}: " if where else ""
+    key = error["loc"][-1] if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        return f"{place}unknown key {key!r}; known are {', '.join(model.model_fields)}"
+    if error["type"] == "missing":
+        return f"{place}key {key!r} is missing"
+    many = error["type"] == "too_long" and key == "steps"
+    if (many or error["type"] == "less_than_equal") and (most := error["ctx"].get("le", MAX_STEPS)) in MAXIMA:
+        what = f"{len(error['input'])} steps" if many else str(error["input"])
+        return f"{place}{what[:40]} is beyond what memory and time are made for; use {most:g} or less"
+    value = "" if isinstance(error.get("input"), dict | tuple | list | Model) else f" (got {error.get('input')!r})"
+    return f"{place}{error['msg'].removeprefix('Value error, ')}{value}"

@@ -1,1 +1,0 @@
-"""Runs: plan, stages, cluster, submission and resume, export."""

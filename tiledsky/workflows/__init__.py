@@ -1,0 +1,1 @@
+"""What a user asks for beside a run: estimates of files, export, restore, advice, injection, publishing."""

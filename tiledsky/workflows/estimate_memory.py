@@ -1,0 +1,130 @@
+"""Memory of an estimate in one process, and whether the machine has it.
+
+The pixels of a step lie in memory as long as a later one may ask for them: all of the image at once, where the step in
+between needs a statistic or a mesh of the whole image. What each kind of step holds is counted here in bytes a pixel,
+once for what is kept and once for the bands that the threads work on; a test compares the sum with what the system
+measures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from tiledsky.errors import PlanError
+from tiledsky.geometry import Pair, mesh_shape
+from tiledsky.images import float_dtype
+from tiledsky.io.source import Source
+from tiledsky.operations.thresholds import noise_images
+from tiledsky.recipe import AnyStep, BackgroundStep, MaskStep, Recipe, RingStep
+
+#: Python, libraries and compiled kernels: 255 MB measured.
+_PROCESS = 280_000_000
+#: Bytes a pixel of a band, with its halo on both sides, that a thread works on.
+_BAND = 48
+#: Bytes a cell of the mesh that is made, and of one that is kept for its pixels.
+_MADE, _KEPT = 350, 32
+#: Freed arrays leave holes, and Dask begins a step before the one before has ended: a tenth more was measured.
+_MORE = 1.25
+#: Where Linux says what a container may take.
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def needed_memory(recipe: Recipe, source: Source, planes: Sequence[str], *, band: Pair, halo: int, threads: int) -> int:
+    """Return the most bytes that an estimate of these planes holds at once.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    source : Source
+    planes : sequence of str
+        That are written.
+    band : (int, int)
+        Size of the bands that the image is cut into.
+    halo : int
+        Rows that are read on both sides of a band.
+    threads : int
+        Bands that are worked on at a time.
+    """
+    pixels = math.prod(source.shape)
+    bands = min(threads * min(band[0] + 2 * halo, source.shape[0]), source.shape[0] + 2 * halo * threads) * band[1]
+    return _PROCESS + _BAND * bands + math.ceil(_MORE * pixels * _kept(recipe, source, planes))
+
+
+def _kept(recipe: Recipe, source: Source, planes: Sequence[str]) -> float:
+    """Bytes a pixel of the image, the most of all steps."""
+    size = float_dtype(source.planes["science"].dtype).itemsize
+    always = float(size + 1) if len(recipe.steps) > 1 else size * ("subtracted" in planes) + ("mask" in planes)
+    evened = any(isinstance(step, MaskStep) and step.equalize is True for step in recipe.steps)
+    for name, plane in source.planes.items():
+        if name == "coverage" or (evened and name in ("weight", "error")):
+            always += np.dtype(plane.dtype).itemsize
+    if source.planes["science"].nodata is not None:
+        always += size + 1  # the image as it is, and where it has no data
+    most = 0.0
+    for step in recipe.steps:
+        made, kept = _of_step(step, size, source.shape)
+        most, always = max(most, always + made), always + kept
+    return most
+
+
+def _of_step(step: AnyStep, size: int, shape: Pair) -> tuple[float, float]:
+    """Bytes a pixel that a step holds while it is made, and that are kept of it."""
+    if isinstance(step, BackgroundStep):
+        cells = math.prod(mesh_shape(shape, step.box_size)) / math.prod(shape)
+        return _MADE * cells, _KEPT * cells
+    # every image whose median or clipped noise is asked for is held between the passes over it
+    passes = 4 * sum(image.refine for image in noise_images(step))
+    if isinstance(step, RingStep):
+        return size + 1 + passes, size
+    local = size * any(tier.noise == "local" for tier in step.tiers)
+    counted = 5 * sum(tier.reliability is not None for tier in step.tiers)  # image and mask, with the halo of the tier
+    return 4 + 1 + (step.masked == "fill") + passes + local + counted + 2, 1
+
+
+def check_memory(recipe: Recipe, source: Source, planes: Sequence[str], *, band: Pair, halo: int, threads: int) -> None:
+    """Refuse an image that this machine has not the memory for; arguments as of `needed_memory`.
+
+    Raises
+    ------
+    PlanError
+    """
+    needed = needed_memory(recipe, source, planes, band=band, halo=halo, threads=threads)
+    there = available_memory()
+    if needed > there:
+        ny, nx = source.shape
+        raise PlanError(
+            f"{recipe.name} of {ny} x {nx} px takes up to {needed / 1e9:.3g} GB of memory at once and "
+            f"{there / 1e9:.3g} GB are there; use `tiledsky run`, which works on tiles, and `tiledsky export`"
+        )
+
+
+def available_memory() -> int:
+    """Return the bytes that this process may take: of the machine, or of the container that it is in."""
+    there = int(psutil.virtual_memory().available)
+    for limit, used, statistics in _limits():
+        with suppress(OSError, ValueError):  # "max": none
+            room = int(limit.read_text()) - int(used.read_text())
+            numbers = dict(line.split() for line in statistics.read_text().splitlines())
+            cache = int(numbers.get("total_inactive_file", numbers.get("inactive_file", 0)))
+            there = min(there, room + cache)
+    return max(there, 0)
+
+
+def _limits() -> list[tuple[Path, Path, Path]]:
+    """Files with the limit, the use and its parts, of this process's control groups, versions 2 and 1."""
+    folders: list[tuple[Path, tuple[str, str]]] = [
+        (_CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+    ]
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            if line.startswith("0::"):
+                own = _CGROUPS / line[3:].lstrip("/")
+                above = [folder for folder in (own, *own.parents) if folder.is_relative_to(_CGROUPS)]
+                folders += [(folder, ("memory.max", "memory.current")) for folder in above]
+    return [(folder / limit, folder / used, folder / "memory.stat") for folder, (limit, used) in folders]
