@@ -22,7 +22,7 @@ from pathlib import Path
 import dask
 
 from tiledsky.cluster.local import local_client
-from tiledsky.engine.executors import Crew, Options
+from tiledsky.engine.executors import DaskExecutor, Options
 from tiledsky.engine.plan import GATHER, make_plan
 from tiledsky.engine.scaling import Cost, run_seconds, stage_seconds, threads_fed
 from tiledsky.recipe import Recipe
@@ -42,10 +42,10 @@ def measure(count: int, threads: int, seconds: float) -> dict[str, float]:
     ):
         client.wait_for_workers(workers)
         (Path(folder) / "run").mkdir()
-        crew = Crew(client, Path(folder), "0123456789abcdef", "", Options())
-        list(crew.outcomes("warm", [(k, 0) for k in range(4 * threads)]))
+        executor = DaskExecutor(client, Path(folder), "0123456789abcdef", "", Options())
+        list(executor.outcomes("warm", [(k, 0) for k in range(4 * threads)]))
         cpu, began = time.process_time(), time.monotonic()
-        done = sum(1 for _ in crew.outcomes("idle", [(k // 300, k % 300) for k in range(count)]))
+        done = sum(1 for _ in executor.outcomes("idle", [(k // 300, k % 300) for k in range(count)]))
         assert done == count
         return {"cpu": time.process_time() - cpu, "wall": time.monotonic() - began}
 

@@ -24,7 +24,7 @@ from tiledsky import run
 from tiledsky.cluster.local import local_client
 from tiledsky.cluster.versions import versions
 from tiledsky.cluster.workers import check_client, check_versions
-from tiledsky.engine import executors as crew
+from tiledsky.engine import executors
 from tiledsky.errors import ClockError, ParameterError, RunError
 
 LONG = 120
@@ -131,7 +131,7 @@ def test_clock_that_is_set_back(image: Path, tmp_path: Path, monkeypatch: pytest
     """Dask would stand still for an hour; forward, and by a little, a clock may be set."""
     ahead = [0.0]
     clock = {"time": lambda: time.time() + ahead[0], "perf_counter": time.perf_counter}
-    monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=time.monotonic, sleep=time.sleep, **clock))
+    monkeypatch.setattr(executors, "time", SimpleNamespace(monotonic=time.monotonic, sleep=time.sleep, **clock))
 
     def set_clock(state: Any) -> None:
         ahead[0] = {1: 3600.0, 3: 3595.0, 5: 0.0}.get(state.done, ahead[0])

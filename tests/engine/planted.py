@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tiledsky.engine import tasks as stages
+from tiledsky.engine import tasks
 
 PLAN = "PLANTED"
 PRELOAD = {"distributed.worker.preload": [__name__]}
@@ -76,5 +76,5 @@ def _planted(kind: str, works: Any) -> Any:
 
 
 if PLAN in os.environ:
-    for name in list(stages._TASKS):
-        stages._TASKS[name] = _planted(name, stages._TASKS[name])
+    for name in list(tasks._TASKS):
+        tasks._TASKS[name] = _planted(name, tasks._TASKS[name])

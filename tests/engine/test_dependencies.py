@@ -17,7 +17,7 @@ from astropy.io import fits
 
 from tests.engine.scenes import KEEPING, make_planes, stored_bytes
 from tiledsky import Recipe, run
-from tiledsky.engine import tasks as stages
+from tiledsky.engine import tasks
 from tiledsky.engine.context import forget
 from tiledsky.engine.dependencies import Done, needed, reads
 from tiledsky.engine.layout import Layout
@@ -221,8 +221,8 @@ def test_repair_does_these_tasks_and_no_other(
 
         return task
 
-    for kind, works in stages._TASKS.items():
-        monkeypatch.setitem(stages._TASKS, kind, spied(works))
+    for kind, works in tasks._TASKS.items():
+        monkeypatch.setitem(tasks._TASKS, kind, spied(works))
     run(watched_run.recipe, watched_run.image, root, tile_size=watched_run.tile)
     assert done == expected
     assert stored_bytes(root) == watched_run.bytes

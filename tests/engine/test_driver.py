@@ -19,11 +19,9 @@ from tests.engine import planted
 from tests.engine.scenes import make_planes, stored_bytes
 from tiledsky import Recipe, open_run, run
 from tiledsky.cluster.local import local_client
-from tiledsky.engine import executors as crew
-from tiledsky.engine import run_store as storage
-from tiledsky.engine import tasks as stages
-from tiledsky.engine.attempt import Order, attempt
-from tiledsky.engine.leases import place
+from tiledsky.engine import executors, run_store, tasks
+from tiledsky.engine.attempt import StageTasks, attempt
+from tiledsky.engine.leases import process_name
 from tiledsky.engine.locks import wait_for_tasks
 from tiledsky.engine.runner import Progress
 from tiledsky.errors import ParameterError, RunError
@@ -200,7 +198,7 @@ def test_disk_full_ends_the_stage(faulty: Any, image: Path, tmp_path: Path, whol
 
 
 def test_errors_that_may_pass_here(image: Path, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    works, failed = stages._TASKS["ring"], []
+    works, failed = tasks._TASKS["ring"], []
 
     def fails(ctx: Any, stage: Any, index: Any, tile: Any) -> list[str]:
         if index == (1, 0) and len(failed) < 2:
@@ -208,7 +206,7 @@ def test_errors_that_may_pass_here(image: Path, tmp_path: Path, whole: Any, monk
             raise OSError(errno.ESTALE, "planted")
         return works(ctx, stage, index, tile)
 
-    monkeypatch.setitem(stages._TASKS, "ring", fails)
+    monkeypatch.setitem(tasks._TASKS, "ring", fails)
     result = run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE)
     assert len(failed) == 2
     assert stored_bytes(result.path) == whole[1]
@@ -227,8 +225,8 @@ def test_attempts_by_error(
         calls.append(arguments)
         raise error
 
-    monkeypatch.setattr(crew, "_WAITS", (0.0, 0.0, 0.0))
-    monkeypatch.setitem(stages._TASKS, "mesh", fails)
+    monkeypatch.setattr(executors, "_WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setitem(tasks._TASKS, "mesh", fails)
     with pytest.raises(RunError, match=f"1 of 1 tasks of stage bare-mesh failed; .*{type(error).__name__}"):
         run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE)
     assert len(calls) == attempts
@@ -238,13 +236,13 @@ def test_attempts_by_error(
 def test_own_process_is_not_killed(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import Client
 
-    works = stages._TASKS["bins"]
+    works = tasks._TASKS["bins"]
 
     def slow(*arguments: Any) -> list[str]:
         time.sleep(0.5)
         return works(*arguments)
 
-    monkeypatch.setitem(stages._TASKS, "bins", slow)
+    monkeypatch.setitem(tasks._TASKS, "bins", slow)
     with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
         result = run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE, client=client, task_timeout=0.2)
     assert result.complete
@@ -281,7 +279,7 @@ def hold(out: Path, seconds: float) -> subprocess.Popen[str]:
 def test_tasks_that_outlive_their_driver(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run.zarr"
     run("sextractor", image, out)
-    monkeypatch.setattr(storage, "_PATIENCE", 0.3)
+    monkeypatch.setattr(run_store, "_PATIENCE", 0.3)
     with hold(out, 60) as holder:
         assert not wait_for_tasks(out, seconds=0)
         before = stored_bytes(out)
@@ -301,7 +299,7 @@ def test_tasks_that_outlive_their_driver(image: Path, tmp_path: Path, monkeypatc
 
 
 def test_cluster_without_workers(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "_PATIENCE_HERE", 1.0)
+    monkeypatch.setattr(executors, "_PATIENCE_HERE", 1.0)
     with local_client(workers=1) as client:
         client.cluster.scale(0)
         while client.scheduler_info()["workers"]:
@@ -312,7 +310,7 @@ def test_cluster_without_workers(image: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_attempt_of_a_run_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    outcome = attempt(Order(str(tmp_path), "x", "", "ring"), (0, 0))
+    outcome = attempt(StageTasks(str(tmp_path), "x", "", "ring"), (0, 0))
     assert not isinstance(outcome, dict)
-    assert (outcome.worker, outcome.transient) == (place(), False)
+    assert (outcome.worker, outcome.transient) == (process_name(), False)
     assert "Traceback" in outcome.traceback

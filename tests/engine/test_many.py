@@ -15,7 +15,7 @@ CODE = """
 import sys, time
 from pathlib import Path
 import dask
-from tiledsky.engine import executors as crew
+from tiledsky.engine import executors
 from tiledsky.cluster.local import local_client
 from tiledsky.cluster.process_memory import task_peak  # getrusage would count the process that started this one
 
@@ -24,7 +24,7 @@ if __name__ == "__main__":
     with dask.config.set({"distributed.worker.preload": ["tests.engine.idle"]}), local_client() as client:
         client.wait_for_workers(2)
         first = task_peak() / 1e6
-        submit, seconds = crew.Crew._submit, []
+        submit, seconds = executors.DaskExecutor._submit, []
 
         def timed(self, order, jobs):
             began = time.monotonic()
@@ -36,9 +36,10 @@ if __name__ == "__main__":
             return futures
 
         known, done, began = [], 0, time.monotonic()
-        crew.Crew._submit = timed
+        executors.DaskExecutor._submit = timed
         indices = [(k // 300, k % 300) for k in range(count)]
-        for index, outcome in crew.Crew(client, out, "0123456789abcdef", "", crew.Options()).outcomes("idle", indices):
+        executor = executors.DaskExecutor(client, out, "0123456789abcdef", "", executors.Options())
+        for index, outcome in executor.outcomes("idle", indices):
             assert outcome == {"cpu_seconds": 0.0}, outcome
             done += 1
         assert done == count

@@ -20,7 +20,7 @@ import tiledsky
 from tests.engine.scenes import KEEPING, command, make_planes, write_arrays, write_fits
 from tiledsky import Recipe
 from tiledsky.cli import app
-from tiledsky.cluster import process_memory as highwater
+from tiledsky.cluster import process_memory
 from tiledsky.cluster.local import local_client, worker_environment, worker_limits
 from tiledsky.cluster.process_memory import KEPT
 from tiledsky.engine.dependencies import halo_of
@@ -39,7 +39,9 @@ TILES = (240, 360, 600)
 MOSAIC = (46200, 15400)
 PLANES = {"science": Plane(4)}
 
-needs_clear_refs = pytest.mark.skipif(not highwater.reset(), reason="this system does not reset the high-water mark")
+needs_clear_refs = pytest.mark.skipif(
+    not process_memory.reset(), reason="this system does not reset the high-water mark"
+)
 
 
 def plan_for(recipe: Recipe, shape: tuple[int, int] = MOSAIC, *, tile_size: int | None = None) -> Plan:
@@ -84,14 +86,15 @@ def test_measured_is_below_projected(presets: list[str], scene: dict[str, str], 
 #: Does all tasks of a run; prints, for each stage, what its last task added to the process.
 _EACH_TASK = """
 import json, sys
-from tiledsky.cluster import process_memory as highwater
+from tiledsky.cluster import process_memory
 from tiledsky.engine.tasks import context, execute
 root, ident = sys.argv[1:]
 added = {}
 for stage in context(root, ident).plan.stages:
     for index in context(root, ident).plan.grid(stage):
-        highwater.reset(f"{stage.name} {index}")  # what is freed goes back, so that all that the task holds is added
-        before = highwater.task_peak()
+        # freed memory goes back to the system, so that the mark counts all that the task holds
+        process_memory.reset(f"{stage.name} {index}")
+        before = process_memory.task_peak()
         added[stage.name] = execute(root, ident, stage.name, index)["task_peak"] - before
 print(json.dumps(added))
 """
@@ -318,12 +321,13 @@ def test_workers_are_asked_for_their_limit(
 _MARKS = """
 import json
 import numpy as np
-from tiledsky.cluster import process_memory as highwater
-found = {"reset": highwater.reset(), "before": highwater.task_peak()}
+from tiledsky.cluster import process_memory
+found = {"reset": process_memory.reset(), "before": process_memory.task_peak()}
 block = np.ones(256_000_000, np.uint8)
-found["large"] = highwater.task_peak()
+found["large"] = process_memory.task_peak()
 del block
-found |= {"again": highwater.reset(), "after": highwater.task_peak(), "process": highwater.process_peak()}
+found |= {"again": process_memory.reset(), "after": process_memory.task_peak()}
+found["process"] = process_memory.process_peak()
 print(json.dumps(found))
 """
 
@@ -342,7 +346,7 @@ def test_the_mark_is_of_a_task_and_the_peak_of_the_process() -> None:
 def test_a_system_that_does_not_reset_gives_no_task_peak(
     scene: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(highwater, "_CLEAR", tmp_path / "nowhere" / "clear_refs")
+    monkeypatch.setattr(process_memory, "_CLEAR", tmp_path / "nowhere" / "clear_refs")
     run = tiledsky.run("sextractor", out=tmp_path / "run.zarr", tile_size=900, **scene)
     assert {found["measured"] for found in run.provenance["memory"].values()} == {None}
     assert run.provenance["peak_worker_memory"] > 0

@@ -22,7 +22,7 @@ import tiledsky
 from tests.engine.scenes import KEEPING, command, make_planes, stored_bytes, write_fits
 from tiledsky import Recipe, open_run, run
 from tiledsky.cluster import versions
-from tiledsky.engine import tasks as stages
+from tiledsky.engine import tasks
 from tiledsky.engine.runner import Progress
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.files import is_temporary
@@ -98,14 +98,14 @@ def test_interrupted_run_leaves_no_open_file(image: Path, tmp_path: Path) -> Non
 def test_failing_tile_leaves_the_others_done(
     image: Path, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, works = tmp_path / "run.zarr", stages._TASKS["ring"]
+    out, works = tmp_path / "run.zarr", tasks._TASKS["ring"]
 
     def fails(ctx: Any, stage: Any, index: Any, tile: Any) -> list[str]:
         if index == (0, 2):
             raise MemoryError("no room for the ring")
         return works(ctx, stage, index, tile)
 
-    monkeypatch.setitem(stages._TASKS, "ring", fails)
+    monkeypatch.setitem(tasks._TASKS, "ring", fails)
     message = (
         r"1 of 6 tasks of stage ring failed; tile \(0, 2\) \(rows 0:100, columns 200:210\): "
         r"MemoryError: no room for the ring; what is done is kept, the same command goes on"

@@ -17,7 +17,7 @@ from astropy.io import fits
 from tests.engine.scenes import make_planes, stored_bytes
 from tiledsky import Recipe, open_run, run
 from tiledsky.cli import main
-from tiledsky.engine import tasks as stages
+from tiledsky.engine import tasks
 from tiledsky.engine.result import STATUS
 from tiledsky.engine.runner import Progress, prepare
 from tiledsky.engine.verify import LEVELS, verify
@@ -401,14 +401,14 @@ def test_command(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_status(image: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {int(v) for state in open_run(finished).status().values() for v in state.ravel()} == {STATUS["done"]}
-    out, works = tmp_path / "run.zarr", stages._TASKS["ring"]
+    out, works = tmp_path / "run.zarr", tasks._TASKS["ring"]
 
     def fails(ctx: Any, stage: Any, index: Any, tile: Any) -> list[str]:
         if index == (1, 1):
             raise ValueError("no")
         return works(ctx, stage, index, tile)
 
-    monkeypatch.setitem(stages._TASKS, "ring", fails)
+    monkeypatch.setitem(tasks._TASKS, "ring", fails)
     with pytest.raises(RunError, match="1 of 6 tasks of stage ring failed"):
         run(RECIPE, image, out, tile_size=TILE)
     (out / "science/c/0/2").unlink()

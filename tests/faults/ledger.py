@@ -148,7 +148,7 @@ NAMED = {
     "test_cli.py::test_killed_scheduler": "scheduler",
     "test_cli.py::test_interrupt": "signal",
     "test_zarrcheck.py::test_mutated_metadata": "zarr",
-    "test_door.py::": "edited",
+    "test_checked_store.py::": "edited",
 }
 
 

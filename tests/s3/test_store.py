@@ -15,7 +15,7 @@ from tests.engine.scenes import command
 from tests.s3.conftest import URL, Proxy, Server, assert_same_bytes, killed_once, markers, speak_to, wait_for
 from tiledsky import Run, open_run, run
 from tiledsky.engine import leases
-from tiledsky.engine.leases import Warrant, leased, place
+from tiledsky.engine.leases import Warrant, leased, process_name
 from tiledsky.engine.verify import verify
 from tiledsky.errors import InputError, RunError
 from tiledsky.io.address import Address, may_put
@@ -153,7 +153,7 @@ def test_lease_that_is_not_renewed_is_taken(lock: Path, monkeypatch: pytest.Monk
 def test_lease_of_a_process_that_is_gone_is_taken_at_once(lock: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
-    host = place().rpartition(":")[0]
+    host = process_name().rpartition(":")[0]
     facts = {"holder": f"{host}:{gone.pid}", "machine": leases.machine(), "lease": "?", "renewed": 1}
     lock.write_bytes(json.dumps(facts).encode())
     began = time.monotonic()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tiledsky import errors
-from tiledsky.engine.leases import place
+from tiledsky.engine.leases import process_name
 from tiledsky.engine.locks import working
 from tiledsky.engine.tasks import execute
 from tiledsky.geometry import Pair
@@ -76,7 +76,7 @@ class Failure:
             type(error).__name__,
             without_secrets(str(error)),
             without_secrets("".join(traceback.format_exception(error))),
-            worker or place(),
+            worker or process_name(),
             transient=may_pass and numbers.isdisjoint(_LASTING),
             hopeless=not numbers.isdisjoint(_HOPELESS),
         )
@@ -95,11 +95,11 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 @dataclass(frozen=True)
-class Order:
+class StageTasks:
     """What the tasks of a stage have in common.
 
     Its tasks write as long as ``call`` lasts (`tiledsky.engine.locks.begin`; "": always). ``timeout``: seconds after
-    which the process of a task is killed, unless it is the one named ``driver`` (`place`).
+    which the process of a task is killed, unless it is the one named ``driver`` (`process_name`).
     """
 
     root: str
@@ -110,25 +110,25 @@ class Order:
     driver: str = ""
 
 
-def attempt(order: Order, index: Pair) -> dict[str, Any] | Failure:
+def attempt(common: StageTasks, index: Pair) -> dict[str, Any] | Failure:
     """Do one task; return its marker without the list of objects, or why it failed."""
-    hung = read_timeout(order, index)
+    hung = read_timeout(common, index)
     if hung is not None and hung["attempts"] >= TIMEOUTS:
         return timeout_failure(hung)
     try:
-        with working(located(order.root), order.call), _in_time(order, index):
-            marker = execute(order.root, order.run_id, order.stage, index)
+        with working(located(common.root), common.call), _in_time(common, index):
+            marker = execute(common.root, common.run_id, common.stage, index)
     except Exception as error:
         return Failure.of(error)
     return {key: value for key, value in marker.items() if key != "objects"}
 
 
 @contextmanager
-def _in_time(order: Order, index: Pair) -> Iterator[None]:
-    if order.timeout is None or order.driver == place():
+def _in_time(common: StageTasks, index: Pair) -> Iterator[None]:
+    if common.timeout is None or common.driver == process_name():
         yield
         return
-    timer = threading.Timer(order.timeout, _give_up, (order, index, threading.get_ident()))
+    timer = threading.Timer(common.timeout, _give_up, (common, index, threading.get_ident()))
     timer.daemon = True
     timer.start()
     try:
@@ -137,29 +137,29 @@ def _in_time(order: Order, index: Pair) -> Iterator[None]:
         timer.cancel()
 
 
-def _give_up(order: Order, index: Pair, thread: int) -> None:
+def _give_up(common: StageTasks, index: Pair, thread: int) -> None:
     """Report where the task hangs and end this process."""
-    before = read_timeout(order, index)
+    before = read_timeout(common, index)
     report = {
         "attempts": 1 + (before["attempts"] if before else 0),
-        "seconds": order.timeout,
-        "worker": place(),
+        "seconds": common.timeout,
+        "worker": process_name(),
         "traceback": "".join(traceback.format_stack(sys._current_frames().get(thread))),
     }
     with suppress(OSError, errors.RunError):
-        write_inside(located(order.root), _timeout_name(order, index), json.dumps(report).encode())
+        write_inside(located(common.root), _timeout_name(common, index), json.dumps(report).encode())
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _timeout_name(order: Order, index: Pair) -> str:
+def _timeout_name(common: StageTasks, index: Pair) -> str:
     # named as a temporary file: a run that ends well removes it
-    return f"{RUN_FOLDER}/{FAILED}/{order.stage}/.{index[0]}.{index[1]}.timeout"
+    return f"{RUN_FOLDER}/{FAILED}/{common.stage}/.{index[0]}.{index[1]}.timeout"
 
 
-def read_timeout(order: Order, index: Pair) -> dict[str, Any] | None:
+def read_timeout(common: StageTasks, index: Pair) -> dict[str, Any] | None:
     """Return the report of the last attempt that ended by the clock, if there is one."""
     try:
-        report = json.loads(read_inside(located(order.root), _timeout_name(order, index)))
+        report = json.loads(read_inside(located(common.root), _timeout_name(common, index)))
     except (OSError, ValueError, RecursionError):
         return None
     kinds: dict[str, Any] = {"attempts": int, "seconds": (int, float), "worker": str, "traceback": str}

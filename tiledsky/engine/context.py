@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.engine.checked_store import open_checked_store
 from tiledsky.engine.documents import read_range
-from tiledsky.engine.door import open_door
 from tiledsky.engine.names import BANDWIDTH, SURFACES
 from tiledsky.engine.plan import Stage
 from tiledsky.errors import RunError
@@ -36,7 +36,7 @@ class Context:
 
     def __init__(self, root: Path, run_id: str) -> None:
         self.root, self.run_id = root, run_id
-        self.store = open_door(root)
+        self.store = open_checked_store(root)
         if self.store.run_id != run_id:
             raise RunError(f"{root} is of run {self.store.run_id} now, not of {run_id}; give the command again")
         self.recipe, self.plan = self.store.recipe, self.store.plan

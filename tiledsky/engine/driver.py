@@ -12,7 +12,7 @@ from typing import Any
 
 from tiledsky.engine.attempt import FAILED, Failure
 from tiledsky.engine.dependencies import needed
-from tiledsky.engine.executors import Crew, Here, Options
+from tiledsky.engine.executors import DaskExecutor, Executor, Options, SerialExecutor
 from tiledsky.engine.plan import Plan, Stage
 from tiledsky.engine.verify import Checker
 from tiledsky.errors import InputError, ParameterError, RunError
@@ -51,7 +51,7 @@ class Progress:
 
 
 @dataclass
-class Tasks:
+class TaskTotals:
     """What the tasks of a run took, from their markers."""
 
     count: int = 0
@@ -85,12 +85,12 @@ def drive(
     checker: Checker,
     progress: Callable[[Progress], None] | None = None,
     options: Options | None = None,
-) -> Tasks:
+) -> TaskTotals:
     """Do the tasks that a run needs, one stage after the other, as long as ``call`` lasts
     (`tiledsky.engine.locks.begin`).
 
-    A task that fails for good is set aside: what is known of it goes to ``run/failed``, and the other tasks of its
-    stage are done. Stopped by KeyboardInterrupt, it gives running tasks a moment to end.
+    A task that fails for good leaves a report in ``run/failed``, and the driver goes on with the other tasks of its
+    stage. Stopped by KeyboardInterrupt, it gives running tasks a moment to end.
 
     Raises
     ------
@@ -99,40 +99,42 @@ def drive(
     """
     todo = needed(recipe, plan, checker.done)
     checker.discard(todo)
-    tasks, began = Tasks(), time.monotonic()
+    totals, began = TaskTotals(), time.monotonic()
     for stage in plan.stages:
         missing = set(todo[stage.name])
         for index in plan.grid(stage):
             if index not in missing:
-                tasks.add(checker.marker(stage, index), computed=False)
+                totals.add(checker.marker(stage, index), computed=False)
     options = options or Options()
-    crew = Here(root, run_id, call, options) if client is None else Crew(client, root, run_id, call, options)
+    executor: Executor = SerialExecutor(root, run_id, call, options)
+    if client is not None:
+        executor = DaskExecutor(client, root, run_id, call, options)
 
-    def tell(stage: str) -> None:
+    def report(stage: str) -> None:
         if progress is not None:
-            resumed, pixels = tasks.count - tasks.computed, plan.shape[0] * plan.shape[1]
+            resumed, pixels = totals.count - totals.computed, plan.shape[0] * plan.shape[1]
             seconds = time.monotonic() - began
-            progress(Progress(stage, tasks.count, plan.n_tasks, resumed, crew.workers, seconds, pixels))
+            progress(Progress(stage, totals.count, plan.n_tasks, resumed, executor.workers, seconds, pixels))
 
     try:
         for stage in plan.stages:
-            ward = Quarantine(root, plan, stage, todo[stage.name])
-            with closing(crew.outcomes(stage.name, todo[stage.name])) as outcomes:
+            failed = FailedTasks(root, plan, stage, todo[stage.name])
+            with closing(executor.outcomes(stage.name, todo[stage.name])) as outcomes:
                 for index, outcome in outcomes:
                     if isinstance(outcome, Failure):
-                        ward.admit(index, outcome)
+                        failed.add(index, outcome)
                     else:
-                        ward.dismiss(index)
-                        tasks.add(outcome, computed=True)
-                        tell(stage.name)
-            ward.close()
+                        failed.remove(index)
+                        totals.add(outcome, computed=True)
+                        report(stage.name)
+            failed.raise_first()
     except KeyboardInterrupt:
-        crew.settle()
+        executor.settle()
         raise
-    return tasks
+    return totals
 
 
-class Quarantine:
+class FailedTasks:
     """The tasks of a stage that failed for good: a file for each, until a later call does the task.
 
     Parameters
@@ -148,7 +150,7 @@ class Quarantine:
         self.root, self.plan, self.stage = root, plan, stage
         self.within = f"{RUN_FOLDER}/{FAILED}/{stage.name}"
         self.folder = root / self.within
-        self.failed: dict[Pair, Failure] = {}
+        self.failures: dict[Pair, Failure] = {}
         there = {file.name for file in inside(root, f"{self.within}/").iterdir()} if self.folder.is_dir() else set()
         # by the plan, not by what is found: nothing else in the folder is ours
         names = {index: (self._name(index), f".{index[0]}.{index[1]}.timeout") for index in plan.grid(stage)}
@@ -159,7 +161,7 @@ class Quarantine:
         self.files = {name for index in kept for name in names[index][:1]} & there
         self._tidy()
 
-    def admit(self, index: Pair, failure: Failure) -> None:
+    def add(self, index: Pair, failure: Failure) -> None:
         """Write down what is known of a task that failed.
 
         Raises
@@ -170,7 +172,7 @@ class Quarantine:
         if failure.hopeless:
             text = failure.message if failure.kind is RunError else f"{failure.message}; {self._where(index)}"
             raise RunError(text if "same command" in text else f"{text}; make room, then the same command goes on")
-        self.failed[index] = failure
+        self.failures[index] = failure
         region = self._region(index)
         record = {
             "stage": self.stage.name,
@@ -185,25 +187,25 @@ class Quarantine:
         }
         write_inside(self.root, f"{self.within}/{self._name(index)}", json.dumps(record, indent=1).encode())
 
-    def dismiss(self, index: Pair) -> None:
+    def remove(self, index: Pair) -> None:
         """Forget an earlier failure of a task that is done."""
         if self.files and (name := self._name(index)) in self.files:
             (self.folder / name).unlink(missing_ok=True)
             self._tidy()
 
-    def close(self) -> None:
+    def raise_first(self) -> None:
         """Raise if tasks failed: the kind of the first, if all were errors of input or parameters."""
-        if not self.failed:
+        if not self.failures:
             return
-        index, failure = min(self.failed.items())
+        index, failure = min(self.failures.items())
         said = f"{failure.exception}: {failure.message}"
-        kinds = {f.kind for f in self.failed.values()}
+        kinds = {f.kind for f in self.failures.values()}
         if all(kind is not None and issubclass(kind, InputError | ParameterError) for kind in kinds):
             assert failure.kind is not None
             whole = self._region(index) == Region.whole(self.plan.shape)
             text = failure.message if whole else f"{failure.message}; stage {self.stage.name}, {self._where(index)}"
             raise failure.kind(text)
-        count, total = len(self.failed), len(self.plan.grid(self.stage))
+        count, total = len(self.failures), len(self.plan.grid(self.stage))
         raise RunError(
             f"{self.root}: {count} of {total} tasks of stage {self.stage.name} failed; {self._where(index)}: "
             f"{said}; what is done is kept, the same command goes on; more in {self.folder}"

@@ -1,8 +1,9 @@
-"""Who does the tasks of a stage: this process, or the workers of a Dask cluster; which are tried again, and how.
+"""Executors do the tasks of a stage: in this process, or on the workers of a Dask cluster.
 
-Errors that may pass (of files, of connections) are tried again. A worker that dies is no error of its task at first:
-Dask gives the task to another one. Dask blames all that was sent to a worker that dies, so tasks that it gives up are
-tried again one at a time, with nothing else on the cluster; one that still ends its worker is to blame.
+Both try a task again after an error that may pass (of a file, of a connection). When a worker dies, Dask gives its
+tasks to another one, and in the end blames every task that was sent to workers that died. So the executor repeats the
+tasks that Dask gave up one at a time, with nothing else on the cluster: a task that ends its worker even then is at
+fault.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Coroutine, Generator, Iterable, Iterator
-from concurrent.futures import Future as Handle
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tiledsky.engine.attempt import TIMED_OUT, TIMEOUTS, Failure, Order, attempt, read_timeout, timeout_failure
+from tiledsky.engine.attempt import TIMED_OUT, TIMEOUTS, Failure, StageTasks, attempt, read_timeout, timeout_failure
 from tiledsky.engine.context import forget
-from tiledsky.engine.leases import place
+from tiledsky.engine.leases import process_name
 from tiledsky.engine.locks import wait_for_tasks
 from tiledsky.errors import ClockError, ParameterError, RunError
 from tiledsky.geometry import Pair
@@ -73,8 +74,26 @@ class Options:
             )
 
 
-class Here:
-    """This process, one task after the other."""
+class Executor(Protocol):
+    """Does the tasks of a stage, and knows nothing of what they compute.
+
+    Attributes
+    ----------
+    workers : int
+        Number of workers at this moment.
+    """
+
+    workers: int
+
+    def outcomes(self, stage: str, indices: Iterable[Pair]) -> Outcomes:
+        """Do tasks; yield the marker of each, or the reason of its failure, as they end."""
+
+    def settle(self) -> None:
+        """Wait until the tasks that still run have ended, for a limited time; called when a run is stopped."""
+
+
+class SerialExecutor:
+    """Does one task after the other in this process."""
 
     workers = 1
 
@@ -82,13 +101,13 @@ class Here:
         self.root, self.run_id, self.call, self.options = str(root), run_id, call, options
 
     def outcomes(self, stage: str, indices: Iterable[Pair]) -> Outcomes:
-        """Do tasks, and yield the marker of each or why it failed."""
-        order = Order(self.root, self.run_id, self.call, stage, driver=place())
+        """Do tasks; see `Executor.outcomes`."""
+        common = StageTasks(self.root, self.run_id, self.call, stage, driver=process_name())
         try:
             for index in indices:
                 for tries in range(self.options.retries + 1):
                     time.sleep(_WAITS[tries])
-                    outcome = attempt(order, index)
+                    outcome = attempt(common, index)
                     if not (isinstance(outcome, Failure) and outcome.transient):
                         break
                 yield index, replace(outcome, attempts=tries + 1) if isinstance(outcome, Failure) else outcome
@@ -96,21 +115,21 @@ class Here:
             forget(self.root, self.run_id)
 
     def settle(self) -> None:
-        """Wait for what is still running: nothing is."""
+        """Return at once: no task runs outside `outcomes`."""
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Task:
     index: Pair
     tries: int = 0
     alone: bool = False
 
-    def key(self, order: Order) -> str:
-        return f"{order.stage}-{order.run_id}-{self.index[0]}.{self.index[1]}-{'alone' * self.alone}{self.tries}"
+    def key(self, common: StageTasks) -> str:
+        return f"{common.stage}-{common.run_id}-{self.index[0]}.{self.index[1]}-{'alone' * self.alone}{self.tries}"
 
 
-class Crew:
-    """Workers of a Dask cluster, which must see the same paths."""
+class DaskExecutor:
+    """Does tasks on the workers of a Dask cluster, which must see the same paths."""
 
     def __init__(self, client: Any, root: Path, run_id: str, call: str, options: Options) -> None:
         from distributed import LocalCluster
@@ -118,60 +137,60 @@ class Crew:
         self.client, self.root, self.run_id, self.call, self.options = client, root.absolute(), run_id, call, options
         self.patience = options.patience or (_PATIENCE_HERE if isinstance(client.cluster, LocalCluster) else _PATIENCE)
         self.workers = len(client.scheduler_info()["workers"])
-        self._asking: Handle[Any] | None = None
+        self._asking: Future[Any] | None = None
         self._asked = self._seen = time.monotonic()
         self._pause = _POLL
         self._ahead = time.time() - time.monotonic()
 
     def outcomes(self, stage: str, indices: Iterable[Pair]) -> Outcomes:
-        """Do tasks, and yield the marker of each or why it failed, as they end."""
-        order = Order(str(self.root), self.run_id, self.call, stage, self.options.task_timeout, place())
-        suspects: list[_Job] = []
-        for job, outcome in self._work(order, map(_Job, indices)):
+        """Do tasks; see `Executor.outcomes`."""
+        common = StageTasks(str(self.root), self.run_id, self.call, stage, self.options.task_timeout, process_name())
+        suspects: list[_Task] = []
+        for task, outcome in self._work(common, map(_Task, indices)):
             if isinstance(outcome, Failure) and outcome.exception == "KilledWorker":
-                suspects.append(replace(job, tries=job.tries + outcome.attempts, alone=True))
+                suspects.append(replace(task, tries=task.tries + outcome.attempts, alone=True))
             else:
-                yield job.index, outcome
-        for job in suspects:
-            for _, outcome in self._work(order, [job]):
-                yield job.index, outcome
+                yield task.index, outcome
+        for task in suspects:
+            for _, outcome in self._work(common, [task]):
+                yield task.index, outcome
 
     def settle(self) -> None:
-        """Wait for what is still running: what it commits need not be done again."""
+        """Wait for tasks that still run: a task that they commit need not be done again."""
         wait_for_tasks(self.root, seconds=self.options.grace)
 
-    def _work(self, order: Order, jobs: Iterable[_Job]) -> Iterator[tuple[_Job, Outcome]]:
-        todo, pending = deque(jobs), dict[Any, _Job]()
-        later: list[tuple[float, Pair, _Job]] = []  # a heap by the time at which a task is tried again
+    def _work(self, common: StageTasks, tasks: Iterable[_Task]) -> Iterator[tuple[_Task, Outcome]]:
+        todo, pending = deque(tasks), dict[Any, _Task]()
+        later: list[tuple[float, Pair, _Task]] = []  # a heap by the time at which a task is tried again
         try:
             while todo or pending or later:
                 while later and later[0][0] <= time.monotonic():
                     todo.append(heappop(later)[2])
                 room = min(len(todo), _WINDOW - len(pending))
                 batch = [todo.popleft() for _ in range(room if room >= min(_BATCH, len(todo)) else 0)]
-                pending |= zip(self._submit(order, batch), batch, strict=True)
+                pending |= zip(self._submit(common, batch), batch, strict=True)
                 for future, outcome in self._ended(pending, until=later[0][0] if later else None):
-                    job = pending.pop(future)
+                    task = pending.pop(future)
                     future.release()
                     if isinstance(outcome, Failure):
-                        if outcome.transient and job.tries < self.options.retries:
-                            again = replace(job, tries=job.tries + 1)
-                            heappush(later, (time.monotonic() + _WAITS[again.tries], job.index, again))
+                        if outcome.transient and task.tries < self.options.retries:
+                            again = replace(task, tries=task.tries + 1)
+                            heappush(later, (time.monotonic() + _WAITS[again.tries], task.index, again))
                             continue
-                        outcome = _blamed(order, job, outcome)
-                    yield job, outcome
+                        outcome = _blamed(common, task, outcome)
+                    yield task, outcome
         finally:
             for future in pending:  # a run that is stopped leaves no task behind
                 future.release()
 
-    def _submit(self, order: Order, jobs: list[_Job]) -> list[Any]:
+    def _submit(self, common: StageTasks, tasks: list[_Task]) -> list[Any]:
         futures: list[Any] = []
-        for part in (jobs[k : k + _BATCH] for k in range(0, len(jobs), _BATCH)):
-            keys = [job.key(order) for job in part]
-            futures += self.client.map(partial(attempt, order), [job.index for job in part], key=keys)
+        for part in (tasks[k : k + _BATCH] for k in range(0, len(tasks), _BATCH)):
+            keys = [task.key(common) for task in part]
+            futures += self.client.map(partial(attempt, common), [task.index for task in part], key=keys)
         return futures
 
-    def _ended(self, pending: dict[Any, _Job], *, until: float | None) -> list[tuple[Any, Outcome]]:
+    def _ended(self, pending: dict[Any, _Task], *, until: float | None) -> list[tuple[Any, Outcome]]:
         """Wait until tasks have ended and fetch their outcomes; nothing after ``until``."""
         while until is None or time.monotonic() < until:
             time.sleep(self._pause)
@@ -271,14 +290,14 @@ class Crew:
         )
 
 
-def _blamed(order: Order, job: _Job, failure: Failure) -> Failure:
+def _blamed(common: StageTasks, task: _Task, failure: Failure) -> Failure:
     """Complete what is known of a failure: attempts of the task, and whether it ended by the clock."""
     if failure.exception != "KilledWorker":
-        return failure if failure.exception == TIMED_OUT else replace(failure, attempts=job.tries + 1)
-    report = read_timeout(order, job.index)
+        return failure if failure.exception == TIMED_OUT else replace(failure, attempts=task.tries + 1)
+    report = read_timeout(common, task.index)
     if report is not None and report["attempts"] >= TIMEOUTS:
         return timeout_failure(report)
-    if job.alone:
+    if task.alone:
         message = f"{failure.message}, also with nothing else on the cluster"
-        return replace(failure, message=message, attempts=job.tries + failure.attempts)
+        return replace(failure, message=message, attempts=task.tries + failure.attempts)
     return failure

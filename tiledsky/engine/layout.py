@@ -12,7 +12,7 @@ from zarr.abc.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from tiledsky.engine.dependencies import SUMMARIES, is_scratch
-from tiledsky.engine.names import LEVEL_FOLDER, mask_plane, measured_arrays, planes_of
+from tiledsky.engine.names import OVERVIEW_FOLDER, mask_plane, measured_arrays, planes_of
 from tiledsky.engine.plan import Plan, Stage
 from tiledsky.geometry import Pair, mesh_shape
 from tiledsky.io.source import HEADER, MASK_BITS
@@ -69,7 +69,7 @@ class Layout:
 
     def _spec(self, stage: Stage, path: str) -> ArraySpec:
         plan, part = self.plan, path.rpartition("/")[2]
-        if path.startswith(f"{LEVEL_FOLDER}/"):
+        if path.startswith(f"{OVERVIEW_FOLDER}/"):
             size = int(path.split("/")[1])
             tile = stage.tile[0] // size, stage.tile[1] // size
             return ArraySpec(mesh_shape(plan.shape, (size, size)), "float32", tile)

@@ -32,7 +32,7 @@ RENEW, STALE = 5.0, 30.0
 _TRUST = 2.0
 
 
-def place() -> str:
+def process_name() -> str:
     """Host and process, as leases and failures name them."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
@@ -67,7 +67,7 @@ class _Lease:
 
     def _content(self) -> bytes:
         self.count += 1
-        facts = {"holder": place(), "machine": machine(), "lease": self.id, "renewed": self.count}
+        facts = {"holder": process_name(), "machine": machine(), "lease": self.id, "renewed": self.count}
         return json.dumps(facts).encode()
 
     def _take(self) -> str:

@@ -12,8 +12,8 @@ SURFACES = ("background", "rms", "error")
 #: Stands beside these for the bandwidth of a fit, which has none: each pixel has that of its cell.
 BANDWIDTH = 3
 #: Folder of the means of blocks of the planes, and of which planes there are any.
-LEVEL_FOLDER = "levels"
-LEVEL_PLANES = ("science", "background", "subtracted", "residual", "mask")
+OVERVIEW_FOLDER = "levels"
+OVERVIEW_PLANES = ("science", "background", "subtracted", "residual", "mask")
 
 
 def planes_of(recipe: Recipe, stage: Stage) -> list[str]:
@@ -31,13 +31,16 @@ def planes_of(recipe: Recipe, stage: Stage) -> list[str]:
         names += ["reach"] * (step.interpolator.kind == "idw") + ["n_good"] * (step.grow_boxes > 0)
         return [f"meshes/{stage.step}/{name}" for name in names]
     if stage.kind == "output":
-        return [*output_planes(recipe), *(level_path(size, name) for size in stage.levels for name in LEVEL_PLANES)]
+        return [
+            *output_planes(recipe),
+            *(overview_path(size, name) for size in stage.levels for name in OVERVIEW_PLANES),
+        ]
     return []
 
 
-def level_path(size: int, plane: str) -> str:
+def overview_path(size: int, plane: str) -> str:
     """Path of the array of the means of blocks of a plane."""
-    return f"{LEVEL_FOLDER}/{size}/{plane}"
+    return f"{OVERVIEW_FOLDER}/{size}/{plane}"
 
 
 def measured_folder(step: str, level: int) -> str:

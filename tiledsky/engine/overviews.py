@@ -23,14 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.engine.context import Context
-from tiledsky.engine.names import LEVEL_PLANES, level_path
+from tiledsky.engine.names import OVERVIEW_PLANES, overview_path
 from tiledsky.engine.plan import Stage
 from tiledsky.geometry import boxes_of
 from tiledsky.kernels.filters.blocks import block_means
 from tiledsky.overlap import Patch
 
 
-class LevelWriter:
+class OverviewWriter:
     """Writes the means of blocks of one tile of the output.
 
     Parameters
@@ -55,7 +55,7 @@ class LevelWriter:
         list of str
             Paths of what was written; none for a plane that is kept in full alone.
         """
-        if not self.sizes or name not in LEVEL_PLANES:
+        if not self.sizes or name not in OVERVIEW_PLANES:
             return []
         written = []
         for size in self.sizes:
@@ -65,5 +65,5 @@ class LevelWriter:
                 means["residual"] = block_means(pixels, size, mask=self.masked)
                 means["mask"] = block_means(self.masked.astype(np.float32), size)
             for plane, values in means.items():
-                written.append(self.ctx.write(level_path(size, plane), cells, values.astype(np.float32, copy=False)))
+                written.append(self.ctx.write(overview_path(size, plane), cells, values.astype(np.float32, copy=False)))
         return written

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.engine.checked_store import CheckedStore, open_checked_store
 from tiledsky.engine.documents import read_diagnostics, read_provenance, read_tiers
-from tiledsky.engine.door import OpenStore, open_door
 from tiledsky.engine.plan import Plan, measured_by
 from tiledsky.engine.verify import Checker
 from tiledsky.errors import InputError, ParameterError, RunError
@@ -49,7 +49,7 @@ class Run:
     plan: Plan
     provenance: dict[str, Any]
     complete: bool
-    store: OpenStore = field(repr=False)
+    store: CheckedStore = field(repr=False)
 
     @property
     def planes(self) -> list[str]:
@@ -65,7 +65,7 @@ class Run:
         return self.array(name)
 
     def array(self, path: str) -> Any:
-        """Return an array of the store, a plane or another; see `tiledsky.engine.door.OpenStore.array`."""
+        """Return an array of the store, a plane or another; see `tiledsky.engine.checked_store.CheckedStore.array`."""
         return self.store.array(path)
 
     def mesh(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -143,13 +143,14 @@ def open_run(path: str | os.PathLike[str], *, allow_partial: bool = False) -> Ru
     InputError
         No such store.
     RunError
-        Not a run store, or one that is damaged or holds links (`tiledsky.engine.door`). An unfinished run (a chunk
-        that was never written reads as sky); ``allow_partial=True`` opens that too, `Run.status` says what is there.
+        Not a run store, or one that is damaged or holds links (`tiledsky.engine.checked_store`). An unfinished run (a
+        chunk that was never written reads as sky); ``allow_partial=True`` opens that too, `Run.status` says what is
+        there.
     """
     root = located(path)
     if is_file_inside(root, f"{RUN_FOLDER}/preparing"):
         raise RunError(f"{root} was stopped before its first task; give the command that began it")
-    store = open_door(root)
+    store = open_checked_store(root)
     if not store.finished and not allow_partial:
         raise RunError(f"{root} is not finished: parts of its planes are empty; go on with the command that began it")
     provenance = read_provenance(root, store.known) if store.finished else store.known

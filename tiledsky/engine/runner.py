@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from tiledsky.cluster.local import worker_limits
 from tiledsky.cluster.versions import versions
 from tiledsky.cluster.workers import check_client, check_workers
-from tiledsky.engine.driver import Progress, Tasks, drive
+from tiledsky.engine.driver import Progress, TaskTotals, drive
 from tiledsky.engine.executors import TASK_TIMEOUT, Options
 from tiledsky.engine.forecast import check_fits, describe, fitted_plan, planes_of
 from tiledsky.engine.inputs import check_planes, open_input, warn_of_constants
@@ -197,7 +197,7 @@ def planned(
     return PlannedRun(recipe, opened, plan, told)
 
 
-def _provenance(prepared: PreparedRun, tasks: Tasks, seconds: float, threads: int) -> dict[str, Any]:
+def _provenance(prepared: PreparedRun, tasks: TaskTotals, seconds: float, threads: int) -> dict[str, Any]:
     """Return what is kept about a run whose tasks are all done."""
     forecast = describe(prepared.recipe, prepared.plan, prepared.source, threads=threads)
     return {

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from tiledsky.engine.attempt import Failure
 from tiledsky.engine.dependencies import covered, reads
-from tiledsky.engine.driver import Progress, Quarantine
-from tiledsky.engine.executors import Here, Options
+from tiledsky.engine.driver import FailedTasks, Progress
+from tiledsky.engine.executors import Options, SerialExecutor
 from tiledsky.engine.locks import lock
 from tiledsky.engine.plan import Plan, Stage
 from tiledsky.engine.run_store import RunStore, shared
@@ -104,14 +104,16 @@ def run_slice(
     with shared(store.root) as call, _alone(store, stage, share, patience=patience):
         missing = [index for index in tiles if markers.read(stage.name, index) is None]
         _check_reads(store, stage, missing, markers)
-        ward = Quarantine(store.root, store.plan, stage, list(store.plan.grid(stage)))
+        failed = FailedTasks(store.root, store.plan, stage, list(store.plan.grid(stage)))
         count, began = 0, time.monotonic()
-        with closing(Here(store.root, store.run_id, call, Options()).outcomes(stage.name, missing)) as outcomes:
+        with closing(
+            SerialExecutor(store.root, store.run_id, call, Options()).outcomes(stage.name, missing)
+        ) as outcomes:
             for index, outcome in outcomes:
                 if isinstance(outcome, Failure):
-                    ward.admit(index, outcome)
+                    failed.add(index, outcome)
                     continue
-                ward.dismiss(index)
+                failed.remove(index)
                 count += 1
                 if progress is not None:
                     before = len(tiles) - len(missing)
@@ -119,7 +121,7 @@ def run_slice(
                     progress(
                         Progress(stage.name, before + count, len(tiles), before, 1, time.monotonic() - began, pixels)
                     )
-        ward.close()
+        failed.raise_first()
     return len(tiles), count
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.cluster import process_memory as highwater
+from tiledsky.cluster import process_memory
 from tiledsky.engine import mesh_tasks, quality_tasks, sky_tasks
 from tiledsky.engine.context import Context, Index, context
 from tiledsky.engine.names import output_planes
-from tiledsky.engine.overviews import LevelWriter
+from tiledsky.engine.overviews import OverviewWriter
 from tiledsky.engine.plan import Stage
 from tiledsky.geometry import Region
 from tiledsky.io.address import is_address
@@ -39,7 +39,7 @@ def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int 
     stage = ctx.stages[stage_name]
     if (done := ctx.markers.read(stage.name, index)) is not None:
         return done
-    started, cpu, alone = time.perf_counter(), time.process_time(), highwater.reset(stage_name)
+    started, cpu, alone = time.perf_counter(), time.process_time(), process_memory.reset(stage_name)
     if not is_address(ctx.root):
         # Nothing that may be somebody's work is removed: another attempt may commit this task at any moment from here
         # on, and this one then writes the same bytes.
@@ -56,8 +56,8 @@ def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int 
         status="all-masked" if masked else "done",
         seconds=round(time.perf_counter() - started, 3),
         cpu_seconds=round(time.process_time() - cpu, 3),
-        task_peak=highwater.task_peak() if alone else None,
-        peak_memory=highwater.process_peak(),
+        task_peak=process_memory.task_peak() if alone else None,
+        peak_memory=process_memory.process_peak(),
     )
 
 
@@ -80,13 +80,13 @@ def _output(ctx: Context, stage: Stage, index: Index, tile: Region) -> tuple[lis
     base = ctx.base(science)
     outside, fill_value = ctx.uncovered(base.cropped(tile)), float(ctx.recipe.fill_value)
     bits = base if ctx.recipe.result_mask is None else base.replaced(read_plane(ctx.array("mask"), region))
-    levels = LevelWriter(ctx, stage, bits.cropped(tile))
-    written, measured = levels.write("science", science.crop(tile)), {"science": science.data}
+    overviews = OverviewWriter(ctx, stage, bits.cropped(tile))
+    written, measured = overviews.write("science", science.crop(tile)), {"science": science.data}
 
     def write(name: str, pixels: NDArray[Any]) -> None:
         if outside is not None:
             pixels[outside] = fill_value
-        written.extend((ctx.write(name, tile, pixels), *levels.write(name, pixels)))
+        written.extend((ctx.write(name, tile, pixels), *overviews.write(name, pixels)))
 
     for name, origin in output_planes(ctx.recipe).items():
         if origin is not None:

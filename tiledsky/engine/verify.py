@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tiledsky
+from tiledsky.engine.checked_store import checked_array, open_checked_store
 from tiledsky.engine.dependencies import Done, keeps, needed
 from tiledsky.engine.documents import read_identity, read_provenance, read_source
-from tiledsky.engine.door import checked_array, open_door
 from tiledsky.engine.layout import Layout
 from tiledsky.engine.plan import Stage
 from tiledsky.engine.run_store import RunStore, damaged_files, locked
@@ -262,7 +262,7 @@ def _described(root: Path, level: str) -> tuple[Checker | None, list[Fault]]:
     if damaged := damaged_files(root, basic):
         return None, [_file_fault(path, f"{what}, so the tiles cannot be checked") for path, what in damaged]
     try:
-        store = open_door(root)
+        store = open_checked_store(root)
     except RunError as error:
         raise RunError(f"{error} (it was made by tiledsky {known['code']}; this is {tiledsky.__version__})") from None
     checker = Checker(root, store.run_id, store.layout, level=level)

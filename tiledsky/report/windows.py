@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.engine.names import LEVEL_PLANES, level_path
+from tiledsky.engine.names import OVERVIEW_PLANES, overview_path
 from tiledsky.engine.result import Run
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Region, boxes_of
@@ -47,7 +47,7 @@ class Window:
 
 def planes_to_look_at(run: Run) -> list[str]:
     """Names that `read_window` takes: the planes of the result, ``residual``, and ``science`` if it is there."""
-    names = [*LEVEL_PLANES, *_SMOOTH]
+    names = [*OVERVIEW_PLANES, *_SMOOTH]
     return [name for name in names if name != "science" or _levels(run) or _science(run) is not None]
 
 
@@ -110,11 +110,11 @@ def _levels(run: Run) -> tuple[int, ...]:
 def _read(run: Run, name: str, region: Region, stored: int) -> NDArray[Any]:
     """Pixels of a region, or the cells of a level that begin in it, as floats."""
     if stored > 1:
-        if name not in LEVEL_PLANES:
+        if name not in OVERVIEW_PLANES:
             raise ParameterError(
                 f"{run.path}: no plane {name!r} to look at; it has {', '.join(planes_to_look_at(run))}"
             )
-        return read_plane(run.array(level_path(stored, name)), boxes_of(region, (stored, stored)))
+        return read_plane(run.array(overview_path(stored, name)), boxes_of(region, (stored, stored)))
     if name == "mask":
         return (read_plane(run.plane("mask"), region) != 0).astype(np.float32)
     if name == "residual":

@@ -1,8 +1,7 @@
-"""The one door of a run store: what every command that opens one goes through, whoever wrote it.
+"""A run store, checked when it is opened: every command that reads a store opens it here, whoever wrote it.
 
-Behind it the store has no links, recipe and plan are those of its identity, and an array is what the plan makes of it:
-of its shape, type, tiles, chunks and codecs, so that nothing but numbers is decoded, and no more of them at a time than
-a chunk of the plan.
+A checked store has no links, and its recipe and plan are those of its identity. Its arrays have the shape, type, tiles,
+chunks and codecs of the plan, so that zarr decodes nothing but numbers, and at most one chunk of the plan at a time.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from tiledsky.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class OpenStore:
-    """A run store that came through the door.
+class CheckedStore:
+    """A run store that passed the checks of `open_checked_store`.
 
     Attributes
     ----------
@@ -95,8 +94,8 @@ class OpenStore:
         return found
 
 
-def open_door(root: Path) -> OpenStore:
-    """Let a run store in.
+def open_checked_store(root: Path) -> CheckedStore:
+    """Open a run store and check its documents.
 
     Raises
     ------
@@ -117,7 +116,7 @@ def open_door(root: Path) -> OpenStore:
     recipe = read_recipe(root)
     plan = read_plan(root, recipe)
     check_identity(root, known, recipe, plan)
-    return OpenStore(root, known, recipe, plan)
+    return CheckedStore(root, known, recipe, plan)
 
 
 def checked_array(root: Path, path: str, spec: ArraySpec) -> zarr.Array[Any]:

@@ -1,4 +1,4 @@
-"""Run stores of somebody else: what they try is refused at the door, whichever command opens them."""
+"""Run stores of somebody else: every command refuses links, bombs and forged documents in them."""
 
 from __future__ import annotations
 
