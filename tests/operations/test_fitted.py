@@ -10,7 +10,7 @@ import zarr
 import tiledsky
 from tiledsky import Recipe
 from tiledsky.errors import ParameterError
-from tiledsky.operations.fitted import box_weights
+from tiledsky.operations.interpolators.local_polynomial import box_weights
 
 LAW = {"kind": "local-polynomial"}
 

@@ -22,7 +22,8 @@ from tiledsky.io.source import close, parse_header, read_plane
 from tiledsky.io.store import Markers, encoded, object_path, summary_path, tile_index
 from tiledsky.io.zarr.shards import encoded_object, is_plain
 from tiledsky.nodata import empty
-from tiledsky.operations.surface import Surface, error_interpolator
+from tiledsky.operations.interpolators import interpolator_of
+from tiledsky.operations.surface import Surface
 from tiledsky.overlap import Patch
 from tiledsky.planes import base_mask, uncovered
 from tiledsky.recipe import BackgroundStep, RingStep
@@ -117,11 +118,12 @@ class Context:
         if (step.name, which) not in self._surfaces:
             part, folder = SURFACES[which], f"meshes/{step.name}"
             low, high = read_range(self.root, step.name, part)
-            reach = self.array(f"{folder}/reach") if step.interpolator.kind == "idw" else None
+            interpolator = interpolator_of(step.interpolator)
+            lookups = {name: self.array(f"{folder}/{name}") for name in interpolator.lookup_maps}
             values = self.array(f"{folder}/surface_{part}")
-            interpolator = error_interpolator(step.interpolator) if part == "error" else step.interpolator
+            interpolator = interpolator.of_error if part == "error" else interpolator
             dtype = np.dtype(self.plan.dtype)
-            self._surfaces[step.name, which] = Surface(interpolator, step.box_size, values, reach, low, high, dtype)
+            self._surfaces[step.name, which] = Surface(interpolator, step.box_size, values, lookups, low, high, dtype)
         return self._surfaces[step.name, which]
 
     def pixels(self, step: BackgroundStep, which: int, region: Region) -> NDArray[Any]:

@@ -17,9 +17,10 @@ from tiledsky.diagnostics.band import HALO
 from tiledsky.engine.plan import GATHER, Plan, Stage, measured_by
 from tiledsky.geometry import Pair
 from tiledsky.operations.filters import ring_halo
+from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.operations.masking import tiers_halo
 from tiledsky.operations.thresholds import noise_images, ranks_halo
-from tiledsky.recipe import AnyStep, BackgroundStep, LocalPolynomialInterpolator, MaskStep, Recipe, RingStep
+from tiledsky.recipe import AnyStep, BackgroundStep, MaskStep, Recipe, RingStep
 
 NO_HALO: Pair = (0, 0)
 #: Kinds of stages whose tasks hand a file to later ones, which is thrown away when the run ends.
@@ -103,8 +104,7 @@ def _results_read(recipe: Recipe, plan: Plan, stage: Stage) -> Iterator[Read]:
             yield Read(f"{stage.step}-{kind}", None)
     if stage.kind == "diagnostics":
         yield Read("output", None)
-        fit = recipe.result.interpolator
-        if isinstance(fit, LocalPolynomialInterpolator) and fit.bandwidth == "auto":
+        if interpolator_of(recipe.result.interpolator).chooses_bandwidths:
             yield Read(f"{recipe.result.name}-mesh", None)  # its bandwidths
     if stage.kind == "output":
         for step in recipe.steps:

@@ -23,6 +23,7 @@ from tiledsky.geometry import Pair, inner_chunk
 from tiledsky.io.source import Source
 from tiledsky.io.zarr.check import open_zarr_array
 from tiledsky.nodata import number_text
+from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
 
 #: Share of a worker's limit that a plan may fill: Dask ends a worker at 0.98 of it.
@@ -230,8 +231,8 @@ def _mesh_bytes(recipe: Recipe, plan: Plan, stage: Stage, layout: Layout) -> int
         return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
 
     def surface(step: BackgroundStep, part: str) -> int:
-        reach = step.interpolator.kind == "idw"
-        return size(f"meshes/{step.name}/surface_{part}") + (size(f"meshes/{step.name}/reach") if reach else 0)
+        maps = (f"surface_{part}", *interpolator_of(step.interpolator).lookup_maps)
+        return sum(size(f"meshes/{step.name}/{name}") for name in maps)
 
     if stage.kind == "mesh":
         sources = [s for s in plan.stages if s.measures]

@@ -18,6 +18,7 @@ from tiledsky.geometry import Pair, mesh_shape
 from tiledsky.io.source import HEADER, MASK_BITS
 from tiledsky.io.store import RUN_FOLDER, create_plane, summary_path
 from tiledsky.operations.boxes import level_box
+from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.recipe import BackgroundStep, Recipe
 
 FORMAT = 1
@@ -73,19 +74,21 @@ class Layout:
             size = int(path.split("/")[1])
             tile = stage.tile[0] // size, stage.tile[1] // size
             return ArraySpec(mesh_shape(plan.shape, (size, size)), "float32", tile)
-        dtype = {"n_good": "int32", "excluded": "bool", "reach": "int32"}.get(part, plan.dtype)
         if not path.startswith("meshes/"):
             bits = stage.kind == "mask" or path == "mask"
             return ArraySpec(plan.shape, "uint8" if bits else plan.dtype, stage.tile, bits)
         step = self.recipe.step(path.split("/")[1])
         assert isinstance(step, BackgroundStep)
+        interpolator, dtypes = interpolator_of(step.interpolator), {"n_good": "int32", "excluded": "bool"}
+        own = {**dtypes, **interpolator.fit_maps, **interpolator.lookup_maps}.get(part)
+        dtype = plan.dtype if own is None else own
         measured = measured_arrays(self.recipe, step.name)
         if path in measured:
             box = level_box(step, measured[path])
             return ArraySpec(mesh_shape(plan.shape, box), dtype, (stage.tile[0] // box[0], stage.tile[1] // box[1]))
-        spline = step.interpolator.kind != "idw" and part.startswith("surface")
-        cells = mesh_shape(plan.shape, step.box_size)
-        return ArraySpec(cells, "float64" if spline else dtype, (_MESH_CHUNK, _MESH_CHUNK))
+        if part.startswith("surface") and interpolator.surface_dtype is not None:
+            dtype = interpolator.surface_dtype
+        return ArraySpec(mesh_shape(plan.shape, step.box_size), dtype, (_MESH_CHUNK, _MESH_CHUNK))
 
     def objects(self, stage: Stage, index: Pair) -> list[str]:
         """Paths of all that a task writes."""

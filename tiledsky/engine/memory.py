@@ -20,9 +20,10 @@ from tiledsky.engine.phases import MEGABYTE, Memory, Phase
 from tiledsky.engine.plan import Plan, Stage
 from tiledsky.engine.quality_memory import measuring, merging
 from tiledsky.geometry import Pair, mesh_shape
+from tiledsky.kernels.mesh.fill import fill_bytes
 from tiledsky.operations.boxes import level_box
 from tiledsky.operations.filters import ring_halo, taps_of
-from tiledsky.operations.fitted import fit_bytes
+from tiledsky.operations.interpolators import Term, a_cell, interpolator_of
 from tiledsky.operations.masking import growth_radius
 from tiledsky.operations.thresholds import noise_images
 from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep, Tier
@@ -49,12 +50,6 @@ _HISTOGRAMS = 45 * MEGABYTE
 _MESH_BLOCKS = 45 * MEGABYTE
 #: Cells whose differences tell the noise factor, at most, and bytes of each.
 _SAMPLED, _DIFFERENCES = 1 << 22, 34
-#: Good boxes up to which holes are filled with a tree, and its bytes a box.
-_TREE_BOXES, _TREE = 1_000_000, 110
-#: Boxes from the middle of a hole to its border that inverse distances may have to look across; a deeper hole takes
-#: more: `_HOLE_CELL` bytes for each box of the square about it.
-HOLE, _HOLE_CELL = 64, 160
-_CANDIDATES = 20 * MEGABYTE
 
 
 @dataclass(frozen=True)
@@ -146,15 +141,13 @@ class _Forecast:
 
     def _surface(self, phase: Phase, step: BackgroundStep) -> Phase:
         """Add what it takes to evaluate a mesh on the tile, beside the pixels."""
-        law, box = step.interpolator, step.box_size
-        if law.kind != "idw":
-            cells = math.prod(n // b + 6 for n, b in zip(self.read_shape, box, strict=True))
-            phase.add("spline", 8 * (1 + _READ) + 8, "cells", cells)
-            return phase.add("weights", 2 * 64, "px of a side", sum(self.read_shape))
-        sizes = zip(self.read_shape, box, mesh_shape(self.plan.shape, box), strict=True)
-        cells = math.prod(min(n // b + 2 * HOLE, m) for n, b, m in sizes)
-        lists = min(box[0] * box[1] * 20 * (6 * law.n_neighbors + 60), 32 << 20)
-        return phase.add("window", _HOLE_CELL, "cells", cells).add("lists, candidates", 1, "B", 2 * lists + _CANDIDATES)
+        shape = mesh_shape(self.plan.shape, step.box_size)
+        terms = interpolator_of(step.interpolator).evaluate_memory(
+            self.read_shape, box_size=step.box_size, mesh=shape, reading=_READ
+        )
+        for term in terms:
+            phase.add(*term)
+        return phase
 
     def _searched(self) -> list[Phase]:
         """Image and bits, and of a mask step the detection image."""
@@ -314,35 +307,30 @@ class _Forecast:
         """Maps of the whole mesh, one after the other."""
         step = self.recipe.step(str(self.stage.step))
         assert isinstance(step, BackgroundStep)
-        cells = math.prod(mesh_shape(self.plan.shape, step.box_size))
+        shape = mesh_shape(self.plan.shape, step.box_size)
+        cells = math.prod(shape)
         more = sum(math.prod(mesh_shape(self.plan.shape, level_box(step, k))) for k in range(1, step.grow_boxes + 1))
         size, limit = self.size, 8 * (step.ceiling is not None)
-        reference, copies = size * (step.filter_threshold is not None), 1 + (step.grow_boxes > 0)
+        copies = 1 + (step.grow_boxes > 0)
 
-        def phase(name: str, **terms: float) -> Phase:
+        def phase(name: str, others: Iterable[Term] = (), **terms: float) -> Phase:
             made = Phase(name).add("limit", limit, "cells", cells)
-            for what, per in terms.items():
-                made.add(what.replace("_", " "), per, "cells", cells)
+            for term in (*a_cell(shape, **terms), *others):
+                made.add(*term)
             made.add("larger boxes", 2 * size + 4, "cells", more)
             return made.add("blocks", 1, "B", min(_MESH_BLOCKS, 200 * cells))
 
-        fill = max(9.0, _TREE * min(cells, _TREE_BOXES) / cells + 1)  # reach of holes and a count of it, or the tree
         phases = [
             phase("levels", background=size, n_good=4, left_out=2),
             phase("variance", excluded=2, rms=copies * size, n_good=copies * 4, variance=8, unknown=2),
-            phase("filling the variance", excluded=2, variance=8, holes=2, neighbours=fill),
+            phase("filling the variance", excluded=2, variance=8, holes=2, neighbours=fill_bytes(cells)),
             phase("noise", excluded=4, background=copies * size, variance=8).add(
                 "differences", _DIFFERENCES, "cells", min(cells, _SAMPLED)
             ),
-            phase("filling", excluded=2, variance=8, reference=reference, map=size, holes=2, neighbours=fill),
-            phase("surface", excluded=2, variance=8, reference=2 * reference, map=size, coefficients=9),
         ]
-        if step.interpolator.kind == "local-polynomial":
-            held = {"left_out": 3, "values_rms": 2 * size, "n_good": 4, "weight": 4}
-            band = "band", 1, "B", fit_bytes(mesh_shape(self.plan.shape, step.box_size), step.interpolator)
-            robust = phase("robust weights", **held, rounds=16).add(*band)
-            fitted = phase("fitting", **held, robust=4, maps=4 * size).add(*band)
-            phases = [*phases[:5], phase("weights", **held, noise=3 * size), robust, fitted]
+        interpolator, threshold = interpolator_of(step.interpolator), step.filter_threshold is not None
+        making = interpolator.maps_memory(shape, itemsize=size, threshold=threshold)
+        phases += [phase(name, terms) for name, terms in making]
         if step.reject_sigma is not None:
             phases.append(phase("outlying boxes", excluded=3, distances=6 * size))
         if step.ceiling is not None:

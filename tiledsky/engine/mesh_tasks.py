@@ -14,8 +14,9 @@ from tiledsky.geometry import Region, boxes_of
 from tiledsky.io.source import read_plane
 from tiledsky.io.store import write_json
 from tiledsky.operations.boxes import box_statistics, level_box
+from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.operations.mesh import maps
-from tiledsky.operations.surface import ceiling, error_interpolator, surface, surface_reach
+from tiledsky.operations.surface import ceiling, make_surface
 from tiledsky.overlap import Patch
 from tiledsky.recipe import BackgroundStep
 
@@ -58,7 +59,7 @@ def mesh_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[st
 
     written: list[str] = []
     facts: dict[str, Any] = {"range": {}}
-    options: dict[str, Any] = {"box_size": step.box_size}
+    interpolator, excluded = interpolator_of(step.interpolator), np.zeros((0, 0), bool)
     for name, values in maps(measured, step, limit=_limit(ctx, step)):
         if name == "noise_factor":
             facts |= {"noise_factor": values, "noise_length": values**0.5}
@@ -68,13 +69,13 @@ def mesh_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[st
             continue
         written += ctx.write_whole(f"{folder}/{name}", values)
         if name == "excluded":
-            options |= {"excluded": values, "reach": None}
-            if (reach := surface_reach(values, step.interpolator)) is not None:
-                written += ctx.write_whole(f"{folder}/reach", reach)
-            del reach
+            excluded = values
+            lookups = interpolator.lookups(values).items()
+            written += [path for part, cells in lookups for path in ctx.write_whole(f"{folder}/{part}", cells)]
+            del lookups
         elif name in SURFACES:
-            interpolator = error_interpolator(step.interpolator) if name == "error" else step.interpolator
-            made = surface(values, interpolator, **options)
+            used = interpolator.of_error if name == "error" else interpolator
+            made = make_surface(values, used, excluded=excluded, box_size=step.box_size, lookups={})
             written += ctx.write_whole(f"{folder}/surface_{name}", made.values)
             facts["range"][name] = (made.vmin, made.vmax)
             del made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tiledsky.engine.plan import Stage
 from tiledsky.kernels.boxes.boxes import BoxStatistics
-from tiledsky.operations.fitted import FITTED
+from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.recipe import BackgroundStep, Recipe
 
 #: Maps of a mesh that have a surface, in the order of `tiledsky.operations.mesh.surfaces`.
@@ -27,8 +27,8 @@ def planes_of(recipe: Recipe, stage: Stage) -> list[str]:
         step = recipe.step(str(stage.step))
         assert isinstance(step, BackgroundStep)
         names = ["excluded", *SURFACES, *(f"surface_{part}" for part in SURFACES)]
-        names += FITTED if step.interpolator.kind == "local-polynomial" else ()
-        names += ["reach"] * (step.interpolator.kind == "idw") + ["n_good"] * (step.grow_boxes > 0)
+        interpolator = interpolator_of(step.interpolator)
+        names += [*interpolator.fit_maps, *interpolator.lookup_maps, *["n_good"] * (step.grow_boxes > 0)]
         return [f"meshes/{stage.step}/{name}" for name in names]
     if stage.kind == "output":
         return [

@@ -21,9 +21,8 @@ from tiledsky.geometry import Region, TileGrid
 from tiledsky.io.fits.cards import label_value
 from tiledsky.io.source import parse_header
 from tiledsky.io.store import write_json
-from tiledsky.operations.fitted import rungs_of
+from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.overlap import Patch
-from tiledsky.recipe import LocalPolynomialInterpolator
 
 #: File of the run folder with all measures and the verdict.
 DIAGNOSTICS = "diagnostics.json"
@@ -77,10 +76,11 @@ def diagnostics_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> 
 def _fit(ctx: Context) -> dict[str, Any] | None:
     """Facts of the result's fit, from its bandwidths block by block; None of a mesh of another kind."""
     step = ctx.recipe.result
-    if not isinstance(step.interpolator, LocalPolynomialInterpolator) or step.interpolator.bandwidth != "auto":
+    interpolator = interpolator_of(step.interpolator)
+    if not interpolator.chooses_bandwidths:
         return None
     held = ctx.array(f"meshes/{step.name}/bandwidth")
-    narrowest = rungs_of(step.interpolator, held.shape, step.box_size).bandwidths[0]
+    narrowest = interpolator.bandwidths(held.shape, step.box_size)[0]
     grid = TileGrid(held.shape, (1024, 1024))
     return fit_facts((held[grid.region(index).slices] for index in grid), narrowest=narrowest)
 

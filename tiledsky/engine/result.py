@@ -22,7 +22,7 @@ from tiledsky.io.files import stands
 from tiledsky.io.inside import is_file_inside
 from tiledsky.io.source import parse_header, read_plane
 from tiledsky.io.store import RUN_FOLDER
-from tiledsky.operations.fitted import FITTED
+from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.recipe import BackgroundStep, Recipe
 
 #: What `Run.status` says of a task.
@@ -76,8 +76,7 @@ class Run:
         step = self.recipe.step(name)
         if not isinstance(step, BackgroundStep):
             raise ParameterError(f"{self.path}: step {name!r} has no mesh; name a background step")
-        parts = ["background", "rms", "error", "excluded"]
-        parts += FITTED if step.interpolator.kind == "local-polynomial" else ()
+        parts = ["background", "rms", "error", "excluded", *interpolator_of(step.interpolator).fit_maps]
         maps = {part: _whole(self.array(f"meshes/{name}/{part}")) for part in parts}
         folder = name if step.grow_boxes else f"{measured_by(self.recipe, step).name}/measured"
         return {**maps, "n_good": _whole(self.array(f"meshes/{folder}/n_good"))}

@@ -15,7 +15,7 @@ from tiledsky.kernels.boxes import boxes
 from tiledsky.kernels.mesh import mesh as kernel
 from tiledsky.kernels.mesh.guards import grown_boxes
 from tiledsky.overlap import align, call, is_dask_array
-from tiledsky.recipe import AnyInterpolator, BackgroundStep, SigmaClip
+from tiledsky.recipe import BackgroundStep, InterpolatorParameters, SigmaClip
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class MeshParameters:
     clip: boxes.Clip | Callable[[NDArray[Any], NDArray[np.bool_] | None, Pair], NDArray[Any]] | None
     estimator: str | Callable[..., Any]
     rms_estimator: str | Callable[..., Any]
-    interpolator: AnyInterpolator
+    interpolator: InterpolatorParameters
     min_pixels: int = 1
     grow_boxes: int = 0
     reject_sigma: float | None = None

@@ -8,7 +8,7 @@ gives the pixels of any region.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from tiledsky.geometry import Pair, row_bands
 from tiledsky.kernels.boxes import boxes
 from tiledsky.kernels.mesh import error as mesh_error
-from tiledsky.kernels.mesh import mesh as kernel
 from tiledsky.kernels.mesh.fill import fill
 from tiledsky.kernels.mesh.guards import from_levels, outlying_boxes
 from tiledsky.operations.boxes import MeshParameters, box_levels
-from tiledsky.operations.fitted import fitted_maps
-from tiledsky.operations.surface import Surface, error_interpolator, surface, surface_reach
-from tiledsky.recipe import AnyInterpolator, BackgroundStep, IDWInterpolator, LocalPolynomialInterpolator
+from tiledsky.operations.interpolators import Boxes, Interpolator, interpolator_of
+from tiledsky.operations.surface import Surface, make_surface
+from tiledsky.recipe import BackgroundStep, InterpolatorParameters
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,8 @@ class Mesh:
         How many times more boxes vary than for independent pixels (`tiledsky.kernels.mesh.error.noise_factor`); its
         root is the length, in pixels, over which noise is shared.
     box_size : (int, int)
-    bandwidth, degree : ndarray (nby, nbx), or None
-        Of a fitted mesh: mean bandwidth in pixels and mean degree of the polynomials, see
-        `tiledsky.kernels.fit.local_polynomial.LocalFit`.
+    fit : dict of str to ndarray (nby, nbx)
+        The `tiledsky.operations.interpolators.Interpolator.fit_maps` of a mesh that is fitted.
     """
 
     background: NDArray[Any]
@@ -57,21 +55,17 @@ class Mesh:
     excluded: NDArray[np.bool_]
     noise_factor: float
     box_size: Pair
-    bandwidth: NDArray[Any] | None = None
-    degree: NDArray[Any] | None = None
+    fit: dict[str, NDArray[Any]] = field(default_factory=dict)
 
+    @property
+    def bandwidth(self) -> NDArray[Any] | None:
+        """Mean bandwidth of a fit in pixels, see `tiledsky.kernels.fit.local_polynomial.LocalFit`; None without one."""
+        return self.fit.get("bandwidth")
 
-def filled_map(values: NDArray[Any], excluded: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return one statistic of the boxes, the excluded ones filled from their neighbours."""
-    values = np.where(excluded, np.asarray(np.nan, values.dtype), values)  # the caller may hold no other
-    return fill(values, overwrite=True)
-
-
-def filtered_map(
-    filled: NDArray[Any], step: BackgroundStep | MeshParameters, *, reference: NDArray[Any] | None = None
-) -> NDArray[Any]:
-    """Return a filled map after the median filter; a threshold looks at ``reference``, the filled background."""
-    return kernel.median_filter(filled, size=step.filter_size, threshold=step.filter_threshold, reference=reference)
+    @property
+    def degree(self) -> NDArray[Any] | None:
+        """Mean degree of the polynomials of a fit; None without one."""
+        return self.fit.get("degree")
 
 
 def maps(
@@ -94,8 +88,8 @@ def maps(
     Yields
     ------
     str, object
-        Name and value of the attributes of `Mesh`: excluded, n_good, noise_factor, background, rms, error; and of a
-        fitted mesh bandwidth, degree.
+        Name and value of the attributes of `Mesh`: excluded, n_good, noise_factor, then background, rms and error in
+        any order, and the maps of `Mesh.fit`.
 
     Raises
     ------
@@ -113,24 +107,11 @@ def maps(
     n_good = from_levels(measured("n_good"), level)
     yield "n_good", n_good
     del n_good
-    variance, background, factor, shared = _noise(measured, level, excluded, step)
+    variance, values, factor, shared = _noise(measured, level, excluded, step)
+    boxes = Boxes(step, measured, level, excluded, factor, shared, values, variance, limit)
+    del variance, values, limit
     yield "noise_factor", factor
-    if isinstance(step.interpolator, LocalPolynomialInterpolator):
-        del variance, background
-        yield from _fitted(measured, level, excluded, step, limit=limit, shared=shared)
-        return
-    background = np.where(excluded, np.asarray(np.nan, background.dtype), background)
-    background = fill(background, overwrite=True)
-    reference = None if step.filter_threshold is None else background
-    background = filtered_map(background, step)
-    dtype = background.dtype
-    if limit is not None:
-        background = np.minimum(background, limit.astype(dtype))
-        del limit
-    yield "background", background
-    del background
-    yield "rms", filtered_map(filled_map(from_levels(measured("rms"), level), excluded), step, reference=reference)
-    yield "error", _error(variance, step, factor=factor, reference=reference, dtype=dtype)
+    yield from interpolator_of(step.interpolator).maps(boxes)
 
 
 def _noise(
@@ -148,28 +129,6 @@ def _noise(
     background, own = from_levels(measured("background"), level), ~excluded & (level == 0)
     factor = mesh_error.noise_factor(background, variance, own, box_size=step.box_size, excess=excess)
     return variance, background, factor, mesh_error.shared_noise(factor, step.box_size, excess=excess)
-
-
-def _fitted(
-    measured: Callable[[str], Sequence[NDArray[Any]]],
-    level: NDArray[np.int8],
-    excluded: NDArray[np.bool_],
-    step: BackgroundStep | MeshParameters,
-    *,
-    limit: NDArray[Any] | None,
-    shared: float,
-) -> Iterator[tuple[str, Any]]:
-    """Maps of a fitted mesh; boxes whose values are of a larger one would count that many times, so they do not."""
-    background, rms, n_good = (measured(part)[0] for part in ("background", "rms", "n_good"))
-    options: dict[str, Any] = {"law": step.interpolator, "box_size": step.box_size, "name": step.name}
-    options["shared"] = shared
-    made = fitted_maps(background, rms, n_good, ~excluded & (level == 0), **options)
-    del background, rms, n_good
-    if limit is not None:
-        made["background"] = np.minimum(made["background"], limit.astype(made["background"].dtype))
-    while made:
-        yield made.popitem()
-    yield "rms", filtered_map(filled_map(from_levels(measured("rms"), level), excluded), step)
 
 
 def _excess(estimator: Any, n_good: NDArray[Any]) -> float:
@@ -203,34 +162,6 @@ def _known_variance(variance: NDArray[np.float64], excluded: NDArray[np.bool_]) 
     return fill(variance, overwrite=True)
 
 
-def _error(
-    variance: NDArray[np.float64],
-    step: BackgroundStep | MeshParameters,
-    *,
-    factor: float,
-    reference: NDArray[Any] | None,
-    dtype: np.dtype[Any],
-) -> NDArray[Any]:
-    """Error of the pixels after filter and interpolation; only cells above the filter's threshold are filtered."""
-    shape = (variance.shape[0], variance.shape[1])
-    filtered, plain = (_factors(shape, step, size) for size in (step.filter_size, (1, 1)))
-    error = np.empty(shape, dtype)
-    for rows in row_bands(shape):
-        found = mesh_error.filtered_variance(variance, filtered, step.filter_size, rows=rows)
-        if reference is not None and step.filter_threshold is not None:
-            alone = mesh_error.filtered_variance(variance, plain, (1, 1), rows=rows)
-            found = np.where(reference[rows] > step.filter_threshold, found, alone)
-        error[rows] = np.sqrt(factor * found)
-    return error
-
-
-def _factors(shape: Pair, step: BackgroundStep | MeshParameters, size: Pair) -> mesh_error.Factors:
-    if isinstance(step.interpolator, IDWInterpolator):
-        law = step.interpolator.model_dump(exclude={"kind"})
-        return mesh_error.idw_factors(shape, step.box_size, size, **law)
-    return mesh_error.spline_factors(shape, step.box_size, size)
-
-
 def finish(
     measured: Sequence[boxes.BoxStatistics],
     step: BackgroundStep | MeshParameters,
@@ -238,16 +169,17 @@ def finish(
     limit: NDArray[Any] | None = None,
 ) -> Mesh:
     """Make the mesh from the statistics of its boxes, level by level (`array_box_statistics`); see `maps`."""
-    parts = maps(lambda part: [getattr(statistics, part) for statistics in measured], step, limit=limit)
-    return Mesh(**dict(parts), box_size=step.box_size)
+    made = dict(maps(lambda part: [getattr(statistics, part) for statistics in measured], step, limit=limit))
+    fit = {name: made.pop(name) for name in interpolator_of(step.interpolator).fit_maps}
+    return Mesh(**made, box_size=step.box_size, fit=fit)
 
 
-def surfaces(mesh: Mesh, interpolator: AnyInterpolator) -> tuple[Surface, Surface, Surface]:
+def surfaces(mesh: Mesh, interpolator: InterpolatorParameters) -> tuple[Surface, Surface, Surface]:
     """Surfaces of background, rms and error."""
-    reach = surface_reach(mesh.excluded, interpolator)
-    options: dict[str, Any] = {"excluded": mesh.excluded, "box_size": mesh.box_size, "reach": reach}
-    return (
-        surface(mesh.background, interpolator, **options),
-        surface(mesh.rms, interpolator, **options),
-        surface(mesh.error, error_interpolator(interpolator), **options),
-    )
+    chosen = interpolator_of(interpolator)
+    lookups = chosen.lookups(mesh.excluded)
+
+    def surface(cells: NDArray[Any], used: Interpolator[Any]) -> Surface:
+        return make_surface(cells, used, excluded=mesh.excluded, box_size=mesh.box_size, lookups=lookups)
+
+    return surface(mesh.background, chosen), surface(mesh.rms, chosen), surface(mesh.error, chosen.of_error)

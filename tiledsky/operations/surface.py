@@ -6,7 +6,7 @@ window.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, Region
-from tiledsky.kernels.mesh import idw
-from tiledsky.kernels.mesh import mesh as kernel
 from tiledsky.kernels.mesh.guards import central_pixels
+from tiledsky.operations.interpolators import Interpolator
 from tiledsky.overlap import Patch, map_patches
-from tiledsky.recipe import AnyInterpolator, IDWInterpolator, ZoomInterpolator
 
 
 @dataclass(frozen=True)
@@ -27,23 +25,23 @@ class Surface:
 
     Attributes
     ----------
-    interpolator : ZoomInterpolator, IDWInterpolator or LocalPolynomialInterpolator
+    interpolator : Interpolator
     box_size : (int, int)
         Pixels a cell.
     values : ndarray or zarr array, (nby, nbx)
-        Spline coefficients, or the mesh with NaN at the boxes to leave out (IDW).
-    reach : ndarray or zarr array of integers, (nby, nbx), or None
-        IDW: how many boxes away the neighbours of a box's pixels can be.
+        Of `Interpolator.values`.
+    lookups : dict of str to ndarray or zarr array, (nby, nbx)
+        The `Interpolator.lookup_maps`.
     vmin, vmax : float
-        Range of the mesh.
+        Range of the map.
     dtype : dtype
         Of the pixels.
     """
 
-    interpolator: AnyInterpolator
+    interpolator: Interpolator[Any]
     box_size: Pair
     values: Any
-    reach: Any
+    lookups: Mapping[str, Any]
     vmin: float
     vmax: float
     dtype: np.dtype[Any]
@@ -52,61 +50,33 @@ class Surface:
         """Pixels of ``region`` of the image; reads only the window of the arrays that it needs."""
         if not self.vmin < self.vmax:  # one value, or NaN alone
             return np.full(region.shape, self.vmin, self.dtype)
-        shape: Pair = tuple(self.values.shape)
-        if not isinstance(self.interpolator, IDWInterpolator):
-            i0, i1, j0, j1 = kernel.spline_window(region, self.box_size, shape)
-            clip = isinstance(self.interpolator, ZoomInterpolator) and self.interpolator.clip
-            limits = {"vmin": self.vmin, "vmax": self.vmax} if clip else {}
-            return kernel.spline_evaluate(
-                np.asarray(self.values[i0:i1, j0:j1]),
-                self.box_size,
-                region,
-                origin=(i0, j0),
-                mesh_shape=shape,
-                dtype=self.dtype,
-                **limits,
-            )
-        i0, i1, j0, j1 = idw.idw_window(region, self.box_size, self.reach)
-        return idw.idw_evaluate(
-            np.asarray(self.values[i0:i1, j0:j1]),
-            self.box_size,
+        return self.interpolator.evaluate(
+            self.values,
             region,
-            n_neighbors=self.interpolator.n_neighbors,
-            power=self.interpolator.power,
-            regularization=self.interpolator.regularization,
-            origin=(i0, j0),
-            mesh_shape=shape,
+            box_size=self.box_size,
+            lookups=self.lookups,
+            limits=(self.vmin, self.vmax),
             dtype=self.dtype,
         )
 
+    def loaded(self) -> Surface:
+        """The same with its arrays in memory."""
+        lookups = {name: np.asarray(cells[...]) for name, cells in self.lookups.items()}
+        return replace(self, values=np.asarray(self.values[...]), lookups=lookups)
 
-def surface_reach(excluded: NDArray[np.bool_], interpolator: AnyInterpolator) -> Any:
-    """Return how far the neighbours of each box can be, for IDW."""
-    return idw.idw_reach(~excluded, interpolator.n_neighbors) if isinstance(interpolator, IDWInterpolator) else None
 
-
-def surface(
+def make_surface(
     cells: NDArray[Any],
-    interpolator: AnyInterpolator,
+    interpolator: Interpolator[Any],
     *,
     excluded: NDArray[np.bool_],
     box_size: Pair,
-    reach: Any,
+    lookups: Mapping[str, Any],
 ) -> Surface:
     """Surface through a filled and filtered map; NaN everywhere for one of NaN alone."""
-    if np.isnan(cells).all():
-        values: NDArray[Any] = cells.astype(cells.dtype if isinstance(interpolator, IDWInterpolator) else np.float64)
-    elif not isinstance(interpolator, IDWInterpolator):
-        values = kernel.spline_coefficients(cells)
-    else:
-        values = np.where(excluded, np.asarray(np.nan, cells.dtype), cells)
-    limits = float(cells.min()), float(cells.max())
-    return Surface(interpolator, box_size, values, reach, *limits, cells.dtype)
-
-
-def error_interpolator(interpolator: AnyInterpolator) -> AnyInterpolator:
-    """Return the interpolator for errors: a spline is always cut to the mesh's range, so that none is negative."""
-    return interpolator if isinstance(interpolator, IDWInterpolator) else ZoomInterpolator(clip=True)
+    alone = np.isnan(cells).all()
+    values = interpolator.no_values(cells) if alone else interpolator.values(cells, excluded)
+    return Surface(interpolator, box_size, values, lookups, float(cells.min()), float(cells.max()), cells.dtype)
 
 
 def ceiling(pair: Sequence[Surface], *, box_size: Pair, sigma: float, shape: Pair) -> NDArray[np.float64]:
@@ -129,11 +99,10 @@ def ceiling(pair: Sequence[Surface], *, box_size: Pair, sigma: float, shape: Pai
     """
     rows, columns = (central_pixels(n, b) for n, b in zip(shape, box_size, strict=True))
     limit = np.zeros((rows.size, columns.size))
-    for made, weight in zip(pair[:2], (1.0, sigma), strict=True):
-        reach = None if made.reach is None else np.asarray(made.reach[...])
-        held = replace(made, values=np.asarray(made.values[...]), reach=reach)
+    for surface, weight in zip(pair[:2], (1.0, sigma), strict=True):
+        loaded = surface.loaded()
         for i, y in enumerate(rows.tolist()):
-            limit[i] += weight * held.evaluate(Region(y, y + 1, 0, shape[1]))[0, columns].astype(np.float64)
+            limit[i] += weight * loaded.evaluate(Region(y, y + 1, 0, shape[1]))[0, columns].astype(np.float64)
     return limit
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -69,14 +69,23 @@ class SigmaClip(Model):
         return self
 
 
-class ZoomInterpolator(Model):
+class InterpolatorParameters(Model):
+    """Base of the parameters of interpolators; what each does is in `tiledsky.operations.interpolators`.
+
+    ``has_bandwidths``: it is a fit, which has a bandwidth at each cell of the mesh.
+    """
+
+    has_bandwidths: ClassVar[bool] = False
+
+
+class ZoomInterpolator(InterpolatorParameters):
     """Cubic spline through the mesh, as `scipy.ndimage.zoom` with ``grid_mode``; ``clip``: cut to the mesh's range."""
 
     kind: Literal["zoom"] = "zoom"
     clip: bool = True
 
 
-class IDWInterpolator(Model):
+class IDWInterpolator(InterpolatorParameters):
     """Shepard's inverse-distance weights ``1 / (d**power + regularization)`` of the nearest boxes not excluded.
 
     Boxes equally far at the last place share it (see `tiledsky.kernels.mesh.idw`).
@@ -88,7 +97,7 @@ class IDWInterpolator(Model):
     regularization: float = Field(0.0, ge=0)
 
 
-class LocalPolynomialInterpolator(Model):
+class LocalPolynomialInterpolator(InterpolatorParameters):
     """Local polynomial regression of the boxes, then the cubic spline through the fits.
 
     Nothing is filled or filtered: boxes without a value of their own do not count; ``filter_size`` is for the rms
@@ -101,6 +110,7 @@ class LocalPolynomialInterpolator(Model):
     sky's structure.
     """
 
+    has_bandwidths: ClassVar[bool] = True
     kind: Literal["local-polynomial"] = "local-polynomial"
     order: int = Field(4, ge=0, le=4)
     bandwidth: Annotated[float, Field(gt=0, le=MAX_BANDWIDTH)] | Literal["auto"] = "auto"

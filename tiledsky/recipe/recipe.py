@@ -82,7 +82,7 @@ class Recipe(Model):
             seen[step.name] = step.kind
         if "background" not in seen.values():
             raise ValueError("there is no background step, so there would be no result; add one at the end")
-        if self.bandwidth_plane and self.result.interpolator.kind != "local-polynomial":
+        if self.bandwidth_plane and not self.result.interpolator.has_bandwidths:
             raise ValueError(
                 f"bandwidth_plane needs a fit, and background {self.result.name!r} interpolates its mesh by "
                 f"{self.result.interpolator.kind!r}; leave it out, or use local-polynomial"

@@ -16,6 +16,7 @@ TREE_BOXES = 1_000_000  # good boxes up to which photutils' choice among ties is
 _FILL_BLOCK = 1 << 16  # cells looked at for holes at a time: bounds the memory of the distance and index arrays
 _BAND = 256  # rows of the mesh at a time
 _COLUMNS = 1024
+_TREE_BYTES = 110  # a good box, of the tree
 
 Floats = NDArray[Any]
 
@@ -75,6 +76,11 @@ def fill(mesh: Floats, *, overwrite: bool = False) -> Floats:
         nearby = values[np.where(found, neighbour, 0)]
         filled[rows, columns] = np.sum(weight * nearby, axis=1) / np.sum(weight, axis=1)
     return filled
+
+
+def fill_bytes(cells: int) -> float:
+    """Memory of `fill` beside the mesh, in bytes a cell: the reach of holes and a count of it, or the tree."""
+    return max(9.0, _TREE_BYTES * min(cells, TREE_BOXES) / cells + 1)
 
 
 def _fill_in_blocks(hole: NDArray[np.bool_], filled: Floats) -> None:
