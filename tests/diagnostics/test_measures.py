@@ -11,9 +11,9 @@ from scipy import ndimage, stats
 
 from tests.quality.scenes import unbiased
 from tiledsky.diagnostics import measure
-from tiledsky.diagnostics.bias import EDGE_BINS
 from tiledsky.diagnostics.blocks import BLOCK, regions
 from tiledsky.diagnostics.patches import gaussian_deviate, jackknife
+from tiledsky.diagnostics.sky import EDGE_BINS
 from tiledsky.errors import InputError, ParameterError
 
 

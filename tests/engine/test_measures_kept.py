@@ -10,7 +10,7 @@ import pytest
 
 from tests.report.measured import diagnostics
 from tiledsky.diagnostics import judge, measure
-from tiledsky.engine.measures import Diagnostics
+from tiledsky.diagnostics.document import Diagnostics
 
 RNG = np.random.default_rng(3)
 NOISE = RNG.normal(size=(300, 310)).astype(np.float32)

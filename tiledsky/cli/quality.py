@@ -15,7 +15,7 @@ from tiledsky.cli.options import (
     say,
     with_inputs,
 )
-from tiledsky.diagnostics import constants, judge
+from tiledsky.diagnostics import judge, remarks
 from tiledsky.diagnostics.injection import Injection
 from tiledsky.engine.result import open_run
 from tiledsky.errors import ParameterError
@@ -50,9 +50,8 @@ def check(
     else:
         for line in _table(verdict, reasons=reasons):
             say(line)
-        measured = run.diagnostics["measures"].get(constants.NAME)
-        if measured is not None and (said := constants.words(measured)) is not None:
-            say(said)
+        for line in remarks(found):
+            say(line)
         say(f"{source}: {verdict['result']}")
     if verdict["result"] == "fail" or (strict and verdict["result"] == "warn"):
         raise typer.Exit(NOT_GOOD)

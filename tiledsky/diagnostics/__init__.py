@@ -1,10 +1,10 @@
 """How good a background is: measures with their errors, and a verdict.
 
-Each measure is a module that sums up tiles (`update`) and turns the sums of all into numbers (`finalize`).
+Each measure is a module that ends in a `tiledsky.diagnostics.protocol.Measure`; all of them stand in `registry`.
 """
 
 from tiledsky.diagnostics.arrays import measure
-from tiledsky.diagnostics.verdict import judge
+from tiledsky.diagnostics.verdict import judge, remarks
 from tiledsky.recipe import Checks, Limit
 
-__all__ = ["Checks", "Limit", "judge", "measure"]
+__all__ = ["Checks", "Limit", "judge", "measure", "remarks"]

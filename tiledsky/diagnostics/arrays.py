@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 
 from tiledsky.diagnostics.band import Pixels, needed_region
 from tiledsky.diagnostics.patches import Floats
+from tiledsky.diagnostics.protocol import Known, ToSky
 from tiledsky.diagnostics.summary import Collector, summarise
 from tiledsky.diagnostics.verdict import judge
-from tiledsky.diagnostics.worst import ToSky
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.images import Image, taken_apart
@@ -104,12 +105,13 @@ def measure(
         row = []
         for ix in range(grid.counts[1]):
             region = grid.region((iy, ix))
-            pixels = _pixels(given, planes, needed_region(region, shape), noise)
+            pixels = replace(_pixels(given, planes, needed_region(region, shape), noise), catalogue=sources, box=box)
             written = pixels.background[region.within(pixels.region)]
-            row.append((region, summarise(pixels, region, written, catalogue=sources, box=box)))
+            row.append((region, summarise(pixels, region, written)))
         collector.add_row(row)
     source = "error" if error is not None else "weight" if weight is not None else None
-    found = collector.finalize(tile=grid.tile, source=source, catalogue=catalogue is not None, box=box, to_sky=to_sky)
+    known = Known(grid.tile, source=source, catalogue=catalogue is not None, box=box, to_sky=to_sky)
+    found = collector.finalize(known)
     return {**found, "verdict": judge(found, checks)}
 
 

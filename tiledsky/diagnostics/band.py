@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from tiledsky.kernels.residual.cell_sums import CELL
 from tiledsky.kernels.residual.local_sky import local_quadratic
 from tiledsky.kernels.residual.mask_distance import squared_distance
 from tiledsky.kernels.residual.sky_sums import GOOD, QUAD, pixel_planes, quad_sums
+
+T = TypeVar("T")
 
 #: Distances from the edge of a mask are known up to this, px; also the halo of a cell.
 LIMIT = 64
@@ -45,6 +47,10 @@ class Pixels:
         Noise of a pixel as an error or weight plane says, up to a factor.
     truth : ndarray of float, optional
         The sky as it is.
+    catalogue : ndarray of float64, shape (n, 4), optional
+        Sources (y, x of the image, flux in units of the noise, size in px) instead of those found in the residual.
+    box : int
+        Side of the box at a source, odd.
     """
 
     science: NDArray[Any]
@@ -55,6 +61,8 @@ class Pixels:
     shape: Pair
     expected: NDArray[Any] | None = None
     truth: NDArray[Any] | None = None
+    catalogue: NDArray[np.float64] | None = None
+    box: int = 3
 
 
 def owned_cells(tile: Region) -> Region:
@@ -104,6 +112,14 @@ class Band:
         self.origin: Pair = (inner.y0 - self.region.y0, inner.x0 - self.region.x0)
         self.cells: Pair = where.shape
         self._slices = self.region.within(pixels.region)
+        self._made: dict[Callable[[Band], Any], Any] = {}
+
+    def of(self, function: Callable[[Band], T]) -> T:
+        """Result of a function of the band that several measures need; called once."""
+        if function not in self._made:
+            self._made[function] = function(self)
+        found: T = self._made[function]
+        return found
 
     def plane(self, name: str) -> NDArray[Any]:
         """Pixels of a plane."""

@@ -8,9 +8,11 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from tiledsky.diagnostics.band import Band
+from tiledsky.diagnostics.parts import Cells, Places
 from tiledsky.diagnostics.patches import Floats
+from tiledsky.diagnostics.protocol import Gathered
 from tiledsky.geometry import Pair
-from tiledsky.kernels.residual.cell_sums import CELL, KEPT
+from tiledsky.kernels.residual.cell_sums import CELL, KEPT, WIDTHS, block_columns
 
 #: Deviation of a block's mean, in units of its own error for white noise, from which it is kept.
 THRESHOLD = 3.0
@@ -20,24 +22,45 @@ ENOUGH = KEPT * KEPT // 4
 BLOCK = np.dtype([("y", "<i4"), ("x", "<i4"), ("n", "<f8"), ("sum", "<f8")])
 
 
-def select(band: Band, kept: Floats) -> tuple[NDArray[np.void], NDArray[np.float64]]:
-    """Blocks of a band that stand out, and how many blocks were looked at in each cell, shape (rows, columns)."""
+def block_sums(band: Band) -> tuple[Floats, Floats]:
+    """Blocks of all widths by cells, and count and sum of each block of 16 pixels, in units of the noise."""
+    return block_columns(band.values, band.good, origin=band.origin, cells=band.cells)
+
+
+def _usable(band: Band) -> NDArray[np.bool_]:
+    usable: NDArray[np.bool_] = band.of(block_sums)[1][..., 0] >= ENOUGH
+    return usable
+
+
+def _select(band: Band) -> NDArray[np.void]:
+    """Blocks of a band that stand out."""
+    kept = band.of(block_sums)[1]
     n, total = kept[..., 0], kept[..., 1]
-    usable = n >= ENOUGH
-    chosen = usable & (total * total >= THRESHOLD**2 * n)
+    chosen = _usable(band) & (total * total >= THRESHOLD**2 * n)
     y, x = np.nonzero(chosen)
     blocks = np.empty(y.size, BLOCK)
     per = CELL // KEPT
     blocks["y"], blocks["x"] = y + band.where.y0 * per, x + band.where.x0 * per
     blocks["n"], blocks["sum"] = n[chosen], total[chosen]
-    counts = usable.reshape(band.cells[0], per, band.cells[1], per).sum(axis=(1, 3))
-    return blocks, counts.astype(np.float64)
+    return blocks
 
 
-def ordered(parts: list[NDArray[np.void]]) -> NDArray[np.void]:
-    """All blocks in row order, whatever tiles they came from."""
-    blocks = np.concatenate([np.empty(0, BLOCK), *parts])
-    return blocks[np.lexsort((blocks["x"], blocks["y"]))]
+def _count(band: Band) -> Floats:
+    """How many blocks were looked at in each cell."""
+    per = CELL // KEPT
+    counts = _usable(band).reshape(band.cells[0], per, band.cells[1], per).sum(axis=(1, 3))
+    return counts[..., None].astype(np.float64)
+
+
+#: Blocks that stand out; how many were looked at.
+BLOCKS = Places("blocks", BLOCK, ("y", "x"), _select)
+LOOKED_AT = Cells("looked at", 1, _count)
+
+
+def stretch(gathered: Gathered) -> float:
+    """Noise of the mean of a block, over that of white noise."""
+    scale = gathered.of("scale")
+    return (scale and scale["expected"][WIDTHS.index(KEPT)]) or 1.0
 
 
 def significance(blocks: NDArray[np.void], scale: float) -> Floats:

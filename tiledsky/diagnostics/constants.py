@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from tiledsky.diagnostics.band import Band
-from tiledsky.diagnostics.patches import Floats, PatchSums, number, patch_size
+from tiledsky.diagnostics.fields import Fields, Number, Position
+from tiledsky.diagnostics.parts import Cells
+from tiledsky.diagnostics.patches import Floats, number, patch_size
+from tiledsky.diagnostics.protocol import Check, Gathered, Measure, exact
 from tiledsky.geometry import Pair
 from tiledsky.kernels.detection.constants import BLOCK, DIP, NEAR, SOLID, UNUSED, block_kinds
 from tiledsky.kernels.residual.cell_sums import CELL
 from tiledsky.nodata import BY_CHANCE, TEXTURE, number_text
 from tiledsky.planes import INVALID, USER
 
-NAME = "constants"
 #: Of a cell: blocks, with a dip, nearly solid, solid, solid and not masked; of these the values and their squares.
 COLUMNS = 7
 #: Share of the pixels from which solid blocks count even where they are masked as sources: the noise is too small.
@@ -30,6 +32,21 @@ DEFINITION = (
     "noise. smooth_fraction: of the other blocks those without a pixel that lies below its neighbours in its row or "
     "column; of white noise .01, without noise near 1"
 )
+
+
+class Solid(Position):
+    """Where most pixels of one value are, and the value."""
+
+    size: int
+    value: str | None = None
+
+
+class Constants(Fields):
+    """Pixels of one value."""
+
+    smooth_fraction: Number = None
+    fraction: Number = None
+    largest: Solid | None = None
 
 
 def update(band: Band) -> Floats:
@@ -57,8 +74,12 @@ def _split(blocks: int) -> Pair:
     return blocks, BLOCK
 
 
-def finalize(sums: PatchSums, *, shape: Pair) -> dict[str, Any]:
+SUMS = Cells("constants", COLUMNS, update)
+
+
+def finalize(gathered: Gathered) -> dict[str, Any]:
     """Return the measure."""
+    sums = gathered.sums(SUMS)
     blocks, dips, near, solid, sky = sums.sums[..., :5].sum(axis=(0, 1)).tolist()
     others = blocks - solid
     smooth = (others - dips) / others if others else 1.0 if blocks else float("nan")
@@ -66,13 +87,12 @@ def finalize(sums: PatchSums, *, shape: Pair) -> dict[str, Any]:
     counted = blocks > 0 and smooth <= 1 - TEXTURE and near <= BY_CHANCE * solid
     fraction = wanted / blocks if counted else float("nan")
     return {
-        "definition": DEFINITION,
         "unit": "1",
         "n_blocks": int(blocks),
         "smooth_fraction": number(smooth, 4),
         "solid_fraction": number(solid / blocks if blocks else float("nan"), 4),
         "fraction": number(0.0 if blocks and smooth <= 1 - TEXTURE and not counted else fraction, 4),
-        "largest": _largest(sums.sums, shape),
+        "largest": _largest(sums.sums, gathered.shape),
     }
 
 
@@ -90,17 +110,36 @@ def _largest(sums: Floats, shape: Pair) -> dict[str, Any] | None:
     return {**place, "value": number_text(value) if same else None}
 
 
-def words(measure: dict[str, Any]) -> str | None:
+def is_noisy(found: Constants | None) -> bool:
+    """Whether an image has noise, as far as is known."""
+    return found is None or found.smooth_fraction is None or found.smooth_fraction <= 1 - TEXTURE
+
+
+def advice(found: Constants) -> str | None:
     """One line on what is wrong; None if nothing is."""
-    largest, smooth = measure["largest"], measure["smooth_fraction"]
-    if smooth is not None and smooth > 1 - TEXTURE:
+    largest = found.largest
+    if not is_noisy(found):
         return "the image shows no noise, so tests in units of it mean nothing"
-    if not measure["fraction"] or largest is None:
+    if not found.fraction or largest is None:
         return None
-    value = largest["value"]
-    what = "have one value each in patches" if value is None else f"are {value} in patches"
-    again = "" if value is None else f"; if that means no data, run again with --nodata {value}"
+    what = "have one value each in patches" if largest.value is None else f"are {largest.value} in patches"
+    again = "" if largest.value is None else f"; if that means no data, run again with --nodata {largest.value}"
+    y, x = int(largest.y), int(largest.x)
     return (
-        f"{100 * measure['fraction']:.3g}% of the pixels {what}, and count as sky: most in rows {largest['y']} to "
-        f"{largest['y'] + largest['size'] - 1}, columns {largest['x']} to {largest['x'] + largest['size'] - 1}{again}"
+        f"{100 * found.fraction:.3g}% of the pixels {what}, and count as sky: most in rows {y} to "
+        f"{y + largest.size - 1}, columns {x} to {x + largest.size - 1}{again}"
     )
+
+
+MEASURE = Measure(
+    name="constants",
+    definition=DEFINITION,
+    fields=Constants,
+    finalize=finalize,
+    parts=(SUMS,),
+    checks=(
+        Check("constant_pixels", "1", lambda found, _: exact(found.fraction)),
+        Check("no_noise", "1", lambda found, _: exact(found.smooth_fraction), without_noise=True),
+    ),
+    advice=advice,
+)

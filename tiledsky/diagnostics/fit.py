@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.diagnostics.fields import Fields, Number
 from tiledsky.diagnostics.patches import number
+from tiledsky.diagnostics.protocol import Check, Gathered, Measure, exact
 
 #: Bandwidths up to this many times the narrowest count as the narrowest.
 _AT = 1.1
@@ -41,3 +43,24 @@ def fit_facts(bandwidths: Iterable[NDArray[Any]], *, narrowest: float) -> dict[s
         narrow += int(np.count_nonzero(part <= _AT * narrowest))
     share = number(narrow / cells, 4)
     return {"definition": DEFINITION, "narrowest": number(narrowest, 4), "cells": cells, "share_at_narrowest": share}
+
+
+class Fit(Fields):
+    """Facts of the fit."""
+
+    share_at_narrowest: Number = None
+
+
+def finalize(gathered: Gathered) -> dict[str, Any] | None:
+    """Return the measure; None of a mesh of another kind."""
+    given = gathered.known.bandwidths
+    return None if given is None else fit_facts(given.parts, narrowest=given.narrowest)
+
+
+MEASURE = Measure(
+    name="fit",
+    definition=DEFINITION,
+    fields=Fit,
+    finalize=finalize,
+    checks=(Check("narrow_fit", "1", lambda found, _: exact(found.share_at_narrowest), without_noise=True),),
+)

@@ -9,14 +9,26 @@ from numpy.typing import NDArray
 from scipy import special
 
 from tiledsky.diagnostics.band import Band
-from tiledsky.diagnostics.blocks import THRESHOLD, area, away_from_edges, centre, regions, significance
+from tiledsky.diagnostics.blocks import (
+    BLOCKS,
+    LOOKED_AT,
+    THRESHOLD,
+    area,
+    away_from_edges,
+    centre,
+    regions,
+    significance,
+    stretch,
+)
+from tiledsky.diagnostics.fields import Fields, Number, Position
+from tiledsky.diagnostics.parts import Places
 from tiledsky.diagnostics.patches import Floats, number
-from tiledsky.diagnostics.positions import random_positions
+from tiledsky.diagnostics.places import random_positions
+from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure, exact
 from tiledsky.geometry import Pair
 from tiledsky.kernels.residual.apertures import aperture_sums
 from tiledsky.kernels.residual.cell_sums import KEPT
 
-NAME = "negative"
 #: Radius of the apertures, px; random places a cell.
 RADIUS, APERTURES = 4, 2
 #: Regions that are listed.
@@ -31,6 +43,27 @@ DEFINITION = (
 )
 
 
+class Extreme(Fields):
+    """The largest or strongest of some regions; without numbers where there is none."""
+
+    area: Number = None
+    significance: Number = None
+
+
+class Strongest(Fields):
+    """The strongest of some regions."""
+
+    strongest: Extreme | None = None
+
+
+class Negative(Strongest):
+    """Regions that are too low, and in short those that are too high."""
+
+    regions: list[Position] = []
+    largest: Extreme | None = None
+    positive: Strongest | None = None
+
+
 def update_apertures(band: Band) -> NDArray[np.void]:
     """Sums of the apertures of a band that hold no masked pixel."""
     y, x = random_positions(band, APERTURES, 2)
@@ -43,23 +76,13 @@ def update_apertures(band: Band) -> NDArray[np.void]:
     return found
 
 
-def finalize(
-    blocks: NDArray[np.void], apertures: NDArray[np.void], *, n_blocks: int, scale: float, shape: Pair
-) -> dict[str, Any]:
-    """Return the measure.
+APERTURES_FOUND = Places("apertures", APERTURE, ("y", "x", "k"), update_apertures)
 
-    Parameters
-    ----------
-    blocks : structured array
-        All blocks that stand out, in row order.
-    apertures : structured array
-    n_blocks : int
-        Blocks that were looked at.
-    scale : float
-        Noise of the mean of a block, over that of white noise.
-    shape : (int, int)
-        Of the image.
-    """
+
+def finalize(gathered: Gathered) -> dict[str, Any]:
+    """Return the measure."""
+    blocks, shape, scale = gathered.total(BLOCKS), gathered.shape, stretch(gathered)
+    n_blocks = int(gathered.sums(LOOKED_AT).sums.sum())
     columns = -(-shape[1] // KEPT)
     inner = away_from_edges(blocks, shape)
     edge, blocks = blocks[~inner], blocks[inner]
@@ -71,7 +94,6 @@ def finalize(
     highest = sorted(above, key=lambda r: (-r["significance"], r["y"], r["x"]))
     none = {"area": 0, "significance": 0.0, "y": None, "x": None}
     return {
-        "definition": DEFINITION,
         "unit": "sigma",
         "block": KEPT,
         "threshold": -THRESHOLD,
@@ -88,7 +110,7 @@ def finalize(
             "strongest": highest[0] if highest else none,
         },
         "at_edges": {"blocks": int((significance(edge, scale) <= -THRESHOLD).sum()), "width": KEPT},
-        "apertures": _apertures(apertures),
+        "apertures": _apertures(gathered.total(APERTURES_FOUND)),
     }
 
 
@@ -124,7 +146,19 @@ def _apertures(apertures: NDArray[np.void]) -> dict[str, Any]:
     }
 
 
-def ordered(parts: list[NDArray[np.void]]) -> NDArray[np.void]:
-    """All apertures in the order of cells, whatever tiles they came from."""
-    found = np.concatenate([np.empty(0, APERTURE), *parts])
-    return found[np.lexsort((found["k"], found["x"], found["y"]))]
+def _strength(found: Strongest | None) -> Found:
+    return None if found is None or found.strongest is None else exact(found.strongest.significance)
+
+
+MEASURE = Measure(
+    name="negative",
+    definition=DEFINITION,
+    fields=Negative,
+    finalize=finalize,
+    parts=(BLOCKS, LOOKED_AT, APERTURES_FOUND),
+    checks=(
+        Check("negative_area", "px", lambda found, _: exact(found.largest.area if found.largest else None)),
+        Check("negative_significance", "sigma", lambda found, _: _strength(found)),
+        Check("positive_significance", "sigma", lambda found, _: _strength(found.positive)),
+    ),
+)

@@ -63,7 +63,13 @@ class PatchSums:
         for row, values in enumerate(cells, first):
             self.sums[row // self.cells] += np.add.reduceat(values, starts, axis=0)
 
-    def table(self, columns: slice) -> Floats:
+    def part(self, columns: slice) -> PatchSums:
+        """Some columns of the same patches."""
+        made = PatchSums((1, 1), 0)
+        made.cells, made.sums = self.cells, self.sums[..., columns]
+        return made
+
+    def table(self, columns: slice = slice(None)) -> Floats:
         """Rows of some columns, one a patch that has anything."""
         flat = self.sums[..., columns].reshape(-1, self.sums[..., columns].shape[-1])
         return flat[np.any(flat != 0, axis=1)]

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.diagnostics.band import Band
-from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
+from tiledsky.diagnostics.curve import BIAS, Curve, Points, errors, floats
+from tiledsky.diagnostics.fields import Bias, Fields, Number, Numbers
+from tiledsky.diagnostics.masked_bias import group_bias
+from tiledsky.diagnostics.parts import Cells
+from tiledsky.diagnostics.patches import Estimate, Floats, jackknife, number, plain, ratio
+from tiledsky.diagnostics.places import random_positions
+from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure, in_noise
+from tiledsky.diagnostics.sky import SKY
+from tiledsky.diagnostics.text import measured_text
 from tiledsky.kernels.residual.apertures import box_excess, box_is_good
 from tiledsky.kernels.residual.cell_sums import CELL
 from tiledsky.kernels.residual.peaks import find_peaks
 from tiledsky.kernels.residual.sky_sums import GOOD, MASKED
 
-NAME = "positions"
 #: Mean of 3 x 3 pixels above which a peak is a source, in units of the noise of such a mean.
 THRESHOLD = 5.0
 #: Lower ends of the bins; the last has no end.
@@ -35,28 +42,37 @@ DEFINITION = (
     "masked pixel in the box"
 )
 
-_U64 = NDArray[np.uint64]
+
+class Binned(Fields):
+    """Bias by flux or size."""
+
+    table = ("lower", "bias", "error")
+    lower: Numbers = []
+    bias: Numbers = []
+    error: Numbers = []
 
 
-def random_words(first: NDArray[np.int64], second: NDArray[np.int64], stream: int) -> _U64:
-    """64 random bits for each pair of integers: the same wherever they are asked for (the mixer of splitmix64)."""
-    words = first.astype(np.uint64) << np.uint64(32) | second.astype(np.uint64)
-    with np.errstate(over="ignore"):
-        for constant in (np.uint64(0x9E3779B97F4A7C15), np.uint64(stream)):
-            words = words + constant * np.uint64(0x9E3779B97F4A7C15)
-            words = (words ^ words >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-            words = (words ^ words >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-            words ^= words >> np.uint64(31)
-    return words
+class Line(Fields):
+    """Straight line through the bias."""
+
+    slope: Number = None
+    slope_error: Number = None
 
 
-def random_positions(band: Band, count: int, stream: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return ``count`` pixels of each cell of a band, rows and columns in its arrays, shape (cells, count)."""
-    rows, columns = np.mgrid[band.where.y0 : band.where.y1, band.where.x0 : band.where.x1].reshape(2, -1, 1)
-    words = random_words(rows * count + np.arange(count), columns + 0 * np.arange(count), stream)
-    y = (words & np.uint64(CELL - 1)).astype(np.int64) + (rows - band.where.y0) * CELL + band.origin[0]
-    x = (words >> np.uint64(32) & np.uint64(CELL - 1)).astype(np.int64) + (columns - band.where.x0) * CELL
-    return y, x + band.origin[1]
+class Group(Bias):
+    """Bias at a group of sources."""
+
+    name: str
+    by_flux: Binned | None = None
+    by_size: Binned | None = None
+    line_flux: Line | None = None
+    line_size: Line | None = None
+
+
+class Positions(Fields):
+    """Bias by groups."""
+
+    groups: list[Group] = []
 
 
 def sources_of(band: Band) -> Floats:
@@ -77,8 +93,9 @@ def catalogue_of(band: Band, catalogue: Floats) -> Floats:
     return np.column_stack([y, x, catalogue[:, 2], catalogue[:, 3]])[inside]
 
 
-def update(band: Band, *, catalogue: Floats | None = None, box: int = 3) -> Floats:
+def update(band: Band) -> Floats:
     """Sums of the cells of a band."""
+    catalogue, box = band.pixels.catalogue, band.pixels.box
     out = np.zeros((*band.cells, COLUMNS))
     found = sources_of(band) if catalogue is None else catalogue_of(band, catalogue)
     y, x = found[:, 0].astype(np.int64), found[:, 1].astype(np.int64)
@@ -92,6 +109,9 @@ def update(band: Band, *, catalogue: Floats | None = None, box: int = 3) -> Floa
     y, x = random_positions(band, CONTROLS, 1)
     out[..., _CONTROL] = _controls(band, y, x, box).reshape(*band.cells, 2)
     return out
+
+
+SUMS = Cells("positions", COLUMNS, update)
 
 
 def _source_columns(bias: Floats, flux: Floats, size: Floats) -> Floats:
@@ -116,8 +136,9 @@ def _controls(band: Band, y: NDArray[np.int64], x: NDArray[np.int64], box: int) 
     return np.stack([inside.sum(axis=1), np.where(inside, bias, 0.0).sum(axis=1)], axis=-1)
 
 
-def finalize(sums: PatchSums, sky: PatchSums, *, box: int, source: str) -> dict[str, Any]:
-    """Return the measure; ``sky``: the sums of `tiledsky.diagnostics.bias`, with the offset outside masks."""
+def finalize(gathered: Gathered) -> dict[str, Any]:
+    """Return the measure."""
+    sums, sky = gathered.sums(SUMS), gathered.sums(SKY)  # that with the offset outside masks
     both = np.concatenate([sums.sums[..., : COLUMNS - 2], sky.sums[..., 3:5]], axis=-1)
     table = both.reshape(-1, COLUMNS)
     table = table[np.any(table != 0, axis=1)]
@@ -131,14 +152,15 @@ def finalize(sums: PatchSums, sky: PatchSums, *, box: int, source: str) -> dict[
     if n:
         found = jackknife(table, lambda s: (ratio(s[..., -3], s[..., -4]) + _offset(s))[..., None], holds=-4)
         groups.append({"name": "control", "n": n, **_value(found)})
-    return {"definition": DEFINITION, "unit": "image", "box": box, "source": source, "groups": groups}
+    source = "catalogue" if gathered.known.catalogue else "detections"
+    return {"unit": "image", "box": gathered.known.box, "source": source, "groups": groups}
 
 
 def _offset(sums: Floats) -> Floats:
     return -ratio(sums[..., -1], sums[..., -2])
 
 
-def _value(found: Any) -> dict[str, Any]:
+def _value(found: Estimate) -> dict[str, Any]:
     return {"bias": number(found.value[0]), "error": number(found.error[0]), "z": number(found.z[0], 4)}
 
 
@@ -180,3 +202,74 @@ def _one(table: Floats, start: int) -> dict[str, Any]:
         z = line.z[i]
         out[key] = {"slope": number(line.value[i]), "slope_error": number(line.error[i]), "z": number(z, 4)}
     return out
+
+
+def _source_bias(found: Positions, noise: float) -> Found:
+    """Most significant of the two kinds of sources."""
+    rows = (group_bias(g, noise) for g in found.groups if g.name in _GROUPS[:2])
+    return max((f for f in rows if f), key=lambda f: abs(f[0]) - 3 * (f[1] or 0.0), default=None)
+
+
+def _flux_slope(found: Positions, noise: float) -> Found:
+    line = next((g.line_flux for g in found.groups if g.name == "masked"), None)
+    return None if line is None else in_noise(line.slope, line.slope_error, noise)
+
+
+#: In the order of their colours.
+_GROUPS = ("masked", "unmasked", "control")
+
+
+def _curve(
+    found: Positions, by: Literal["flux", "size"], *, title: str, x_label: str, x_scale: Literal["linear", "log"]
+) -> Curve | None:
+    points: list[Points] = []
+    said: list[str] = []
+    for group in found.groups:
+        binned, fit = (group.by_flux, group.line_flux) if by == "flux" else (group.by_size, group.line_size)
+        if binned is None or not binned.lower:
+            continue
+        k = _GROUPS.index(group.name) if group.name in _GROUPS else len(points)
+        x = floats(binned.lower) * 1.04**k  # beside each other, not on top
+        points.append(Points(group.name, x, floats(binned.bias), errors(binned.error), k, joined=False))
+        said.append(f"{group.name}: {measured_text(group.bias, group.error)}")
+        if fit is not None and fit.slope is not None:
+            said[-1] += f", slope {measured_text(fit.slope, fit.slope_error)}"
+    if not points:
+        return None
+    return Curve(
+        name=f"bias_{by}",
+        section=BIAS,
+        title=title,
+        x_label=x_label,
+        y_label="background − sky around",
+        caption=(
+            "Background in 3 × 3 px boxes on sources, less what the sky around them predicts, for masked and unmasked "
+            f"sources and random places (control); it should be 0 for all. {'; '.join(said)}."
+        ),
+        alt=f"Bias of the background under sources. {'; '.join(said)}.",
+        rank=0 if by == "flux" else 1,
+        points=tuple(points),
+        level=0,
+        x_scale=x_scale,
+    )
+
+
+def _by_flux(found: Positions) -> Curve | None:
+    label = "flux of the source / noise of a pixel"
+    return _curve(found, "flux", title="Bias against flux", x_label=label, x_scale="log")
+
+
+def _by_size(found: Positions) -> Curve | None:
+    label = "rms radius of the source (px)"
+    return _curve(found, "size", title="Bias against radius", x_label=label, x_scale="linear")
+
+
+MEASURE = Measure(
+    name="positions",
+    definition=DEFINITION,
+    fields=Positions,
+    finalize=finalize,
+    parts=(SUMS, SKY),
+    checks=(Check("source_bias", "sigma", _source_bias), Check("flux_slope", "sigma", _flux_slope)),
+    figures=(_by_flux, _by_size),
+)

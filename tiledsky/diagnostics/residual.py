@@ -8,13 +8,17 @@ import numpy as np
 
 from tiledsky.diagnostics import scale
 from tiledsky.diagnostics.band import Band
+from tiledsky.diagnostics.curve import RESIDUAL, SCALE, Curve, Expected, Histogram, Points, errors, floats
+from tiledsky.diagnostics.fields import Fields, Number, Numbers
+from tiledsky.diagnostics.moments import MOMENTS, noise
+from tiledsky.diagnostics.parts import Distribution
 from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
-from tiledsky.kernels.residual.cell_sums import LAGS, REACH, WIDTHS, moment_columns
+from tiledsky.diagnostics.protocol import Check, Gathered, Measure, in_noise
+from tiledsky.diagnostics.text import measured_text
+from tiledsky.kernels.residual.cell_sums import CELL, LAGS, REACH, WIDTHS
 from tiledsky.kernels.residual.sky_sums import GOOD
 from tiledsky.kernels.statistics.histogram import KeyHistogram, KeyTable
 
-NAME = "residual"
-COLUMNS = 8
 #: Bins of the histogram, and how far it goes in units of the noise.
 _BINS, _SPAN = 120, 6.0
 _PERCENTILES = (0.1, 1, 5, 16, 50, 84, 95, 99, 99.9)
@@ -26,29 +30,64 @@ DEFINITION = (
 )
 
 
-def update(band: Band) -> Floats:
-    """Sums of the cells of a band."""
-    return moment_columns(band.values, band.residual, band.good, origin=band.origin, cells=band.cells)
+class Power(Fields):
+    """Power by scale."""
+
+    table = ("width", "variance", "white", "error")
+    width: Numbers = []
+    variance: Numbers = []
+    white: Numbers = []
+    error: Numbers = []
+
+
+class Counts(Fields):
+    """Histogram."""
+
+    edges: Numbers = []
+    counts: Numbers = []
+
+
+class Correlation(Fields):
+    """Correlation of pixels by distance."""
+
+    table = ("lag", "x", "y", "error")
+    lag: Numbers = []
+    x: Numbers = []
+    y: Numbers = []
+    error: Numbers = []
+    length: Number = None
+
+
+class Residual(Fields):
+    """The unmasked residual."""
+
+    mean: Number = None
+    mean_error: Number = None
+    median: Number = None
+    std: Number = None
+    robust_std: Number = None
+    skewness: Number = None
+    skewness_error: Number = None
+    power: Power | None = None
+    histogram: Counts | None = None
+    correlation: Correlation | None = None
 
 
 def add_values(band: Band, table: KeyTable) -> None:
     """Add the values of the residual in the cells of a band."""
     (y0, x0), (rows, columns) = band.origin, band.cells
-    inner = slice(y0, y0 + 64 * rows), slice(x0, x0 + 64 * columns)
+    inner = slice(y0, y0 + CELL * rows), slice(x0, x0 + CELL * columns)
     residual = np.ascontiguousarray(band.residual[inner], np.float32)
     table.add(residual, mask=band.state[inner] != GOOD)
 
 
-def mean_square(sums: PatchSums) -> Floats:
-    """Mean square of a pixel in units of the local noise, within the limit of the moments."""
-    total = sums.sums.sum(axis=(0, 1))
-    return ratio(total[5], total[3])
+VALUES = Distribution("residual", add_values)
 
 
-def noise(sums: PatchSums) -> float:
-    """Rms of a pixel about zero, in the unit of the image."""
-    total = sums.sums.sum(axis=(0, 1))
-    return float(np.sqrt(ratio(total[2], total[0])))
+def noise_of(gathered: Gathered) -> float:
+    """Noise of a pixel in the unit of the image; NaN where it is not known."""
+    found = gathered.of("residual")
+    return (found and found["robust_std"]) or float("nan")
 
 
 def _shape(sums: Floats) -> Floats:
@@ -61,14 +100,14 @@ def _shape(sums: Floats) -> Floats:
     return np.stack([ratio(sums[..., 1], sums[..., 0]), skew, kurtosis], axis=-1)
 
 
-def finalize(sums: PatchSums, of_scale: PatchSums, histogram: KeyHistogram) -> dict[str, Any]:
-    """Return the measure; ``of_scale`` are the sums of `tiledsky.diagnostics.scale`."""
-    table = sums.table(slice(0, COLUMNS))
+def finalize(gathered: Gathered) -> dict[str, Any]:
+    """Return the measure."""
+    sums, of_scale, histogram = gathered.sums(MOMENTS), gathered.sums(scale.SUMS), gathered.total(VALUES)
+    table = sums.table()
     found = jackknife(table, _shape)
     quantiles = [_quantile(histogram, p / 100) for p in _PERCENTILES]
     low, median, high = quantiles[3:6]
     measure = {
-        "definition": DEFINITION,
         "unit": "image",
         "n_pixels": histogram.n,
         "mean": number(found.value[0]),
@@ -114,7 +153,7 @@ def _binned(histogram: KeyHistogram, sigma: float) -> dict[str, Any]:
 def _lag_tables(sums: PatchSums, of_scale: PatchSums) -> Floats:
     """Pairs and the columns of this measure side by side, a row a patch."""
     pairs = of_scale.sums[..., scale.PAIRS]
-    both = np.concatenate([pairs, sums.sums], axis=-1).reshape(-1, pairs.shape[-1] + COLUMNS)
+    both = np.concatenate([pairs, sums.sums], axis=-1).reshape(-1, pairs.shape[-1] + MOMENTS.columns)
     return both[np.any(both != 0, axis=1)]
 
 
@@ -171,3 +210,93 @@ def _power(sums: PatchSums, of_scale: PatchSums) -> dict[str, Any]:
         "error": plain(found.error),
         "unit": "image^2",
     }
+
+
+def _power_figure(found: Residual) -> Curve | None:
+    power = found.power
+    if power is None or not power.width:
+        return None
+    width = floats(power.width)
+    return Curve(
+        name="power",
+        section=SCALE,
+        title="Power by scale",
+        x_label="scale (px, to twice that)",
+        y_label="variance",
+        caption=(
+            "Variance of the unmasked residual between one scale and twice that; white noise falls fourfold a step."
+        ),
+        alt="Variance of the residual by scale, beside that of white noise.",
+        rank=1,
+        points=(Points("residual", width, floats(power.variance), errors(power.error)),),
+        expected=(Expected("white noise", width, floats(power.white)),) if power.white else (),
+        x_scale="log2",
+        y_scale="log",
+        ticks=width.tolist(),
+    )
+
+
+def _histogram_figure(found: Residual) -> Histogram | None:
+    counted = found.histogram or Counts()
+    edges, counts = floats(counted.edges), floats(counted.counts)
+    if counts.size < 2 or edges.size != counts.size + 1:
+        return None
+    gaussian = None
+    if found.std:
+        x = (edges[1:] + edges[:-1]) / 2
+        peak = counts.sum() * np.diff(edges).mean() / (found.std * np.sqrt(2 * np.pi))
+        gaussian = Expected("Gaussian", x, peak * np.exp(-0.5 * ((x - (found.median or 0.0)) / found.std) ** 2))
+    said = f"mean {measured_text(found.mean, found.mean_error)}, skewness "
+    said += measured_text(found.skewness, found.skewness_error)
+    return Histogram(
+        name="histogram",
+        section=RESIDUAL,
+        title="Residual pixels",
+        x_label="image − background, unmasked",
+        y_label="pixels",
+        caption=f"A tail to the right is light of sources that the mask leaves out: {said}.",
+        alt=f"Histogram of the unmasked residual: {said}.",
+        rank=0,
+        edges=edges,
+        counts=counts,
+        expected=gaussian,
+    )
+
+
+def _correlation_figure(found: Residual) -> Curve | None:
+    known = found.correlation
+    if known is None or not known.lag:
+        return None
+    lag, error = floats(known.lag)[1:], floats(known.error)[1:]
+    length = f"{measured_text(known.length)} px"
+    return Curve(
+        name="correlation",
+        section=RESIDUAL,
+        title="Correlation of the noise",
+        x_label="distance (px)",
+        y_label="correlation",
+        caption=(
+            f"Neighbouring pixels share noise where an image was resampled; length {length}. Far out it should be 0."
+        ),
+        alt=f"Correlation of the residual by distance; its length is {length}.",
+        rank=1,
+        points=tuple(
+            Points(f"along {axis}", lag + 0.08 * k, floats(rho)[1:], error if error.size else None, k)
+            for k, (axis, rho) in enumerate((("x", known.x), ("y", known.y)))
+        ),
+        level=0,
+    )
+
+
+MEASURE = Measure(
+    name="residual",
+    definition=DEFINITION,
+    fields=Residual,
+    finalize=finalize,
+    parts=(MOMENTS, VALUES, scale.SUMS),
+    checks=(
+        Check("mean_residual", "sigma", lambda found, noise: in_noise(found.mean, found.mean_error, noise)),
+        Check("skewness", "1", lambda found, _: in_noise(found.skewness, found.skewness_error, 1.0)),
+    ),
+    figures=(_power_figure, _histogram_figure, _correlation_figure),
+)

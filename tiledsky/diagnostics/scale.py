@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tiledsky.diagnostics.band import Band
-from tiledsky.diagnostics.patches import FEWEST, Estimate, Floats, PatchSums, jackknife, plain, ratio
+from tiledsky.diagnostics.blocks import block_sums
+from tiledsky.diagnostics.curve import SCALE, Curve, Expected, Points, errors, floats
+from tiledsky.diagnostics.fields import Fields, Numbers
+from tiledsky.diagnostics.moments import MOMENTS, mean_square, noise
+from tiledsky.diagnostics.parts import Cells
+from tiledsky.diagnostics.patches import FEWEST, Estimate, Floats, jackknife, plain, ratio
+from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure
+from tiledsky.diagnostics.text import measured_text
 from tiledsky.kernels.residual.cell_sums import LAGS, MOMENT_LIMIT, REACH, WIDTHS, block_columns, pair_columns
 
-NAME = "scale"
 _BLOCKS = len(WIDTHS) * 3
 BLOCKS = slice(0, _BLOCKS)
 #: Blocks of the residual, pairs, blocks of the residual over the expected noise, blocks of image minus truth.
@@ -27,17 +34,37 @@ DEFINITION = (
 )
 
 
-def update(band: Band) -> tuple[Floats, Floats]:
-    """Sums of the cells of a band; and count and sum of each block of 16 pixels, in units of the noise."""
-    where: Any = {"origin": band.origin, "cells": band.cells}
-    blocks, kept = block_columns(band.values, band.good, **where)
+class Other(Fields):
+    """Noise against scale by another reckoning."""
+
+    ratio: Numbers = []
+    ratio_error: Numbers = []
+
+
+class Scale(Fields):
+    """A row a width."""
+
+    table = ("widths", "ratio", "expected", "ratio_error")
+    widths: Numbers = []
+    ratio: Numbers = []
+    expected: Numbers = []
+    ratio_error: Numbers = []
+    against_weights: Other | None = None
+    truth: Other | None = None
+
+
+def update(band: Band) -> Floats:
+    """Sums of the cells of a band."""
     # within the limit of the mean square too: light that is not masked is no noise
-    pairs = pair_columns(band.values, band.good, limit=MOMENT_LIMIT, **where)
-    parts = [blocks, pairs, *_others(band, where)]
-    return np.concatenate([part.reshape(*band.cells, -1) for part in parts], axis=2), kept
+    pairs = pair_columns(band.values, band.good, limit=MOMENT_LIMIT, origin=band.origin, cells=band.cells)
+    parts = [band.of(block_sums)[0], pairs, *_others(band)]
+    return np.concatenate([part.reshape(*band.cells, -1) for part in parts], axis=2)
 
 
-def _others(band: Band, where: Any) -> list[Floats]:
+SUMS = Cells("scale", COLUMNS, update)
+
+
+def _others(band: Band) -> list[Floats]:
     """Blocks of the residual over the expected noise, and of image minus truth; zeros where not given."""
     made = []
     for given in ("expected", "truth"):
@@ -49,7 +76,8 @@ def _others(band: Band, where: Any) -> list[Floats]:
         with np.errstate(all="ignore"):
             scaled = np.where(band.good != 0, over / under, 0).astype(np.float32)
         usable = np.isfinite(scaled)
-        made.append(block_columns(np.where(usable, scaled, np.float32(0)), band.good * usable, **where)[0])
+        values, good = np.where(usable, scaled, np.float32(0)), band.good * usable
+        made.append(block_columns(values, good, origin=band.origin, cells=band.cells)[0])
     return made
 
 
@@ -85,24 +113,14 @@ def expected_ratios(correlation: Floats) -> Floats:
     return np.sqrt(np.maximum(np.stack(squares, axis=-1), 1.0))
 
 
-def finalize(sums: PatchSums, *, noise: float, mean_square: Floats, source: str | None) -> dict[str, Any]:
-    """Return the measure.
-
-    Parameters
-    ----------
-    sums : PatchSums
-    noise : float
-        Of a pixel, in units of the image.
-    mean_square : ndarray
-        Mean square of a pixel in units of the local noise.
-    source : str, optional
-        The plane that tells the expected noise.
-    """
+def finalize(gathered: Gathered) -> dict[str, Any]:
+    """Return the measure."""
+    sums, moments, source = gathered.sums(SUMS), gathered.sums(MOMENTS), gathered.known.source
     found = ratios(sums.table(BLOCKS))
     counts = sums.sums[..., :_BLOCKS].sum(axis=(0, 1)).reshape(len(WIDTHS), 3)[:, 0]
-    rho = correlations(sums.sums[..., PAIRS].sum(axis=(0, 1)), mean_square)
+    rho = correlations(sums.sums[..., PAIRS].sum(axis=(0, 1)), mean_square(moments))
     expected = expected_ratios(rho)
-    white = noise / np.array(WIDTHS)
+    white = noise(moments) / np.array(WIDTHS)
     power = (found.value**2 - expected**2) * white**2
     excess = np.sign(power) * np.sqrt(np.abs(power))
     with np.errstate(all="ignore"):
@@ -110,7 +128,6 @@ def finalize(sums: PatchSums, *, noise: float, mean_square: Floats, source: str 
         square_error = 2 * found.value * found.error * white**2
         error = np.minimum(square_error / (2 * np.abs(excess)), np.sqrt(square_error))
     measure: dict[str, Any] = {
-        "definition": DEFINITION,
         "unit": "1",
         "widths": list(WIDTHS),
         "n_blocks": [int(n) for n in counts],
@@ -139,3 +156,93 @@ def _absolute(sums: Floats) -> Floats:
     """Ratio to noise of unit variance."""
     blocks = sums.reshape(*sums.shape[:-1], len(WIDTHS), 3)
     return np.sqrt(ratio(blocks[..., 1], blocks[..., 0]))
+
+
+def _excess(found: Scale, _: float) -> Found:
+    """Most significant of the largest: by the lower end of each."""
+    rows = zip(found.ratio, found.expected, found.ratio_error, strict=False)
+    return _largest([(r / e - 1, s / e) for r, e, s in rows if r is not None and e and s is not None])
+
+
+def _overfit(found: Scale, _: float) -> Found:
+    rows = zip(found.widths, found.ratio, found.ratio_error, strict=False)
+    return _largest([(max(1 - r, 0.0), s) for w, r, s in rows if w and w <= 16 and r is not None and s is not None])
+
+
+def _largest(found: Sequence[tuple[float, float]]) -> Found:
+    return max(found, key=lambda f: f[0] - 3 * f[1], default=None)
+
+
+def _curve(
+    points: Sequence[Points], widths: Floats, *, caption: str, alt: str, expected: tuple[Expected, ...] = ()
+) -> Curve:
+    return Curve(
+        name="scale",
+        section=SCALE,
+        title="Noise against scale",
+        x_label="side of the blocks (px)",
+        y_label="rms / rms of white noise",
+        caption=caption,
+        alt=alt,
+        rank=0,
+        points=tuple(points),
+        expected=expected,
+        level=1,
+        x_scale="log2",
+        ticks=widths.tolist(),
+    )
+
+
+def _figure(found: Scale) -> Curve | None:
+    if not found.widths:
+        return None
+    widths, ratio = floats(found.widths), floats(found.ratio)
+    points = [Points("this background", widths, ratio, errors(found.ratio_error))]
+    others = ((found.against_weights, "against the weights"), (found.truth, "with the true sky"))
+    for k, (other, label) in enumerate(others, 1):
+        if other is not None and other.ratio:
+            points.append(Points(label, widths, floats(other.ratio), errors(other.ratio_error), k))
+    expected = Expected("noise of this image alone", widths, floats(found.expected), faint=True)
+    last = measured_text(ratio[-1]) if ratio.size else "–"
+    return _curve(
+        points,
+        widths,
+        expected=(expected,) if found.expected else (),
+        caption=(
+            "Means of blocks of unmasked pixels should scatter as white noise would (1). Above: structure that the "
+            "sky left behind; below: the background follows the noise."
+        ),
+        alt=f"Ratio to white noise, by block size; {last} at {widths[-1]:g} px.",
+    )
+
+
+def _comparison(runs: Sequence[tuple[str, Scale]]) -> Curve | None:
+    points, drawn, widths = [], [], floats([])
+    for k, (label, found) in enumerate(runs):
+        if found.widths:
+            widths, ratio = floats(found.widths), floats(found.ratio)
+            points.append(Points(label, widths * 1.03**k, ratio, errors(found.ratio_error), k))
+            drawn.append(f"{label} {measured_text(ratio[-1])}")
+    if not drawn:
+        return None
+    return _curve(
+        points,
+        widths,
+        caption=(
+            "Each on its own unmasked pixels. Above 1: structure that the sky left behind; below: the background "
+            "follows the noise."
+        ),
+        alt=f"Ratio to white noise at {widths[-1]:g} px: {', '.join(drawn)}.",
+    )
+
+
+MEASURE = Measure(
+    name="scale",
+    definition=DEFINITION,
+    fields=Scale,
+    finalize=finalize,
+    parts=(SUMS, MOMENTS),
+    checks=(Check("scale_excess", "1", _excess), Check("scale_overfit", "1", _overfit)),
+    figures=(_figure,),
+    comparison=_comparison,
+)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.diagnostics.band import Band
+from tiledsky.diagnostics.fields import Fields, Number
+from tiledsky.diagnostics.parts import Part
 from tiledsky.diagnostics.patches import Floats, jackknife, number, ratio
+from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure
 from tiledsky.geometry import Pair, Region
 
-NAME = "seams"
 #: Pixels kept of each side of a tile.
 _DEEP = 2
 #: Parts that a tile is cut into by the lines that are looked at instead.
@@ -22,6 +26,19 @@ DEFINITION = (
     "mean of the differences beside it (step), and difference of these two (slope), of the background as written; "
     "fake: the same across lines at eighths of each tile. Worst: largest mean step of one side of a tile"
 )
+
+
+class Step(Fields):
+    """Steps at seams."""
+
+    worst: Number = None
+    fake_worst: Number = None
+
+
+class SeamsFound(Fields):
+    """What is seen of the tiles."""
+
+    step: Step | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +108,7 @@ class Seams:
     places: list[tuple[str, int, int, int]] = field(default_factory=list)
     _above: list[Strips] = field(default_factory=list)
 
-    def add_row(self, row: list[tuple[Region, Strips]]) -> None:
+    def add_row(self, row: Sequence[tuple[Region, Strips]]) -> None:
         """Add the tiles of the next row."""
         for k, (tile, strips) in enumerate(row):
             self.fakes += list(strips.fakes)
@@ -106,8 +123,7 @@ class Seams:
     def finalize(self, tile: Pair) -> dict[str, Any]:
         """Return the measure."""
         real, fake = (np.array(rows).reshape(-1, 5) for rows in (self.edges, self.fakes))
-        found = {
-            "definition": DEFINITION,
+        found: dict[str, Any] = {
             "unit": "image",
             "tile": list(tile),
             "n_edges": len(real),
@@ -141,3 +157,60 @@ def _rms(rows: Floats, column: int, prefix: str) -> dict[str, Any]:
         f"{prefix}rms_error": number(found.error[0]),
         f"{prefix}worst": number(worst),
     }
+
+
+class _Sides(Part[Strips, Seams]):
+    """The sides of each tile, as it is written."""
+
+    def add_band(self, tally: list[None], band: Band) -> None:
+        """Do nothing: cells are not what this is about."""
+
+    def end(self, tally: list[None], written: NDArray[Any]) -> Strips:
+        """Strips of the tile."""
+        return Strips.of(written)
+
+    def to_bytes(self, value: Strips) -> bytes:
+        """Bytes of the strips."""
+        return value.to_bytes()
+
+    def from_bytes(self, data: bytes) -> Strips:
+        """Inverse of `to_bytes`."""
+        return Strips.from_bytes(data)
+
+    def start(self) -> Seams:
+        """Return an image without edges."""
+        return Seams()
+
+    def add_row(self, total: Seams, row: Sequence[tuple[Region, Strips]]) -> Seams:
+        """Add the edges of a row of tiles."""
+        total.add_row(row)
+        return total
+
+    def finish(self, total: Seams) -> Seams:
+        """All edges."""
+        return total
+
+
+SIDES = _Sides("sides")
+
+
+def finalize(gathered: Gathered) -> dict[str, Any]:
+    """Return the measure."""
+    return gathered.total(SIDES).finalize(gathered.known.tile)
+
+
+def _seam(found: SeamsFound, noise: float) -> Found:
+    step = found.step
+    if step is None or step.worst is None or step.fake_worst is None or not noise:
+        return None
+    return max(step.worst - 1.5 * step.fake_worst, 0.0) / noise, 0.0
+
+
+MEASURE = Measure(
+    name="seams",
+    definition=DEFINITION,
+    fields=SeamsFound,
+    finalize=finalize,
+    parts=(SIDES,),
+    checks=(Check("seam", "sigma", _seam),),
+)

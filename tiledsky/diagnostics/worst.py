@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tiledsky.diagnostics.blocks import away_from_edges, centre, significance
-from tiledsky.diagnostics.patches import Floats, number
-from tiledsky.geometry import Pair
+from tiledsky.diagnostics.blocks import BLOCKS, away_from_edges, centre, significance, stretch
+from tiledsky.diagnostics.fields import Fields, Position
+from tiledsky.diagnostics.patches import number
+from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure
+from tiledsky.diagnostics.residual import noise_of
 from tiledsky.kernels.residual.cell_sums import KEPT
 
-NAME = "worst"
 _LISTED = 20
 
 DEFINITION = (
     "16 x 16 px blocks whose mean residual deviates most from zero, in units of its error, more than 16 px from the "
     "edges of the image"
 )
-#: Sky coordinates (ra, dec in degrees) of pixels (x, y), or None without any.
-ToSky = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 
-def finalize(
-    blocks: NDArray[np.void], *, scale: float, noise: float, shape: Pair, to_sky: ToSky | None
-) -> dict[str, Any]:
-    """Return the measure; arguments as of `tiledsky.diagnostics.negative.finalize`."""
+class Worst(Fields):
+    """Blocks, the worst first."""
+
+    positions: list[Position] = []
+
+
+def finalize(gathered: Gathered) -> dict[str, Any]:
+    """Return the measure."""
+    blocks, shape, to_sky = gathered.total(BLOCKS), gathered.shape, gathered.known.to_sky
     blocks = blocks[away_from_edges(blocks, shape)]
-    z = significance(blocks, scale)
+    z = significance(blocks, stretch(gathered))
     chosen = np.argsort(-np.abs(z), kind="stable")[:_LISTED]
     y, x = (centre(blocks[k][chosen], n) for k, n in zip(("y", "x"), shape, strict=True))
     ra, dec = to_sky(x, y) if to_sky is not None and len(chosen) else (np.full(len(chosen), np.nan),) * 2
-    means = blocks["sum"][chosen] / blocks["n"][chosen] * noise
+    means = blocks["sum"][chosen] / blocks["n"][chosen] * noise_of(gathered)
     return {
-        "definition": DEFINITION,
         "unit": "sigma",
         "block": KEPT,
         "positions": [
@@ -51,3 +52,18 @@ def finalize(
             for i, k in enumerate(chosen)
         ],
     }
+
+
+def _worst_block(found: Worst, _: float) -> Found:
+    known = [p.significance for p in found.positions if p.significance is not None]
+    return max(map(abs, known), default=0.0), 0.0
+
+
+MEASURE = Measure(
+    name="worst",
+    definition=DEFINITION,
+    fields=Worst,
+    finalize=finalize,
+    parts=(BLOCKS,),
+    checks=(Check("worst_block", "sigma", _worst_block),),
+)

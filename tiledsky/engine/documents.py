@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from tiledsky.engine.measures import Diagnostics
+from tiledsky.diagnostics.document import Diagnostics
 from tiledsky.engine.plan import Plan, identity, make_plan, run_id
 from tiledsky.errors import ParameterError, RunError, TiledSkyError
 from tiledsky.io.inside import read_inside

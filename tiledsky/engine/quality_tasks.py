@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from tiledsky.diagnostics.arrays import expected_noise
 from tiledsky.diagnostics.band import Pixels, needed_region
-from tiledsky.diagnostics.fit import fit_facts
+from tiledsky.diagnostics.protocol import Bandwidths, Known, ToSky
 from tiledsky.diagnostics.summary import Collector, TileSummary, summarise
 from tiledsky.diagnostics.verdict import judge
-from tiledsky.diagnostics.worst import ToSky
 from tiledsky.engine.context import Context, Index
 from tiledsky.engine.plan import Stage
 from tiledsky.engine.sky_tasks import read_parts, write_parts
@@ -64,17 +63,20 @@ def diagnostics_task(ctx: Context, stage: Stage, index: Index, tile: Region) -> 
         collector.add_row(row)
     source = next((name for name in ("error", "weight") if name in ctx.input), None)
     header = parse_header(ctx.store.header)
-    found = collector.finalize(
-        tile=output.tile, source=source, to_sky=_to_sky(header), unit=label_value(header, "BUNIT") or None
+    known = Known(
+        output.tile,
+        source=source,
+        to_sky=_to_sky(header),
+        unit=label_value(header, "BUNIT") or None,
+        bandwidths=_bandwidths(ctx),
     )
-    if (facts := _fit(ctx)) is not None:
-        found["measures"]["fit"] = facts
+    found = collector.finalize(known)
     write_json(ctx.root, DIAGNOSTICS, {**found, "verdict": judge(found, ctx.recipe.checks)})
     return [f"run/{DIAGNOSTICS}"]
 
 
-def _fit(ctx: Context) -> dict[str, Any] | None:
-    """Facts of the result's fit, from its bandwidths block by block; None of a mesh of another kind."""
+def _bandwidths(ctx: Context) -> Bandwidths | None:
+    """Return those of the result's fit, block by block; None of a mesh of another kind."""
     step = ctx.recipe.result
     interpolator = interpolator_of(step.interpolator)
     if not interpolator.chooses_bandwidths:
@@ -82,7 +84,7 @@ def _fit(ctx: Context) -> dict[str, Any] | None:
     held = ctx.array(f"meshes/{step.name}/bandwidth")
     narrowest = interpolator.bandwidths(held.shape, step.box_size)[0]
     grid = TileGrid(held.shape, (1024, 1024))
-    return fit_facts((held[grid.region(index).slices] for index in grid), narrowest=narrowest)
+    return Bandwidths((held[grid.region(index).slices] for index in grid), narrowest)
 
 
 def _rows(ctx: Context, output: Stage) -> Iterator[list[tuple[Region, TileSummary]]]:

@@ -1,0 +1,36 @@
+"""All measures: a new one is a module and a line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tiledsky.diagnostics import (
+    constants,
+    edges,
+    fit,
+    image,
+    masked_bias,
+    negative,
+    positions,
+    residual,
+    scale,
+    seams,
+    worst,
+)
+from tiledsky.diagnostics.protocol import Measure
+
+#: Facts of the image, beside the measures.
+IMAGE = image.MEASURE
+#: In the order in which they are written.
+MEASURES: tuple[Measure[Any], ...] = (
+    scale.MEASURE,
+    masked_bias.MEASURE,
+    edges.MEASURE,
+    positions.MEASURE,
+    negative.MEASURE,
+    seams.MEASURE,
+    residual.MEASURE,
+    worst.MEASURE,
+    constants.MEASURE,
+    fit.MEASURE,
+)
