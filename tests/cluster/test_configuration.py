@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from tests.engine.certificates import write_certificate
-from tiledsky.cluster import job_queues as jobs
+from tiledsky.cluster import job_queues
 from tiledsky.cluster.configuration import ClusterFile, load_cluster
 from tiledsky.cluster.job_queues import cluster_client, job_script, step_command
 from tiledsky.errors import ParameterError, RunError
-from tiledsky.workflows import check_cluster as clustercheck
+from tiledsky.workflows import check_cluster
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -227,7 +227,7 @@ def test_scheduler_that_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.Mon
             raise RunError("no Dask scheduler answers")
         yield "client"
 
-    monkeypatch.setattr(jobs, "scheduler_client", scheduler_client)
+    monkeypatch.setattr(job_queues, "scheduler_client", scheduler_client)
     text = "kind = 'scheduler'\naddress = 'tcp://127.0.0.1:7'\n"
     with pytest.raises(RunError, match="no Dask scheduler answers"), cluster_client(loaded(tmp_path, text)):
         pass
@@ -242,7 +242,7 @@ def test_scheduler_that_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_check_of_workers(client: Any, tmp_path: Path) -> None:
-    found = clustercheck.check_cluster(client, folder=tmp_path)
+    found = check_cluster.check_cluster(client, folder=tmp_path)
     assert (found.workers, found.threads) == (2, 2)
     assert found.megapixels > 0
 
@@ -260,31 +260,31 @@ class Workers:
         return {"workers": {"tcp://w": {"nthreads": 1}}}
 
 
-@pytest.mark.parametrize("package", clustercheck.SAME)
+@pytest.mark.parametrize("package", check_cluster.SAME)
 def test_other_versions_are_refused(package: str) -> None:
-    theirs = {**clustercheck.versions(), package: "0.0.1"}
+    theirs = {**check_cluster.versions(), package: "0.0.1"}
     with pytest.raises(
         RunError, match=rf"worker tcp://w has {package} 0\.0\.1 instead of \S+; install the same versions"
     ):
-        clustercheck.check_cluster(Workers(versions=theirs))
+        check_cluster.check_cluster(Workers(versions=theirs))
 
 
 def test_worker_that_does_not_see_the_folder(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=f"worker tcp://w does not see {tmp_path}, so it could not write there"):
-        clustercheck.check_cluster(Workers(exists=False), folder=tmp_path)
+        check_cluster.check_cluster(Workers(exists=False), folder=tmp_path)
 
 
 def test_worker_with_other_bits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def sample() -> tuple[str, float]:
         return "ours", 1.0
 
-    monkeypatch.setattr(clustercheck, "sample", sample)
+    monkeypatch.setattr(check_cluster, "sample", sample)
     with pytest.raises(RunError, match="worker tcp://w computes other bits than this process"):
-        clustercheck.check_cluster(Workers(sample=("theirs", 1.0)), folder=tmp_path)
-    assert clustercheck.check_cluster(Workers(), folder=tmp_path).megapixels == pytest.approx(512**2 / 1e6)
+        check_cluster.check_cluster(Workers(sample=("theirs", 1.0)), folder=tmp_path)
+    assert check_cluster.check_cluster(Workers(), folder=tmp_path).megapixels == pytest.approx(512**2 / 1e6)
 
 
 def test_cluster_that_is_empty() -> None:
     empty = SimpleNamespace(run=lambda *arguments, on_error: {})
     with pytest.raises(RunError, match="the cluster has no worker; start some"):
-        clustercheck.check_cluster(empty)
+        check_cluster.check_cluster(empty)

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from tiledsky.kernels.fit.averages import BLOCK, between, windowed
 from tiledsky.kernels.fit.gaps import _across, gap_variance
-from tiledsky.kernels.fit.local_polynomial import MeshFit, ladder
+from tiledsky.kernels.fit.local_polynomial import MeshFit, fit_model
 
 SHAPE = (120, 128)
 BLOCKS = (30, 32)
@@ -86,8 +86,8 @@ def test_errors_in_gaps_are_right():
         truth /= truth.std()
         weight = holes(size=2.5, seed=seed + 10)
         values = np.where(weight > 0, truth + 0.1 * rng.normal(size=SHAPE), np.nan)
-        rungs = ladder(SHAPE, (6, 6), order=4, bandwidth=None)
-        found = MeshFit(values, weight, box_size=(6, 6), rungs=rungs).rows()
+        model = fit_model(SHAPE, (6, 6), order=4, bandwidth=None)
+        found = MeshFit(values, weight, box_size=(6, 6), model=model).rows()
         pulls.append(((found.background - truth) / found.error)[weight == 0])
         filled.append(((found.background - truth) / found.error)[weight > 0])
     assert 0.6 < np.sqrt(np.mean(np.square(np.concatenate(pulls)))) < 1.4

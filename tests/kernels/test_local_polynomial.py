@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tiledsky.geometry import row_bands
-from tiledsky.kernels.fit.local_polynomial import MeshFit, ladder
+from tiledsky.kernels.fit.local_polynomial import MeshFit, fit_model
 from tiledsky.kernels.fit.moments import fit_rows, taps, terms
 
 
@@ -28,8 +28,8 @@ def polynomial(shape, order, *, seed=2):
 
 
 def mesh_fit(values, weight, *, order=4, bandwidth=None, box=(10, 10), narrowest=0.0):
-    rungs = ladder(values.shape, box, order=order, bandwidth=bandwidth, narrowest=narrowest)
-    return MeshFit(values, weight, box_size=box, rungs=rungs)
+    model = fit_model(values.shape, box, order=order, bandwidth=bandwidth, narrowest=narrowest)
+    return MeshFit(values, weight, box_size=box, model=model)
 
 
 def least_squares(values, weight, order, h, y, x):
@@ -180,13 +180,13 @@ def test_constant_values_have_no_error():
 
 
 def test_ladders():
-    rungs = ladder((100, 50), (10, 10), order=4, bandwidth=None)
-    assert rungs.bandwidths[0] == 15
-    assert 360 / 2**0.5 < rungs.bandwidths[-1] <= 360
-    assert np.allclose(np.diff(np.log2(rungs.bandwidths)), 0.5)
-    assert (rungs.degree, rungs.whole) == (4, 2)
-    assert ladder((100, 50), (10, 10), order=3, bandwidth=None, narrowest=100).bandwidths[0] == 100
-    assert ladder((100, 50), (10, 10), order=1, bandwidth=None).whole == 1
-    assert ladder((10, 20), (10, 10), order=1, bandwidth=None).bandwidths[-1] <= 200
-    assert ladder((2, 2), (10, 10), order=1, bandwidth=None, narrowest=70).bandwidths == (70,)
-    assert ladder((9, 9), (10, 20), order=1, bandwidth=33) == type(rungs)((33.0,), 1, None)
+    model = fit_model((100, 50), (10, 10), order=4, bandwidth=None)
+    assert model.bandwidths[0] == 15
+    assert 360 / 2**0.5 < model.bandwidths[-1] <= 360
+    assert np.allclose(np.diff(np.log2(model.bandwidths)), 0.5)
+    assert (model.degree, model.whole) == (4, 2)
+    assert fit_model((100, 50), (10, 10), order=3, bandwidth=None, narrowest=100).bandwidths[0] == 100
+    assert fit_model((100, 50), (10, 10), order=1, bandwidth=None).whole == 1
+    assert fit_model((10, 20), (10, 10), order=1, bandwidth=None).bandwidths[-1] <= 200
+    assert fit_model((2, 2), (10, 10), order=1, bandwidth=None, narrowest=70).bandwidths == (70,)
+    assert fit_model((9, 9), (10, 20), order=1, bandwidth=33) == type(model)((33.0,), 1, None)

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from tiledsky.geometry import row_bands
-from tiledsky.kernels.fit.local_polynomial import MeshFit, ladder
+from tiledsky.kernels.fit.local_polynomial import MeshFit, fit_model
 from tiledsky.kernels.fit.robust import robust_weights
 
 
@@ -38,9 +38,9 @@ def test_light_in_a_few_boxes_hardly_counts_and_the_fit_is_better_for_it():
     assert np.mean(found[lit] / weight[lit]) < 0.1
     dark = (light < 1e-3) & (weight > 0)
     assert np.median(found[dark] / weight[dark]) > 0.85
-    rungs = ladder(truth.shape, (6, 6), order=4, bandwidth=None)
+    model = fit_model(truth.shape, (6, 6), order=4, bandwidth=None)
     errors = [
-        np.std(MeshFit(values + light, w, box_size=(6, 6), rungs=rungs, judged=weight).rows().background - truth)
+        np.std(MeshFit(values + light, w, box_size=(6, 6), model=model, judged=weight).rows().background - truth)
         for w in (weight, found)
     ]
     assert errors[1] < 0.9 * errors[0]  # the average of fits does the rest: narrow ones alone follow the light

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tiledsky.kernels.statistics.sums import (
     UNIT_BITS,
-    Doubtful,
+    DoubtfulGroup,
     Moments,
     bin_base_and_shift,
     mean_bounds,
@@ -101,7 +101,7 @@ def test_weighted_sum_has_no_overflow():
 )
 def test_intervals_hold_every_subset(certain, groups, data):
     """Whatever part of the doubtful values is taken, mean and std lie in the intervals."""
-    doubtful = [Doubtful(len(g), to_units(min(g)), to_units(max(g))) for g in groups]
+    doubtful = [DoubtfulGroup(len(g), to_units(min(g)), to_units(max(g))) for g in groups]
     taken = [v for g in groups for v in g if data.draw(st.booleans())]
     values = certain + taken
     if not values:
@@ -124,6 +124,6 @@ def test_intervals_are_narrow():
     """One doubtful value in a thousand, at three sigma, moves the std by far less than a per cent of itself."""
     values = np.random.default_rng(2).normal(0, 1, 1000).astype(np.float32).astype(float).tolist()
     m = moments(values)
-    low, high = std_interval(m, [Doubtful(1, to_units(3.0), to_units(3.015625))])
+    low, high = std_interval(m, [DoubtfulGroup(1, to_units(3.0), to_units(3.015625))])
     assert low <= m.std() <= high
     assert high - low < 0.01 * m.std()

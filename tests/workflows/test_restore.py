@@ -20,7 +20,7 @@ from tiledsky.cli import main
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.workflows.export import export
 from tiledsky.workflows.outputs import FILL
-from tiledsky.workflows.restore import add_back, floats_apart, restore
+from tiledsky.workflows.restore import add_back, restore
 
 Floats = np.ndarray[Any, Any]
 SHAPE = (150, 170)
@@ -30,18 +30,6 @@ def subtract(x: Floats, b: Floats) -> Floats:
     """What a run stores."""
     with np.errstate(over="ignore", invalid="ignore"):
         return x - b
-
-
-def exact_by_the_rule(x: Any, b: Any) -> bool:
-    """The rule in the notes of `restore`, in rational numbers."""
-    s = x - b
-    d = Fraction(float(s)) - (Fraction(float(x)) - Fraction(float(b)))
-    if d == 0:
-        return True
-    towards = np.nextafter(x, x.dtype.type(math.inf if d > 0 else -math.inf))
-    half = abs(Fraction(float(towards)) - Fraction(float(x))) / 2
-    odd = int(x.view(f"u{x.itemsize}")) & 1
-    return bool(abs(d) < half or (abs(d) == half and not odd))
 
 
 def pairs(dtype: type, kind: str, n: int) -> tuple[Floats, Floats]:
@@ -76,36 +64,17 @@ KINDS = ("sky", "raw", "sources", "near zero", "signs", "powers", "ties", "bits"
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_rule(kind: str, dtype: type) -> None:
-    x, b = pairs(dtype, kind, 4000)
-    s = subtract(x, b)
-    fits_in = np.isfinite(s)
-    found = add_back(s, b) == x
-    assert not found[~fits_in].any()
-    expected = [exact_by_the_rule(one, other) for one, other in zip(x[fits_in], b[fits_in], strict=True)]
-    np.testing.assert_array_equal(found[fits_in], expected)
-    share = {"raw": 1.0, "near zero": 0.0}.get(kind)
-    if share is not None:
-        assert found.mean() == share
-    elif kind not in ("bits", "sources"):
-        assert 0.05 < found.mean() < 0.999  # both outcomes are there
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_follows_from_the_rule(kind: str, dtype: type) -> None:
+def test_pixels_that_come_back(kind: str, dtype: type) -> None:
     x, b = pairs(dtype, kind, 100_000)
     s = subtract(x, b)
     keep = np.isfinite(s) & (np.abs(x) < np.finfo(dtype).max / 4) & (np.abs(b) < np.finfo(dtype).max / 4)
     x, b, s = x[keep], b[keep], s[keep]
     r = add_back(s, b)
-    steps = floats_apart(r, x)
     exponent = [np.frexp(np.where(v == 0, np.finfo(dtype).tiny, v))[1] for v in (s, x)]
     sterbenz = ((b / 2 <= x) & (x <= 2 * b)) | ((2 * b <= x) & (x <= b / 2)) | (b == 0)
     sterbenz &= np.abs(b) > 4 * np.finfo(dtype).tiny  # b / 2 above is exact
     assert (r == x)[sterbenz].all()
     assert (r == x)[exponent[0] < exponent[1]].all()
-    assert steps[exponent[0] == exponent[1]].max(initial=0) <= 1
     np.testing.assert_array_less(np.abs(r - x), np.nextafter(np.spacing(np.abs(s)), dtype(np.inf)))
 
 
@@ -138,19 +107,6 @@ def test_sum_is_rounded_once() -> None:
             beside = [np.nextafter(r, np.float32(sign * math.inf)) for sign in (-1, 1)]
             miss = abs(Fraction(float(r)) - total)
             assert all(miss <= abs(Fraction(float(n)) - total) for n in beside if np.isfinite(n))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_floats_apart(dtype: type) -> None:
-    start = np.array([1.0, -1.0, 0.0, -0.0, np.finfo(dtype).tiny, 2.0], dtype)
-    walked = start
-    for n in range(1, 6):
-        walked = np.nextafter(walked, dtype(-np.inf))
-        np.testing.assert_array_equal(floats_apart(start, walked), n)
-        np.testing.assert_array_equal(floats_apart(walked, start), n)
-    assert floats_apart(dtype([0.0]), dtype([-0.0])) == 0
-    largest = np.array([np.finfo(dtype).max], dtype)
-    assert int(floats_apart(largest, -largest)[0]) == 2 * int(largest.view(f"u{largest.itemsize}")[0])
 
 
 # --- stores and files
@@ -202,7 +158,6 @@ def test_run(tmp_path: Path, dtype: type) -> None:
     x, r = planes["science"][good], expected[good]
     assert result.comparison is not None
     assert result.comparison.differing == np.count_nonzero(x != r) > 0
-    assert result.comparison.max_ulp == floats_apart(x, r).max()
     assert result.comparison.max_difference == np.abs(x.astype(float) - r.astype(float)).max()
 
 
@@ -229,13 +184,9 @@ def test_near_zero_under_a_large_sky(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert result.comparison is not None
     assert result.comparison.differing == 3 * 170
     assert result.comparison.max_difference == np.float32(1e-9)
-    assert result.comparison.max_ulp == np.float32(1e-9).view(np.uint32)
     with pytest.raises(SystemExit):
         main(["restore", str(run), str(tmp_path / "image.fits"), "--overwrite"])
-    ulp = np.float32(1e-9).view(np.uint32)
-    assert capsys.readouterr().out.splitlines()[1:] == [
-        f"other than the input: 510 px (2%), by at most {ulp} units in the last place, 1e-09"
-    ]
+    assert capsys.readouterr().out.splitlines()[1:] == ["other than the input: 510 px (2%), by at most 1e-09"]
 
 
 @pytest.mark.parametrize("fill", [0.0, -7.25, "nan"])
@@ -350,7 +301,7 @@ def test_integer_input(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", ["fits", "zarr"])
 def test_after_a_run(tmp_path: Path, kept: str) -> None:
-    """What a run stores is the difference rounded once, so the rule holds for its planes."""
+    """A run stores the difference rounded once, and `restore` the sum rounded once."""
     science = make_planes(SHAPE)["science"]
     if kept == "fits":
         fits.PrimaryHDU(science, header()).writeto(tmp_path / "image.fits")
@@ -361,12 +312,12 @@ def test_after_a_run(tmp_path: Path, kept: str) -> None:
     good = np.isfinite(science)
     np.testing.assert_array_equal(subtracted[good], subtract(science, background)[good])
     result = restore(found.path, tmp_path / "out.fits")
-    exact = [exact_by_the_rule(x, b) for x, b in zip(science[good], background[good], strict=True)]
+    back = subtracted[good] + background[good]  # IEEE: the sum rounded once
     assert result.comparison is not None
-    assert result.comparison.differing == exact.count(False) > 0
+    assert result.comparison.differing == np.count_nonzero(back != science[good]) > 0
     assert result.comparison.max_difference <= 2.0**-23 * np.nanmax(np.abs(subtracted[good]))
     restored = fits.getdata(tmp_path / "out.fits")
-    np.testing.assert_array_equal(restored[good] == science[good], exact)
+    np.testing.assert_array_equal(restored[good], back)
     np.testing.assert_array_equal(np.isnan(restored), np.isnan(science))
     assert (result.nan, result.uncovered) == (np.count_nonzero(np.isnan(science)), 0)
 

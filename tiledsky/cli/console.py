@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from tiledsky.cluster.stop import Stopped, stoppable
+from tiledsky.cluster.stop import StopSignal, stoppable
 from tiledsky.plain import plain
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def reporting(*, goes_on: bool = False) -> Iterator[Reporter]:
             yield reporter
     except KeyboardInterrupt as stopped:
         # another error than KeyboardInterrupt, which Typer would end without a word
-        raise Ended(stopped.exit_code if isinstance(stopped, Stopped) else 130, goes_on=goes_on) from None
+        raise Ended(stopped.exit_code if isinstance(stopped, StopSignal) else 130, goes_on=goes_on) from None
     finally:
         if reporter.bar is not None:
             reporter.bar.stop()

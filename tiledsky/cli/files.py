@@ -115,8 +115,8 @@ def add_sky(
     if compared is None:
         say("not compared with the input, which is not there as it was")
     elif compared.differing:
-        most = f"at most {compared.max_ulp} units in the last place, {compared.max_difference:.3g}"
-        say(f"other than the input: {_share(compared.differing, ny * nx)}, by {most}")
+        differing = _share(compared.differing, ny * nx)
+        say(f"other than the input: {differing}, by at most {compared.max_difference:.3g}")
     else:
         say(f"identical to the input: {_share(result.restored, ny * nx)}")
 

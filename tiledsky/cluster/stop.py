@@ -13,14 +13,14 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class _Held:
-    """Whether a signal has to wait, and the one that does."""
+class _Delay:
+    """How many blocks delay signals, and the signal that waits for them."""
 
     depth = 0
     waiting: int | None = None
 
 
-class Stopped(KeyboardInterrupt):
+class StopSignal(KeyboardInterrupt):
     """A signal asks this process to end."""
 
     def __init__(self, number: int) -> None:
@@ -35,7 +35,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise `Stopped` in this block when a signal asks to end; a Ctrl-C that follows does not wait for anything.
+    """Raise `StopSignal` in this block when a signal asks to end; a Ctrl-C that follows does not wait for anything.
 
     Signals that this process was started to ignore stay ignored (nohup). In other threads than the main one: no effect.
     """
@@ -48,9 +48,9 @@ def stoppable() -> Iterator[None]:
         nonlocal stopping
         if not stopping:
             stopping = True
-            if not _Held.depth:
-                raise Stopped(number)
-            _Held.waiting = number
+            if not _Delay.depth:
+                raise StopSignal(number)
+            _Delay.waiting = number
         elif number == signal.SIGINT:
             end_children()
             os._exit(128 + number)
@@ -69,14 +69,14 @@ def stoppable() -> Iterator[None]:
 @contextmanager
 def held() -> Iterator[None]:
     """Let the first signal wait for the end of this block: what it begins must not stay half begun."""
-    _Held.depth += 1
+    _Delay.depth += 1
     try:
         yield
     finally:
-        _Held.depth -= 1
-        if not _Held.depth and _Held.waiting is not None:
-            number, _Held.waiting = _Held.waiting, None
-            raise Stopped(number)
+        _Delay.depth -= 1
+        if not _Delay.depth and _Delay.waiting is not None:
+            number, _Delay.waiting = _Delay.waiting, None
+            raise StopSignal(number)
 
 
 def end_children() -> None:

@@ -45,7 +45,7 @@ _MIXED = "mixed"
 #: Markers of each stage that are asked whose a store is if its own word is damaged.
 _ASKED = 100
 
-Found = TypeVar("Found")
+Content = TypeVar("Content")
 
 
 def stored_plan(root: Path, identity: dict[str, str], recipe: Recipe) -> Plan | None:
@@ -390,7 +390,7 @@ def damaged_files(
     return found
 
 
-def _known(read: Callable[[], Found]) -> Found | None:
+def _known(read: Callable[[], Content]) -> Content | None:
     """Return what a document says, for words about it alone; None if it is damaged."""
     try:
         return read()

@@ -16,15 +16,15 @@ from tiledsky.cluster.workers import SAME, check_versions
 from tiledsky.errors import RunError
 from tiledsky.simulate import simulate_scene
 
-__all__ = ["SAME", "Found", "check_cluster", "sample"]
+__all__ = ["SAME", "ClusterReport", "check_cluster", "sample"]
 
 #: Side of the image that each worker estimates, the recipe whose time is taken, and another that fits the mesh.
 _SIDE, _RECIPE, _FITTED = 512, "complex-sky", "deep-sky"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a check found.
+class ClusterReport:
+    """Versions, threads and speed of the workers of a cluster.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ def sample() -> tuple[str, float]:
     return hashlib.blake2b(b"".join(made), digest_size=16).hexdigest(), seconds
 
 
-def check_cluster(client: Any, *, folder: str | os.PathLike[str] = ".") -> Found:
+def check_cluster(client: Any, *, folder: str | os.PathLike[str] = ".") -> ClusterReport:
     """Check the workers of a client.
 
     Parameters
@@ -87,7 +87,7 @@ def check_cluster(client: Any, *, folder: str | os.PathLike[str] = ".") -> Found
             )
     threads = {address: w["nthreads"] for address, w in client.scheduler_info(n_workers=-1)["workers"].items()}
     rate = sum(threads.get(worker, 1) * _SIDE**2 / 1e6 / seconds for worker, (_, seconds) in found.items())
-    return Found(ours, len(found), sum(threads.values()), rate)
+    return ClusterReport(ours, len(found), sum(threads.values()), rate)
 
 
 def _same_folder(client: Any, folder: Path) -> None:

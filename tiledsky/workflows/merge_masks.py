@@ -27,8 +27,8 @@ TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class MergedMask:
-    """What `merge_masks` wrote.
+class MergeReport:
+    """A mask that `merge_masks` wrote.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ def merge_masks(
     out: str | os.PathLike[str],
     *,
     progress: RowProgress | None = None,
-) -> MergedMask:
+) -> MergeReport:
     """Unite the source masks of finished runs on one grid, for a second run of each band: ``tiledsky run --mask``.
 
     Parameters
@@ -66,7 +66,7 @@ def merge_masks(
 
     Returns
     -------
-    MergedMask
+    MergeReport
 
     Raises
     ------
@@ -108,7 +108,7 @@ def merge_masks(
         array.attrs[MASK_BITS] = 1
         facts = [{"path": str(r.path), "run_id": r.provenance["run_id"], "recipe": r.recipe.name} for r in opened]
         group.attrs.update({HEADER: opened[0].store.header, MERGED: facts})
-    return MergedMask(Path(out), masks[0].shape, union.masked, tuple(union.of_runs))
+    return MergeReport(Path(out), masks[0].shape, union.masked, tuple(union.of_runs))
 
 
 class _Union:

@@ -34,14 +34,11 @@ class Comparison:
     ----------
     differing : int
         Restored pixels of another value than the input's.
-    max_ulp : int
-        The largest difference in units in the last place: floating-point numbers from one value to the other.
     max_difference : float
         The largest difference in the image's unit.
     """
 
     differing: int = 0
-    max_ulp: int = 0
     max_difference: float = 0.0
 
     def and_of(self, restored: NDArray[Any], original: NDArray[Any]) -> Comparison:
@@ -54,14 +51,13 @@ class Comparison:
             difference = float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max())
         return Comparison(
             self.differing + found.size,
-            max(self.max_ulp, int(floats_apart(found, wanted).max())),
             max(self.max_difference, difference),
         )
 
 
 @dataclass(frozen=True)
-class Restored:
-    """What `restore` wrote.
+class RestoreReport:
+    """Size of a restored image, and how it compares with the input.
 
     Attributes
     ----------
@@ -94,7 +90,7 @@ def restore(
     overwrite: bool = False,
     checksum: bool = True,
     progress: RowProgress | None = None,
-) -> Restored:
+) -> RestoreReport:
     """Add the background back to a subtracted image.
 
     Parameters
@@ -113,7 +109,7 @@ def restore(
 
     Returns
     -------
-    Restored
+    RestoreReport
 
     Raises
     ------
@@ -129,20 +125,11 @@ def restore(
     recipe's fill value: it stays there, and these pixels are counted (with a fill value of 0, so are pixels whose
     background and subtracted value both happen to be 0; they are 0 in the result as they were in the input).
 
-    What is got back. Call x a pixel of the input, b its background, s the stored ``x - b``, rounded, and d the rounding
-    error ``s - (x - b)``. The result is ``x + d``, rounded: it is x exactly where abs(d) is less than half the way from
-    x to the next floating-point number on the side of d, or just half and the last bit of x is 0. Elsewhere it is off
-    by at most one unit in the last place of s. By the size of x:
-
-    - ``b / 2 <= x <= 2 b``, or the same with both signs changed, or ``b == 0``: d is 0 (Sterbenz), x is got back.
-    - s has a smaller exponent than x: x is got back.
-    - s has the exponent of x (a source much brighter than the sky, say): x, or the number next to it. The latter where
-      ``x - b`` lies midway between two numbers and x is odd, or where x is a power of two and the number next to it
-      towards d lies at half the distance.
-    - s has a larger exponent than x (``abs(x) < abs(b) / 2``, or signs that differ): low bits of x that have no place
-      in s are lost, so that a pixel near 0 under a large background may be many of its own units off. In the image's
-      unit it is off by no more than one unit in the last place of s, 1.2e-7 of it for float32.
-    - ``x - b`` overflows: not got back.
+    Call x a pixel of the input, b its background, s the stored ``x - b``, rounded. A pixel with ``b / 2 <= x <= 2 b``
+    (or the same with both signs changed) comes back to the last bit, since its s has no rounding error (Sterbenz 1974).
+    So does a pixel whose s has a smaller exponent than x. Any other pixel differs by at most one unit in the last place
+    of s: 1.2e-7 of s for float32. A pixel near 0 under a large background can lose all its digits; where ``x - b``
+    overflows, x is lost.
 
     Memory: a row of the store's inner chunks, four times.
     """
@@ -155,7 +142,7 @@ def restore(
         header = parts.header
         header.remove(FILL, ignore_missing=True)
         write_fits(out, [plane], header=header, history=history, single=True, overwrite=overwrite)
-        return Restored(parts.shape, parts.dtype.name, blocks.uncovered, blocks.nan, blocks.comparison)
+        return RestoreReport(parts.shape, parts.dtype.name, blocks.uncovered, blocks.nan, blocks.comparison)
 
 
 def add_back(subtracted: NDArray[Any], background: NDArray[Any]) -> NDArray[Any]:
@@ -163,21 +150,6 @@ def add_back(subtracted: NDArray[Any], background: NDArray[Any]) -> NDArray[Any]
     with np.errstate(over="ignore", invalid="ignore"):
         total = subtracted.astype(np.float64) + background.astype(np.float64)
         return total.astype(subtracted.dtype)
-
-
-def floats_apart(one: NDArray[Any], two: NDArray[Any]) -> NDArray[np.uint64]:
-    """Count the steps from one floating-point number to another; -0 and 0 are one number."""
-    a, b = _ordered(one), _ordered(two)
-    return np.where(a > b, a - b, b - a)
-
-
-def _ordered(values: NDArray[Any]) -> NDArray[np.uint64]:
-    """Integers in the order of the floats, without gaps."""
-    size = 8 * values.dtype.itemsize
-    bits = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}").astype(np.uint64)
-    zero = np.uint64(1 << (size - 1))
-    magnitude = bits & (zero - np.uint64(1))
-    return np.where(bits & zero, zero - magnitude, zero + magnitude)
 
 
 @dataclass(frozen=True)

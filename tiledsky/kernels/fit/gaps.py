@@ -67,14 +67,14 @@ def _find(weight: Floats, mean_weight: Floats, there: NDArray[np.bool_]) -> None
 
 
 @numba.njit(nogil=True, cache=True)
-def _spread(ladder: Floats, reach: Floats, y0: int, out: Floats) -> None:
+def _spread(by_distance: Floats, reach: Floats, y0: int, out: Floats) -> None:
     """Variance at cells from the maps of blocks of each d, between which it is interpolated."""
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):
             d = reach[y, x]
             if d > 0.0:
-                k = min(int(d), ladder.shape[0] - 2)
-                low, high = between(ladder[k], y + y0, x), between(ladder[k + 1], y + y0, x)
+                k = min(int(d), by_distance.shape[0] - 2)
+                low, high = between(by_distance[k], y + y0, x), between(by_distance[k + 1], y + y0, x)
                 out[y, x] = low + (d - k) * (high - low)
 
 
@@ -104,17 +104,17 @@ def gap_variance(
     there = np.zeros(values.shape, np.bool_)
     _find(weight, mean_weight, there)
     counted = np.where(there, weight, 0.0)
-    ladder = np.zeros((_FAREST + 1, *noise.shape))
+    by_distance = np.zeros((_FAREST + 1, *noise.shape))
     found = np.zeros((3, *noise.shape))
     for d in range(1, _FAREST + 1):
         _across(values, counted, d, found)
         squares, expected, number = (windowed(part) for part in found)
         with np.errstate(divide="ignore", invalid="ignore"):
             strays = (squares - _MARGIN * noise * expected) / number
-        ladder[d] = np.fmax(ladder[d - 1], np.where(number > 0.0, strays, 0.0))
+        by_distance[d] = np.fmax(by_distance[d - 1], np.where(number > 0.0, strays, 0.0))
     reach = np.full(values.shape, float(_FAREST))
     if there.any():
         reach = np.minimum(_TIMES * ndimage.distance_transform_edt(~there), _FAREST)
     out = np.zeros(values[inner].shape)
-    _spread(ladder, reach[inner], inner.start, out)
+    _spread(by_distance, reach[inner], inner.start, out)
     return out

@@ -4,7 +4,7 @@ At each cell a polynomial is fitted to the values of the boxes about it, weighte
 standard deviation is the bandwidth, it ends at three of them) and by their weights; its value at the cell is the sky
 there (Cleveland 1979, J. Am. Stat. Assoc. 74, 829; Fan & Gijbels 1996). All sums are moments of the mesh.
 
-Nobody knows the best bandwidth, and it differs from place to place. So the fits of a ladder of bandwidths, and
+Nobody knows the best bandwidth, and it differs from place to place. So the fits of several bandwidths, and
 polynomials of the whole mesh, are averaged, each with the weight::
 
     exp(-(N log R + P) / (2 T))
@@ -14,20 +14,21 @@ in a Gaussian window about the cell; N is the number of boxes in the window, P t
 for them (the sum of their leverages). The residual of a box from the fit without it is that from the fit with it over
 (1 - its leverage), which is what Akaike's criterion takes 2 P for; with P more it is one of the criteria that do not
 choose too many parameters so often (Bhansali & Downham 1977, Biometrika 64, 547). For T = 1 these are the weights that
-information criteria give to models (Buckland et al. 1997, Biometrics 53, 603). Where the sky bends on small scales
-narrow fits weigh most; where it is smooth, wide ones, in the limit one value for the whole image.
+information criteria give to models (Buckland et al. 1997, Biometrics 53, 603). Narrow fits weigh most where the sky
+bends on small scales; wide ones weigh most where it is smooth, in the limit one value for the whole image.
 
 With boxes of variance ``s**2 / weight``, s**2 being R, a fit has the variance ``s**2 q' V q``, where q is the solution
 of its normal equations for the value at the cell, V the moments of the squared Gaussian. (The boxes of large weights
-make the fits, and R counts them most: where the weights are not right, R is right for these.) What the fits differ by
-is added, and its variances are `shared` times as large where neighbouring boxes share noise
+dominate the fits, and R counts them most: if the weights are wrong, R is right for these boxes.) The error adds the
+differences between the fits; variances are `shared` times as large where neighbouring boxes share noise
 (`tiledsky.kernels.mesh.error.shared_noise`)::
 
     error**2 = sum of u_k (variance_k + (fit_k - average)**2)
 
-The weights u are those without P: what says against wide fits is not enough to choose others, but enough to doubt them.
-Where boxes are missing, the sky may do what no fit shows: `tiledsky.kernels.fit.gaps` adds how far it strays from such
-fits where there are boxes. (If one bandwidth alone is asked for, the error is that of noise.)
+The weights u leave P out, so that they trust wide fits less than the weights of the average do: the error then counts
+differences between the fits that are too weak to change the average. Where boxes are missing, no fit shows how the sky
+bends: `tiledsky.kernels.fit.gaps` measures how far the sky strays from such fits where there are boxes, and adds that.
+(A fit of one given bandwidth has the error of noise alone.)
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from tiledsky.kernels.fit.moments import fit_rows, taps, terms
 
 #: Gaussians end at this many bandwidths.
 _REACH = 3.0
-#: Bandwidths of the ladder, in boxes: from this, by this factor, to this.
+#: Bandwidths of the fits, in boxes: from this, by this factor, to this.
 _NARROWEST, _RATIO, _WIDEST = 1.5, 2.0**0.5, 36.0
 #: Wide fits are made at every 2nd, 4th, 8th cell: nodes are at least half so many to a bandwidth, of parabolas; of
 #: quartics, which are sharper than parabolas of the same bandwidth.
@@ -90,8 +91,8 @@ class LocalFit:
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """Bandwidths of the fits that are averaged.
+class FitModel:
+    """Bandwidths and degrees of the fits that are averaged.
 
     Attributes
     ----------
@@ -109,8 +110,8 @@ class Ladder:
     whole: int | None = None
 
 
-def ladder(shape: Pair, box_size: Pair, *, order: int, bandwidth: float | None, narrowest: float = 0.0) -> Ladder:
-    """Make the ladder for a mesh of `shape`.
+def fit_model(shape: Pair, box_size: Pair, *, order: int, bandwidth: float | None, narrowest: float = 0.0) -> FitModel:
+    """Choose bandwidths and degrees for a mesh of `shape`.
 
     Parameters
     ----------
@@ -123,13 +124,13 @@ def ladder(shape: Pair, box_size: Pair, *, order: int, bandwidth: float | None, 
     narrowest : float
     """
     if bandwidth is not None:
-        return Ladder((float(bandwidth),), order)
+        return FitModel((float(bandwidth),), order)
     first = max(_NARROWEST * max(box_size), narrowest)
     last = min(_WIDEST * max(box_size), max(n * b for n, b in zip(shape, box_size, strict=True)))
     bandwidths = [first]
     while bandwidths[-1] * _RATIO <= last * (1.0 + 1e-12):
         bandwidths.append(bandwidths[-1] * _RATIO)
-    return Ladder(tuple(bandwidths), order, min(order, 2))
+    return FitModel(tuple(bandwidths), order, min(order, 2))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -191,7 +192,7 @@ class MeshFit:
         Inverse variance of the boxes up to a factor; 0 where a box is left out. One at least is not 0.
     box_size : (int, int)
         Pixels of a box.
-    rungs : Ladder
+    model : FitModel
     judged : ndarray (nby, nbx), optional
         Weights that fits are judged with, where they are others: not 0 where `weight` is not.
     shared : float
@@ -204,12 +205,12 @@ class MeshFit:
         weight: NDArray[Any],
         *,
         box_size: Pair,
-        rungs: Ladder,
+        model: FitModel,
         judged: NDArray[Any] | None = None,
         shared: float = 1.0,
     ) -> None:
         self.shared = shared
-        self.values, self.weight, self.box_size, self.rungs = values, weight, box_size, rungs
+        self.values, self.weight, self.box_size, self.model = values, weight, box_size, model
         self.judged = weight if judged is None else judged
         self.shape: Pair = (values.shape[0], values.shape[1])
         known = [(values[r][weight[r] > 0], weight[r][weight[r] > 0]) for r in row_bands(self.shape)]
@@ -225,7 +226,7 @@ class MeshFit:
 
         Notes
         -----
-        Without noise, polynomials up to the degree of the ladder are reproduced (quartics to 3e-5 of their range:
+        Without noise, polynomials up to the degree of the model are reproduced (quartics to 3e-5 of their range:
         between the cells that wide fits are made at, cubics are).
         Where few boxes carry a fit (corners, edges, holes) one of lower degree takes its place: where a typical box at
         the cell would have more leverage than 1. In holes that a fit does not reach, wider ones count alone.
@@ -245,10 +246,10 @@ class MeshFit:
         for fit, lever, unit, used, bandwidth in self._candidates(first, last):
             band.add(fit, lever, self.shared * unit, used, log_h=elementary.log(bandwidth), floor=self.floor)
         found = band.sums[1] > 0.0
-        averaged = self.rungs.whole is not None
+        averaged = self.model.whole is not None
         if averaged or not found.all():
             before = band.sums.copy()
-            log_h = elementary.log(self.rungs.bandwidths[-1] * _RATIO)
+            log_h = elementary.log(self.model.bandwidths[-1] * _RATIO)
             for degree, fit, lever in self._whole(first, last):
                 used = np.full(values.shape, float(degree))
                 band.add(fit, lever, self.shared * lever, used, log_h=log_h, floor=self.floor)
@@ -266,7 +267,7 @@ class MeshFit:
     def _whole(self, first: int, last: int) -> Iterator[tuple[int, Floats, Floats]]:
         """Degree, fit and leverage over weight in some rows, of polynomials fitted to the whole mesh."""
         basis, (moments, products) = self._basis(first, last), self._normal
-        for degree in range((self.rungs.whole or 0) + 1):
+        for degree in range((self.model.whole or 0) + 1):
             n = (degree + 1) * (degree + 2) // 2
             matrix = moments[:n, :n]
             inverse = elementary.inverse(np.ascontiguousarray(matrix))
@@ -314,7 +315,7 @@ class MeshFit:
 
     def _candidates(self, first: int, last: int) -> Iterator[tuple[Floats, Floats, Floats, Floats, float]]:
         """Fit, leverage over weight, variance over R and degree in some rows, and the bandwidth."""
-        for bandwidth in self.rungs.bandwidths:
+        for bandwidth in self.model.bandwidths:
             h = bandwidth / self.box_size[0], bandwidth / self.box_size[1]
             out, start, step = self._fits(h, first, last)
             chosen, used = np.empty(out.shape[1:]), np.empty(out.shape[2:])
@@ -332,13 +333,13 @@ class MeshFit:
     def _fits(self, h: tuple[float, float], first: int, last: int) -> tuple[Floats, int, int]:
         """Fits of all degrees at every `step`-th cell, dense for this bandwidth, and the row of the first."""
         step = 1
-        while step < _STEP and _APART[self.rungs.degree > 2] * step <= min(h):
+        while step < _STEP and _APART[self.model.degree > 2] * step <= min(h):
             step *= 2
         # a node more on each side, and at the ends of the mesh four, which cubics between nodes go through
         most = -(-(self.shape[0] - 1) // step)
         start = max(min(first // step - 1, most - 3), 0) * step
         end = min(max(-(-(last - 1) // step) + 1, start // step + 3), most)
-        order, ys = self.rungs.degree, np.arange(start, end * step + 1, step)
+        order, ys = self.model.degree, np.arange(start, end * step + 1, step)
         gaussians = [taps(b, math.ceil(_REACH * b), 2 * order) for b in h]
         squared = [g * g[0] for g in gaussians]
         top, bottom = _interval(slice(start, int(ys[-1]) + 1), self.shape[0], math.ceil(_REACH * h[0]))

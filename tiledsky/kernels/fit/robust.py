@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, row_bands
 from tiledsky.kernels._simd import elementary
-from tiledsky.kernels.fit.local_polynomial import Ladder, MeshFit
+from tiledsky.kernels.fit.local_polynomial import FitModel, MeshFit
 from tiledsky.kernels.mesh.guards import MAD_TO_STD
 
 #: Rounds of fitting and weighing: more change little.
@@ -57,7 +57,7 @@ def robust_weights(
     found = weight
     judged = np.empty(weight.shape, np.float32)
     for _ in range(_ROUNDS):
-        fit = MeshFit(values, found, box_size=box_size, rungs=Ladder((bandwidth,), _ORDER))
+        fit = MeshFit(values, found, box_size=box_size, model=FitModel((bandwidth,), _ORDER))
         for rows in row_bands(weight.shape, cells=cells):
             judged[rows] = _judged(fit, weight, rows)
         below = -judged[(judged < 0.0) & (weight > 0.0)]

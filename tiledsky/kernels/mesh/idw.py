@@ -28,7 +28,7 @@ _LANES = 96  # boxes side by side: their sums stay in the cache, and few wait fo
 
 Array = NDArray[Any]
 Pair = tuple[int, int]
-Law = tuple[float, float]  # power, regularization
+Decay = tuple[float, float]  # power, regularization
 Tables = tuple[Array, Array, Array, Array, Array]
 
 
@@ -157,7 +157,7 @@ def _by_lists(
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _choose(y: int, x: int, cy: Array, cx: Array, sky: Array, n: int, law: Law, work: Array) -> float:
+def _choose(y: int, x: int, cy: Array, cx: Array, sky: Array, n: int, decay: Decay, work: Array) -> float:
     """One pixel from candidates (twice their centres, row by row) that hold the n nearest."""
     q, near = work[0], work[1]
     held = 0
@@ -187,7 +187,7 @@ def _choose(y: int, x: int, cy: Array, cx: Array, sky: Array, n: int, law: Law, 
         while stop < held and q[chosen[stop]] == here:
             added += sky[chosen[stop]]
             stop += 1
-        w, take = _weight(here, law[0], law[1]), float(min(stop, n) - start)
+        w, take = _weight(here, decay[0], decay[1]), float(min(stop, n) - start)
         total += w * take
         result += w * (take / (stop - start)) * added
         start = stop
@@ -196,7 +196,7 @@ def _choose(y: int, x: int, cy: Array, cx: Array, sky: Array, n: int, law: Law, 
 
 @numba.njit(nogil=True, cache=True)
 def _by_candidates(
-    cells: Array, stop: Array, found: tuple[Array, ...], size: Pair, region: Region, n: int, law: Law, out: Array
+    cells: Array, stop: Array, found: tuple[Array, ...], size: Pair, region: Region, n: int, decay: Decay, out: Array
 ) -> None:
     """Pixels of the region in `cells`; the candidates of cell c (twice y and x, value) end before ``stop[c]``."""
     (by, bx), (y0, y1, x0, x1), (cy, cx, sky) = size, region, found
@@ -207,11 +207,11 @@ def _by_candidates(
         i, j = cells[c, 0], cells[c, 1]
         for y in range(max(y0, i * by), min(y1, (i + 1) * by)):
             for x in range(max(x0, j * bx), min(x1, (j + 1) * bx)):
-                out[y - y0, x - x0] = _choose(y, x, cy[here], cx[here], sky[here], n, law, work)
+                out[y - y0, x - x0] = _choose(y, x, cy[here], cx[here], sky[here], n, decay, work)
         start = stop[c]
 
 
-def _evaluate_deep(mesh: Array, cells: Array, box_size: Pair, region: Region, n: int, law: Law, out: Array) -> None:
+def _evaluate_deep(mesh: Array, cells: Array, box_size: Pair, region: Region, n: int, decay: Decay, out: Array) -> None:
     """A pixel is within `half` of its box's centre, so its n nearest are within 2 half + the centre's own n-th."""
     size = np.array(box_size)
     good = np.argwhere(~np.isnan(mesh))
@@ -229,7 +229,7 @@ def _evaluate_deep(mesh: Array, cells: Array, box_size: Pair, region: Region, n:
         chosen = np.concatenate([np.asarray(part, dtype=np.int64) for part in lists])
         stop = np.cumsum([len(part) for part in lists])
         found = (np.ascontiguousarray(centres[chosen, 0]), np.ascontiguousarray(centres[chosen, 1]), values[chosen])
-        _by_candidates(some, stop, found, box_size, region, n, law, out)
+        _by_candidates(some, stop, found, box_size, region, n, decay, out)
 
 
 def idw_evaluate(
@@ -292,17 +292,17 @@ def idw_evaluate(
         raise ParameterError(
             f"all {mesh.size} boxes given are NaN, no sky for {region}; raise exclude_percentile, or see idw_window"
         )
-    law = (0.0, 0.0) if n == 1 else (float(power), float(regularization))  # one box: its value itself
+    decay = (0.0, 0.0) if n == 1 else (float(power), float(regularization))  # one box: its value itself
     by, bx = int(box_size[0]), int(box_size[1])
     y, x = origin[0] * by, origin[1] * bx
     local = (region[0] - y, region[1] - y, region[2] - x, region[3] - x)
     out = np.empty((region[1] - region[0], region[3] - region[2]), dtype)
-    _evaluate(mesh.astype(np.float64), (by, bx), local, n, law, _lists(by, bx, n_neighbors, *law), out)
+    _evaluate(mesh.astype(np.float64), (by, bx), local, n, decay, _lists(by, bx, n_neighbors, *decay), out)
     return out
 
 
 def _evaluate(
-    mesh: Array, size: Pair, region: Region, n: int, law: Law, lists: tuple[Tables, Pair] | None, out: Array
+    mesh: Array, size: Pair, region: Region, n: int, decay: Decay, lists: tuple[Tables, Pair] | None, out: Array
 ) -> None:
     """Both ways; `region` counts from the first pixel of `mesh`."""
     deep = np.zeros(mesh.shape, np.bool_)
@@ -315,7 +315,7 @@ def _evaluate(
         padded = np.pad(np.stack((np.where(good, mesh, 0.0), good)), ((0, 0), (ry, ry), (rx, rx)))
         _by_lists(padded, deep, size, region, (ry, rx), tables, n, out)
     if deep.any():
-        _evaluate_deep(mesh, np.argwhere(deep), size, region, n, law, out)
+        _evaluate_deep(mesh, np.argwhere(deep), size, region, n, decay, out)
 
 
 def _check(n_neighbors: int, power: float, regularization: float) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tiledsky.errors import ParameterError
 from tiledsky.kernels.statistics.histogram import KeyHistogram
-from tiledsky.kernels.statistics.sums import Doubtful, Moments, mean_interval, std_interval, to_units
+from tiledsky.kernels.statistics.sums import DoubtfulGroup, Moments, mean_interval, std_interval, to_units
 
 _Interval = tuple[float, float]
 _Bins = npt.NDArray[np.uint16]
@@ -50,8 +50,8 @@ def percentile_ranks(n: int, percentile: float) -> tuple[int, int, float]:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """What is known of the kept values when each bound lies in an interval; bins by position in the histogram.
+class _KeptBins:
+    """Bins of the kept values when each bound is known to an interval; bins by position in the histogram.
 
     Bins before `out_below` and from `out_above` on are certainly out, ``in_from <= bin < in_to`` certainly in.
     """
@@ -73,17 +73,17 @@ class _Outline:
         """The bins noted so far."""
         return self.histogram.bins[self.needed]
 
-    def kept(self, lower: _Interval, upper: _Interval) -> _Kept:
+    def kept(self, lower: _Interval, upper: _Interval) -> _KeptBins:
         """What is certainly kept and certainly not, for bounds in these intervals."""
         lowest, highest = self.histogram.lowest, self.histogram.highest
-        return _Kept(
+        return _KeptBins(
             int(np.searchsorted(highest, lower[0], "left")),
             int(np.searchsorted(lowest, lower[1], "left")),
             int(np.searchsorted(highest, upper[0], "right")),
             int(np.searchsorted(lowest, upper[1], "right")),
         )
 
-    def need_edges(self, kept: _Kept) -> None:
+    def need_edges(self, kept: _KeptBins) -> None:
         """Note the bins that a bound may cut."""
         self.needed[kept.out_below : kept.in_from] = True
         self.needed[kept.in_to : kept.out_above] = True
@@ -96,7 +96,7 @@ class _Outline:
         self.needed[low : high + 1] = True
         return float(self.histogram.lowest[low]), float(self.histogram.highest[high])
 
-    def need_median(self, kept: _Kept) -> _Interval:
+    def need_median(self, kept: _KeptBins) -> _Interval:
         """Note the bins of the middle values of what is kept (not certainly nothing)."""
         prefix = self.histogram.prefix_counts
         start, end = int(prefix[kept.out_below]), int(prefix[kept.out_above])
@@ -104,7 +104,7 @@ class _Outline:
         last = (int(prefix[kept.in_from]) + end) // 2
         return self.need_ranks(max(first, start), max(start, min(last, end - 1)))
 
-    def mean_and_std(self, kept: _Kept) -> tuple[_Interval, _Interval]:
+    def mean_and_std(self, kept: _KeptBins) -> tuple[_Interval, _Interval]:
         """Intervals of mean and std of what is kept (not certainly nothing)."""
         prefix = self.histogram.prefix_moments
         if kept.in_from < kept.in_to:
@@ -114,7 +114,7 @@ class _Outline:
             certain = Moments()
             ranges = [(kept.out_below, kept.out_above)]
         doubtful = [
-            Doubtful(
+            DoubtfulGroup(
                 prefix[stop].n - prefix[start].n,
                 to_units(self.histogram.lowest[start]),
                 to_units(self.histogram.highest[stop - 1]),

@@ -148,7 +148,7 @@ def moments_of_bin(bin_index: int, n: int, low_sum: int, low_squares: int) -> Mo
 
 
 @dataclass(frozen=True)
-class Doubtful:
+class DoubtfulGroup:
     """Values of which any number may belong to a set: at most ``n`` of them, all in ``[low, high]`` (units)."""
 
     n: int
@@ -156,7 +156,7 @@ class Doubtful:
     high: int
 
 
-def mean_bounds(certain: Moments, doubtful: Sequence[Doubtful]) -> tuple[Fraction, Fraction]:
+def mean_bounds(certain: Moments, doubtful: Sequence[DoubtfulGroup]) -> tuple[Fraction, Fraction]:
     """Least and greatest mean that a non-empty set can have: all of `certain`, any part of each group of `doubtful`.
 
     The mean is linear-fractional in the number taken from each group, so its extremes lie where a group is taken
@@ -166,7 +166,7 @@ def mean_bounds(certain: Moments, doubtful: Sequence[Doubtful]) -> tuple[Fractio
     ----------
     certain : Moments
         Moments of the values that belong to the set in any case.
-    doubtful : sequence of Doubtful
+    doubtful : sequence of DoubtfulGroup
         Groups with ``n > 0``; at least one when `certain` is empty.
 
     Returns
@@ -185,7 +185,7 @@ def mean_bounds(certain: Moments, doubtful: Sequence[Doubtful]) -> tuple[Fractio
     return min(least), max(greatest)
 
 
-def _variance_bounds(certain: Moments, doubtful: Sequence[Doubtful]) -> tuple[Fraction, Fraction]:
+def _variance_bounds(certain: Moments, doubtful: Sequence[DoubtfulGroup]) -> tuple[Fraction, Fraction]:
     """Bounds of the population variance, in units of 2**-298, for the sets described at `mean_bounds`.
 
     About ``c``, the mean of the certain values, the mean square is linear-fractional in the numbers taken (extremes as
@@ -211,7 +211,7 @@ def _variance_bounds(certain: Moments, doubtful: Sequence[Doubtful]) -> tuple[Fr
     return max(without_shift, min(least) - shift * shift), max(greatest)
 
 
-def mean_interval(certain: Moments, doubtful: Sequence[Doubtful]) -> tuple[float, float]:
+def mean_interval(certain: Moments, doubtful: Sequence[DoubtfulGroup]) -> tuple[float, float]:
     """Float64 interval that holds `Moments.mean` of every set described at `mean_bounds`.
 
     Both ends are rounded as `Moments.mean` rounds; rounding is monotone, so no margin is needed.
@@ -221,7 +221,7 @@ def mean_interval(certain: Moments, doubtful: Sequence[Doubtful]) -> tuple[float
     return least.numerator / (least.denominator * scale), greatest.numerator / (greatest.denominator * scale)
 
 
-def std_interval(certain: Moments, doubtful: Sequence[Doubtful]) -> tuple[float, float]:
+def std_interval(certain: Moments, doubtful: Sequence[DoubtfulGroup]) -> tuple[float, float]:
     """Float64 interval that holds `Moments.std` of every set described at `mean_bounds`."""
     least, greatest = _variance_bounds(certain, doubtful)
     scale = 1 << 2 * UNIT_BITS

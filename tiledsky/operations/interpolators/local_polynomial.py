@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair, row_bands
-from tiledsky.kernels.fit.local_polynomial import HALO, Ladder, MeshFit, ladder
+from tiledsky.kernels.fit.local_polynomial import HALO, FitModel, MeshFit, fit_model
 from tiledsky.kernels.fit.robust import robust_weights
 from tiledsky.kernels.mesh.mesh import median_filter
 from tiledsky.operations.interpolators.base import Boxes, Term, a_cell, filling_memory
@@ -89,11 +89,11 @@ class LocalPolynomial(Spline[LocalPolynomialInterpolator]):
         """Those that are tried."""
         return self._fits(shape, box_size).bandwidths
 
-    def _fits(self, shape: Pair, box_size: Pair) -> Ladder:
+    def _fits(self, shape: Pair, box_size: Pair) -> FitModel:
         """Bandwidths and degrees that are tried on a mesh of this shape."""
         given = self.parameters
         bandwidth = None if given.bandwidth == "auto" else float(given.bandwidth)
-        return ladder(shape, box_size, order=given.order, bandwidth=bandwidth, narrowest=given.bandwidth_min)
+        return fit_model(shape, box_size, order=given.order, bandwidth=bandwidth, narrowest=given.bandwidth_min)
 
     def maps(self, boxes: Boxes) -> Iterator[tuple[str, NDArray[Any]]]:
         """Fits of the background with their errors; the rms is filled and filtered.
@@ -131,7 +131,7 @@ class LocalPolynomial(Spline[LocalPolynomialInterpolator]):
         if robust:
             weight = robust_weights(values, weight, box_size=box_size, bandwidth=robust, cells=_BAND_CELLS)
         fits = self._fits(shape, box_size)
-        fit = MeshFit(values, weight, box_size=box_size, rungs=fits, judged=judged, shared=boxes.shared_noise)
+        fit = MeshFit(values, weight, box_size=box_size, model=fits, judged=judged, shared=boxes.shared_noise)
         made = {part: np.empty(shape, values.dtype) for part in ("background", "error", *self.fit_maps)}
         for rows in row_bands(shape, cells=_BAND_CELLS):
             band = fit.rows(rows)
