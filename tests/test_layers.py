@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,43 @@ def imported(path: Path) -> set[str]:
 def layer(name: str) -> int:
     """Return the height of a top-level name."""
     return next(i for i, names in enumerate(LAYERS) if name in names)
+
+
+def module(path: Path) -> str:
+    """Return the dotted name of a module."""
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def runs(path: Path) -> Iterator[ast.AST]:
+    """Yield the nodes of a file that run: not those for type checkers alone."""
+    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            nodes += node.orelse
+            continue
+        yield node
+        nodes += ast.iter_child_nodes(node)
+
+
+def modules_used(path: Path, known: set[str]) -> set[str]:
+    """Modules of the package that a file imports, inside functions too: the deepest that each import names."""
+    used = set()
+    for node in runs(path):
+        if isinstance(node, ast.Import):
+            used |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            used |= {name if name in known else str(node.module) for name in names}
+    return (used & known) - {module(path)}
+
+
+def test_no_module_needs_itself_by_way_of_others():
+    """Modules can be put in an order in which each imports earlier ones alone, wherever in its text it does."""
+    known = {module(path) for path in MODULES}
+    graph = {module(path): modules_used(path, known) for path in MODULES}
+    assert sum(map(len, graph.values())) > len(MODULES)
+    list(TopologicalSorter(graph).static_order())  # CycleError names the modules
 
 
 def test_every_module_has_a_layer():

@@ -13,7 +13,8 @@ from tiledsky import Recipe
 from tiledsky.engine.layout import Layout
 from tiledsky.engine.plan import identity, make_plan, run_id
 from tiledsky.io.files import write_bytes
-from tiledsky.io.source import ROLES, open_source
+from tiledsky.io.plane_reader import ROLES
+from tiledsky.io.source import open_source
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, sealed, write_json
 
 PLAIN = {"name": "plain", "steps": [{"kind": "background", "name": "sky", "box_size": 8}]}

@@ -16,7 +16,7 @@ from tests.engine.scenes import assert_results
 from tiledsky import Recipe, estimate_background, open_run, run, simulate_scene
 from tiledsky.engine.runner import prepare
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.io.source import HEADER, MASK_BITS
+from tiledsky.io.plane_reader import HEADER, MASK_BITS
 from tiledsky.workflows.export import ingest
 
 pytest.importorskip("regions")

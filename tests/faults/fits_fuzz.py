@@ -23,6 +23,7 @@ import numpy as np
 from astropy.io import fits as astropy_fits
 
 from tiledsky.errors import InputError, ParameterError
+from tiledsky.geometry import Region
 from tiledsky.io.fits.image import FitsImage, open_image
 from tiledsky.io.fits.scan import scan_file
 
@@ -255,7 +256,7 @@ class Fuzz:
 
 
 def _read(image: FitsImage) -> np.ndarray[Any, Any]:
-    return image.read(0, image.shape[0], 0, image.shape[1])
+    return image.read(Region(0, image.shape[0], 0, image.shape[1]))
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from astropy.io import fits as astropy_fits
 from tests.faults.fits_fuzz import ATTEMPTS, ATTEMPTS_TILES, KINDS, LIMIT_SECONDS, pixels
 from tests.faults.ledger import Tally
 from tiledsky.errors import InputError
+from tiledsky.geometry import Region
 from tiledsky.io.fits import scan as fitsscan
 from tiledsky.io.fits.image import image_hdus, open_image
 from tiledsky.io.fits.scan import scan_file
@@ -155,7 +156,7 @@ def test_lies(tmp_path: Path, kind: str, edits: list[tuple[str, str]], message: 
     hdus = KINDS[kind]()[: 2 if kind != "plain" else 1]
     path = _edited(tmp_path / "lie.fits", hdus, *edits)
     with pytest.raises(InputError, match=rf"lie\.fits, HDU .*{message}"), open_image(path) as image:
-        image.read(0, 16, 0, 47)
+        image.read(Region(0, 16, 0, 47))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_descriptors_that_point_outside_the_heap(tmp_path: Path, value: int, at:
     path.write_bytes(content)
     if message is None:  # one byte holds no RICE stream; the decoder says so
         with open_image(path) as image, pytest.raises(InputError, match=r"HDU 1 SCI .* rows 0 to"):
-            image.read(0, 61, 0, 47)
+            image.read(Region(0, 61, 0, 47))
     else:
         with pytest.raises(InputError, match=rf"lie\.fits, HDU 1 SCI .*{message}"):
             open_image(path)
@@ -201,7 +202,7 @@ def test_descriptors_of_64_bits(tmp_path: Path) -> None:
         path.write_bytes(content[: info.header_offset] + header + data + bytes(-len(data) % 2880))
         if size_now == size:
             with open_image(path) as image:
-                np.testing.assert_array_equal(image.read(0, 61, 0, 47), pixels("i2"))
+                np.testing.assert_array_equal(image.read(Region(0, 61, 0, 47)), pixels("i2"))
         else:
             with pytest.raises(InputError, match=r"q\.fits, HDU 1 .* tile 0 is said to be"):
                 open_image(path)
@@ -222,7 +223,7 @@ def test_tile_that_unpacks_to_far_more_than_it_is(tmp_path: Path) -> None:
     body = data.tobytes() + bomb
     path.write_bytes(content[: info.header_offset] + header + body + bytes(-len(body) % 2880))
     with open_image(path) as image, pytest.raises(InputError, match="tile 0 unpacks to more than the 6016 bytes"):
-        image.read(0, 16, 0, 47)
+        image.read(Region(0, 16, 0, 47))
 
 
 def test_more_headers_than_any_file_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from astropy.io import fits as astropy_fits
 from astropy.wcs import WCS, FITSFixedWarning
 
 from tiledsky.errors import InputError, ParameterError, RunError
+from tiledsky.geometry import Region
 from tiledsky.io.fits import scan as fitsscan
 from tiledsky.io.fits.image import FitsImage, Plane, Role, open_image, split_hdu, write_fits
 from tiledsky.io.fits.scan import scan_file
@@ -51,7 +52,7 @@ def _astropy(path: Path, hdu: int) -> np.ndarray:
 
 def _all(image: FitsImage) -> np.ndarray:
     ny, nx = image.shape
-    return image.read(0, ny, 0, nx)
+    return image.read(Region(0, ny, 0, nx))
 
 
 def _wcs(header: astropy_fits.Header) -> WCS:
@@ -103,8 +104,8 @@ def test_real_images_equal_astropy(file: str, hdu: int, shape: tuple[int, int], 
         for _ in range(3):
             y0, (x0, x1) = rng.integers(0, ny), np.sort(rng.integers(0, nx + 1, 2))
             y1 = min(ny, y0 + rng.integers(0, 300))
-            np.testing.assert_array_equal(image.read(y0, y1, x0, x1), whole[y0:y1, x0:x1])
-        np.testing.assert_array_equal(image.read(ny - 1, ny, 0, 1), whole[-1:, :1])
+            np.testing.assert_array_equal(image.read(Region(y0, y1, x0, x1)), whole[y0:y1, x0:x1])
+        np.testing.assert_array_equal(image.read(Region(ny - 1, ny, 0, 1)), whole[-1:, :1])
         _wcs(image.wcs_header)
     if (file, hdu) != (DES, 2):  # astropy is wrong there, see below
         np.testing.assert_array_equal(whole, _astropy(path, hdu).astype(image.dtype))
@@ -171,9 +172,9 @@ def test_written_copy_keeps_pixels_wcs_and_instrument(file: str, tmp_path: Path)
     out = tmp_path / "out.fits"
     with open_image(DATA / file) as image:
         ny, nx = min(400, image.shape[0]), image.shape[1]
-        plane = Plane("SCI", (ny, nx), image.dtype, lambda a, b: image.read(a, b, 0, nx), block_rows=150)
+        plane = Plane("SCI", (ny, nx), image.dtype, lambda a, b: image.read(Region(a, b, 0, nx)), block_rows=150)
         write_fits(out, [plane], header=image.header, history=["one line"])
-        expected, header = image.read(0, ny, 0, nx), image.wcs_header
+        expected, header = image.read(Region(0, ny, 0, nx)), image.wcs_header
         if file.startswith("sdss"):
             assert image.header["TELESCOP"] == "2.5m"
     with astropy_fits.open(out) as hdus:
@@ -233,11 +234,11 @@ def test_degenerate_axes_are_dropped_and_cubes_refused(tmp_path: Path, pixels: n
     path = _save(tmp_path / "radio.fits", astropy_fits.PrimaryHDU(pixels[None, None]))
     with open_image(path) as image:
         assert image.shape == pixels.shape
-        np.testing.assert_array_equal(image.read(5, 9, 3, 40), pixels[5:9, 3:40])
+        np.testing.assert_array_equal(image.read(Region(5, 9, 3, 40)), pixels[5:9, 3:40])
     tiled = astropy_fits.CompImageHDU(pixels[None].astype(np.int16), compression_type="GZIP_1", tile_shape=(1, 7, 20))
     path = _save(tmp_path / "tiled.fits", astropy_fits.PrimaryHDU(), tiled)
     with open_image(path) as image:
-        np.testing.assert_array_equal(image.read(5, 39, 3, 40), pixels[5:39, 3:40].astype(np.int16))
+        np.testing.assert_array_equal(image.read(Region(5, 39, 3, 40)), pixels[5:39, 3:40].astype(np.int16))
     cube = _save(tmp_path / "cube.fits", astropy_fits.PrimaryHDU(np.stack([pixels, pixels])))
     with pytest.raises(InputError, match=r"holds no 2-D image \(0 PRIMARY \(2 x 61 x 47\)\)"):
         open_image(cube)
@@ -290,11 +291,11 @@ def test_integers(tmp_path: Path, dtype: str, as_float: str, compressed: bool) -
     for role in ("dq", "coverage", "mask"):
         with open_image(path, role=role) as image:
             assert image.dtype == dtype
-            np.testing.assert_array_equal(image.read(0, 20, 0, 30), data)
-            np.testing.assert_array_equal(image.read(3, 9, 11, 12), data[3:9, 11:12])
+            np.testing.assert_array_equal(image.read(Region(0, 20, 0, 30)), data)
+            np.testing.assert_array_equal(image.read(Region(3, 9, 11, 12)), data[3:9, 11:12])
     with open_image(path) as image:
         assert image.dtype == as_float
-        np.testing.assert_array_equal(image.read(0, 20, 0, 30), data.astype(as_float))
+        np.testing.assert_array_equal(image.read(Region(0, 20, 0, 30)), data.astype(as_float))
 
 
 @pytest.mark.parametrize("stored", ["i2", "i4", "f4", "f8"])
@@ -313,7 +314,7 @@ def test_bscale_bzero_and_blank(tmp_path: Path, stored: str, compressed: bool) -
     with open_image(path, role="mask") as image:
         np.testing.assert_array_equal(_all(image), expected)
         assert image.dtype == expected.dtype.newbyteorder("=")
-        assert bool(np.isnan(image.read(4, 5, 5, 6)).all()) == (stored[0] == "i")
+        assert bool(np.isnan(image.read(Region(4, 5, 5, 6))).all()) == (stored[0] == "i")
     with pytest.raises(InputError, match="role dq needs integer flags"):
         open_image(path, role="dq")
 
@@ -357,7 +358,7 @@ def test_plio_shift_is_taken_from_the_header(tmp_path: Path, highest: int, bzero
 def _peak(image: FitsImage, *region: int) -> int:
     tracemalloc.start()
     try:
-        image.read(*region)
+        image.read(Region(*region))
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -374,8 +375,8 @@ def test_memory_of_a_region_does_not_depend_on_the_image(tmp_path: Path) -> None
         assert _peak(image, 0, 5000, 7000, 7100) < 2e6 + 13e6
         assert _peak(image, 4990, 5000, 0, 10000) < 30e6
         with pytest.raises(ParameterError, match=r"region \[0:5001, 0:1\] is not within the 5000 x 10000 image"):
-            image.read(0, 5001, 0, 1)
-        assert image.read(3, 3, 0, 10).shape == (0, 10)
+            image.read(Region(0, 5001, 0, 1))
+        assert image.read(Region(3, 3, 0, 10)).shape == (0, 10)
 
 
 @needs_data
@@ -396,7 +397,7 @@ def test_reopening_elsewhere(three: Path, tmp_path: Path, pixels: np.ndarray, en
         token = pickle.loads(pickle.dumps(image.reopen_token()))
         with token.open() as again:
             assert again.reopen_token() == token
-            np.testing.assert_array_equal(again.read(3, 50, 2, 40), pixels[3:50, 2:40])
+            np.testing.assert_array_equal(again.read(Region(3, 50, 2, 40)), pixels[3:50, 2:40])
         assert len(list(scratch.iterdir())) == (1 if ending else 0)  # the copy is the first object's
     assert list(scratch.iterdir()) == []
     with token.open() as again:  # after the first is closed: unpacked again
@@ -479,7 +480,7 @@ def test_damaged_structure(tmp_path: Path, pixels: np.ndarray, card: str, messag
 def _small_real(name: str, tmp_path: Path) -> Path:
     """A real header over a piece of its real pixels, small enough for hundreds of openings."""
     with open_image(DATA / name) as image:
-        piece = image.read(100, 180, 100, 190)
+        piece = image.read(Region(100, 180, 100, 190))
         plane = Plane("SCI", (80, 90), image.dtype, lambda a, b: piece[a:b])
         write_fits(tmp_path / "small.fits", [plane], header=image.header)
     return tmp_path / "small.fits"
@@ -617,7 +618,7 @@ def test_context_of_several_images(tmp_path: Path, pixels: np.ndarray, kind: str
     with open_image(path, role="coverage") as image:
         assert (image.name, image.shape, image.dtype) == ("CON", (61, 47), expected.dtype)
         np.testing.assert_array_equal(_all(image), expected)
-        np.testing.assert_array_equal(image.read(15, 40, 11, 33), expected[15:40, 11:33])
+        np.testing.assert_array_equal(image.read(Region(15, 40, 11, 33)), expected[15:40, 11:33])
     with open_image(path) as image:
         assert image.name == "SCI"
     with pytest.raises(InputError, match=r"CON \(.*3 x 61 x 47\) is no 2-D image; there are 1 SCI"):
@@ -791,3 +792,13 @@ def test_writing_needs_a_block_of_memory(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2 * (16 << 20) + 4e6
     finally:
         tracemalloc.stop()
+
+
+def test_a_disk_that_fails_names_the_file(tmp_path: Path) -> None:
+    astropy_fits.writeto(tmp_path / "a.fits", np.zeros((20, 30), np.float32))
+    with open_image(tmp_path / "a.fits") as image:
+        folder = os.open(tmp_path, os.O_RDONLY)  # whose reading fails, as that of a disk may
+        os.dup2(folder, image._file.fileno())
+        os.close(folder)
+        with pytest.raises(InputError, match=r"a\.fits, HDU .*cannot be read \(Is a directory\); fetch it again"):
+            image.read(Region(0, 20, 0, 30))

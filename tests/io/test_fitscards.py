@@ -9,6 +9,7 @@ import pytest
 from astropy.io import fits as astropy_fits
 
 from tiledsky.errors import InputError
+from tiledsky.geometry import Region
 from tiledsky.io.fits.image import Plane, open_image, write_fits
 from tiledsky.io.fits.plane import parse_header
 
@@ -64,7 +65,7 @@ def test_the_image_is_read(tmp_path: Path, card: bytes, keyword: str, text: str 
     }.items():
         path = with_card(tmp_path / f"{name}.fits", card, *hdus)
         with open_image(path) as image:
-            np.testing.assert_array_equal(image.read(0, 31, 0, 47), PIXELS)
+            np.testing.assert_array_equal(image.read(Region(0, 31, 0, 47)), PIXELS)
             assert all(isinstance(str(c.value) + str(c.comment), str) for c in image.header.cards)
             again = parse_header(image.header.tostring(sep="\n", endcard=False, padding=False))
             if text is not None and name == "primary":
@@ -97,7 +98,7 @@ def test_text_that_goes_on_is_one(tmp_path: Path) -> None:
         assert str(image.header["COMMENT"]).strip() == "'not of it'"
     path = with_card(tmp_path / "b.fits", b"CONTINUE  '31'", spare(astropy_fits.PrimaryHDU(PIXELS)), before=b"O = 'M&'")
     with open_image(path) as image:
-        np.testing.assert_array_equal(image.read(0, 31, 0, 47), PIXELS)
+        np.testing.assert_array_equal(image.read(Region(0, 31, 0, 47)), PIXELS)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from astropy.io import fits as astropy_fits
 
 from tiledsky.errors import InputError
+from tiledsky.geometry import Region
 from tiledsky.io.fits.checksum import ones_sum
 from tiledsky.io.fits.image import open_image
 from tiledsky.io.fits.scan import scan_file
@@ -42,7 +43,7 @@ def _write(path: Path, pixels: np.ndarray, kind: str) -> Path:
 def test_every_flipped_bit_is_found(tmp_path: Path, pixels: np.ndarray, kind: str) -> None:
     path = _write(tmp_path / "a.fits", pixels, kind)
     with open_image(path) as image:
-        expected = image.read(0, 61, 0, 47)
+        expected = image.read(Region(0, 61, 0, 47))
         token = image.reopen_token()
     whole = path.read_bytes()
     info = scan_file(path)[-1]
@@ -78,8 +79,8 @@ def test_every_flipped_bit_is_found(tmp_path: Path, pixels: np.ndarray, kind: st
     os.utime(path, ns=(token.mtime_ns, token.mtime_ns))
     if kind != "rice":
         with open_image(path, checksum=False) as image, token.open() as again:
-            assert (image.read(0, 61, 0, 47) != expected).sum() == 1
-            assert (again.read(0, 61, 0, 47) != expected).sum() == 1
+            assert (image.read(Region(0, 61, 0, 47)) != expected).sum() == 1
+            assert (again.read(Region(0, 61, 0, 47)) != expected).sum() == 1
     print(f"checksums: {kind}: 150 flipped bits, all found: {found}")
 
 
@@ -89,7 +90,7 @@ def test_header_of_a_primary_without_pixels(tmp_path: Path, pixels: np.ndarray) 
     with pytest.raises(InputError, match=r"HDU 0 PRIMARY .*: the header is not as written, CHECKSUM .*--no-checksum"):
         open_image(path)
     with open_image(path, checksum=False) as image:
-        np.testing.assert_array_equal(image.read(0, 61, 0, 47), pixels)
+        np.testing.assert_array_equal(image.read(Region(0, 61, 0, 47)), pixels)
 
 
 def test_other_hdus_are_not_read(tmp_path: Path, pixels: np.ndarray) -> None:
@@ -101,7 +102,7 @@ def test_other_hdus_are_not_read(tmp_path: Path, pixels: np.ndarray) -> None:
     damaged[info.data_offset] ^= 1
     path.write_bytes(damaged)
     with open_image(path, hdu=1) as image:
-        np.testing.assert_array_equal(image.read(0, 61, 0, 47), pixels)
+        np.testing.assert_array_equal(image.read(Region(0, 61, 0, 47)), pixels)
     with pytest.raises(InputError, match="HDU 0 PRIMARY"):
         open_image(path, hdu=0)
 

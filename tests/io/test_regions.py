@@ -16,7 +16,6 @@ from astropy.wcs import WCS
 from tiledsky.errors import InputError
 from tiledsky.geometry import Region, TileGrid
 from tiledsky.io.regions import RegionMask, RegionRef, open_regions
-from tiledsky.io.source import read_plane
 
 regions = pytest.importorskip("regions")
 
@@ -61,7 +60,7 @@ def mask_of(folder: Path, text: str, head: str = "", name: str = "mask.reg", sha
 
 
 def whole(mask: RegionMask) -> np.ndarray[Any, Any]:
-    return read_plane(mask, Region.whole(mask.shape))
+    return mask.read(Region.whole(mask.shape))
 
 
 def drawn(found: Any, shape: Any = SHAPE) -> np.ndarray[Any, Any]:
@@ -91,7 +90,7 @@ def test_tiles_equal_the_whole(tmp_path: Path, tile: tuple[int, int]) -> None:
     pieces = np.full(SHAPE, 9, np.uint8)
     grid = TileGrid(SHAPE, tile)
     for index in grid:
-        pieces[grid.region(index).slices] = read_plane(mask, grid.region(index))
+        pieces[grid.region(index).slices] = mask.read(grid.region(index))
     np.testing.assert_array_equal(pieces, whole(mask))
 
 
@@ -115,10 +114,10 @@ def test_a_tile_draws_only_the_regions_that_meet_it(tmp_path: Path, monkeypatch:
         return original(self, points)
 
     monkeypatch.setattr(regions.CirclePixelRegion, "contains", counted)
-    read_plane(mask, Region(0, 11, 39, 55))
+    mask.read(Region(0, 11, 39, 55))
     assert sorted(x for x, _ in asked) == [39, 49]
     assert max(shape[0] * shape[1] for _, shape in asked) <= 7 * 7
-    read_plane(mask, Region(40, 80, 0, 101))
+    mask.read(Region(40, 80, 0, 101))
     assert len(asked) == 2
 
 
@@ -132,7 +131,7 @@ def test_a_region_larger_than_memory(tmp_path: Path) -> None:
     """Only the part in the tile is drawn, however large region and image are."""
     mask = mask_of(tmp_path, "image; circle(200001,200001,150000)", shape=(400_001, 400_001))
     tile = Region(200_000 - 150_000 - 2, 200_000 - 150_000 + 3, 199_999, 200_002)
-    assert read_plane(mask, tile).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 1]]
+    assert mask.read(tile).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 1]]
 
 
 SKY = """fk5
@@ -276,4 +275,4 @@ def test_random_circles_and_boxes(tmp_path: Path, seed: int) -> None:
     assert 0 < expected.mean() < 1
     for index in (grid := TileGrid(SHAPE, (int(rng.integers(1, 60)), int(rng.integers(1, 60))))):
         tile = grid.region(index)
-        np.testing.assert_array_equal(read_plane(mask, tile), expected[tile.slices])
+        np.testing.assert_array_equal(mask.read(tile), expected[tile.slices])

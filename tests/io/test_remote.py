@@ -25,7 +25,7 @@ from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Region
 from tiledsky.io import remote
 from tiledsky.io.fetch import Fetched
-from tiledsky.io.source import open_source, read_plane
+from tiledsky.io.source import open_source
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -134,7 +134,7 @@ def test_from_an_address_with_tls(
     copy = Fetched(f"{served_over_tls}/mosaic.fits", tmp_path)
     assert copy.path.read_bytes() == fits_file.read_bytes()
     plane = open_source(f"{served_over_tls}/mosaic.zarr/science").planes["science"].open()
-    found = read_plane(plane, Region(0, 130, 0, 140))
+    found = plane.read(Region(0, 130, 0, 140))
     np.testing.assert_array_equal(found, planes["science"])
 
 
@@ -181,7 +181,7 @@ def test_run_from_an_address(served: str, group: Path, tmp_path: Path) -> None:
 def test_a_server_that_is_busy_is_asked_again(served: str, group: Path, planes: dict[str, Any]) -> None:
     Handler.ill = 2
     array = open_source(f"{served}/mosaic.zarr").planes["science"].open()
-    found = read_plane(array, Region(0, 130, 0, 140))
+    found = array.read(Region(0, 130, 0, 140))
     assert np.array_equal(found, planes["science"], equal_nan=True)
     assert {count for name, count in Handler.asked.items() if "/c/" in name} == {3}
 
@@ -192,7 +192,7 @@ def test_an_outage_is_an_error_that_may_pass(served: str, group: Path, tmp_path:
     array = open_source(source).planes["science"].open()
     Handler.ill = 1000
     with pytest.raises(RunError, match=r"does not answer .*503.*; check network and credentials, the same") as caught:
-        read_plane(array, Region(0, 71, 0, 53))
+        array.read(Region(0, 71, 0, 53))
     assert isinstance(caught.value.__cause__, OSError)  # so that the task is tried again
     with pytest.raises(RunError, match=r"\d+ of \d+ tasks of stage .* failed.*503"):
         run("sextractor", source, tmp_path / "run.zarr")

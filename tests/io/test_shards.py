@@ -14,8 +14,8 @@ from zarr.storage import MemoryStore
 from tiledsky.errors import InputError
 from tiledsky.geometry import Region, TileGrid
 from tiledsky.io import store
-from tiledsky.io.source import read_plane
 from tiledsky.io.zarr import shards
+from tiledsky.io.zarr.reader import read_plane
 
 SHAPE = (700, 560)
 

@@ -16,7 +16,7 @@ from tiledsky.engine.plan import LEVELS, make_plan
 from tiledsky.engine.verify import verify
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Region
-from tiledsky.io.source import read_plane
+from tiledsky.io.zarr.reader import read_plane
 from tiledsky.report import windows
 from tiledsky.report.windows import planes_to_look_at, read_window
 

@@ -16,6 +16,7 @@ import pytest
 from tests.s3.conftest import URL, Proxy, Server, assert_same, killed_once
 from tiledsky import Run, run
 from tiledsky.errors import InputError, RunError
+from tiledsky.geometry import Region
 from tiledsky.io import remote
 from tiledsky.io.address import Address
 from tiledsky.io.source import open_source
@@ -75,7 +76,7 @@ def test_a_run_is_copied_to_a_bucket(local: Run, tmp_path: Path) -> None:
     assert there == here
     # and its planes are an input, now that it is whole
     masks = open_source(URL, mask="s3://sky/out.zarr").planes
-    found = masks["source_mask"].open()[...]
+    found = masks["source_mask"].open().read(Region.whole(masks["source_mask"].shape))
     assert np.array_equal(found, local.plane("mask")[...])
     (copy / "run/_SUCCESS").unlink()
     with pytest.raises(InputError, match="is a run that is not finished"):

@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from tests.engine.scenes import make_planes, write_fits
 from tiledsky import Run, open_run, run, simulate_scene
 from tiledsky.errors import InputError, ParameterError, RunError
-from tiledsky.io.source import HEADER
+from tiledsky.io.plane_reader import HEADER
 from tiledsky.workflows.export import export, ingest, simulate
 from tiledsky.workflows.outputs import EXPORTED
 

@@ -16,7 +16,7 @@ from tests.engine.stores import make_run
 from tiledsky import Recipe, estimate_background, open_run, run, simulate_scene
 from tiledsky.cli import main
 from tiledsky.errors import InputError, ParameterError, RunError
-from tiledsky.io.source import HEADER, MASK_BITS
+from tiledsky.io.plane_reader import HEADER, MASK_BITS
 from tiledsky.workflows.merge_masks import MERGED, TOLERANCE, merge_masks
 
 SHAPE = (150, 170)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tiledsky.engine.plan import Plan
-from tiledsky.io.source import SourcePlane
+from tiledsky.io.plane_reader import SourcePlane
 
 #: Differences that are spelled out; the others are counted.
 _SHOWN = 3
@@ -99,15 +99,7 @@ def plane_change(before: SourcePlane | None, now: SourcePlane) -> str:
         return f"{name}: {' -> '.join('variances' if p.is_variance else 'errors' for p in (before, now))}"
     if before.shape != now.shape or before.dtype != now.dtype:
         return f"shape or type of the pixels of {name} changed"
-    if before.fits is not None and now.fits is not None:
-        if (before.fits.size, before.fits.mtime_ns) != (now.fits.size, now.fits.mtime_ns):
-            return f"size or time of {name} changed"
-        if before.fits.hdu != now.fits.hdu:
-            return f"HDU {before.fits.hdu} -> {now.fits.hdu} of {name}"
-        return f"content of {name} changed"
-    if now.array is not None:
-        return f"size or time of files of {name} changed"
-    return f"content of {name}, or the WCS of the image, changed"
+    return now.change(before)
 
 
 def libraries_change(before: dict[str, str], now: dict[str, str]) -> str:

@@ -21,7 +21,7 @@ from tiledsky.engine.plan import Plan
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import inner_chunk
 from tiledsky.io.inside import check_inside, is_file_inside
-from tiledsky.io.source import HEADER, SourcePlane
+from tiledsky.io.plane_reader import HEADER, SourcePlane
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, open_plane, open_store
 from tiledsky.io.zarr.check import CHUNK_BYTES
 from tiledsky.io.zarr.shards import is_made_here

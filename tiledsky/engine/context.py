@@ -18,8 +18,10 @@ from tiledsky.geometry import Pair, Region, TileGrid, boxes_of
 from tiledsky.images import as_float
 from tiledsky.io.address import located
 from tiledsky.io.files import write_inside
-from tiledsky.io.source import close, parse_header, read_plane
+from tiledsky.io.fits.plane import parse_header
+from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.store import Markers, encoded, object_path, summary_path, tile_index
+from tiledsky.io.zarr.reader import ZarrReader, read_plane
 from tiledsky.io.zarr.shards import encoded_object, is_plain
 from tiledsky.nodata import empty
 from tiledsky.operations.interpolators import interpolator_of
@@ -46,15 +48,15 @@ class Context:
         self._surfaces: dict[tuple[str, int], Surface] = {}
 
     @cached_property
-    def source(self) -> dict[str, Any]:
-        """Planes of the input, open: FITS files, arrays or region files."""
+    def source(self) -> dict[str, PlaneReader]:
+        """Planes of the input, open."""
         return {name: plane.open() for name, plane in self.store.source().items()}
 
     @cached_property
-    def input(self) -> dict[str, Any]:
+    def input(self) -> dict[str, PlaneReader]:
         """Planes that the steps read: copies in this store, or the arrays of the source."""
         if "ingest" in self.stages:
-            return {name: self.array(name) for name in self.store.layout.dtypes}
+            return {name: ZarrReader(self.array(name)) for name in self.store.layout.dtypes}
         return self.source
 
     def array(self, path: str) -> Any:
@@ -74,7 +76,7 @@ class Context:
 
     def stored(self, region: Region) -> NDArray[Any]:
         """Pixels of the image as they are stored, float32 or float64: with the number that means no data."""
-        return as_float(read_plane(self.input["science"], region))
+        return as_float(self.input["science"].read(region))
 
     @cached_property
     def nodata(self) -> float | None:
@@ -105,7 +107,7 @@ class Context:
         return uncovered(base.data, coverage, where=self.recipe.uncovered, empty=bare)
 
     def _planes(self, region: Region, *names: str) -> dict[str, NDArray[Any]]:
-        return {name: read_plane(self.input[name], region) for name in names if name in self.input}
+        return {name: self.input[name].read(region) for name in names if name in self.input}
 
     def sky(self, step: RingStep | BackgroundStep, region: Region) -> NDArray[Any]:
         """Pixels of the sky of an earlier step."""
@@ -170,5 +172,5 @@ def context(root: str, run_id: str) -> Context:
 def forget(root: str, run_id: str) -> None:
     """Close what this process holds open of a run."""
     for plane in context(root, run_id).__dict__.get("source", {}).values():
-        close(plane)
+        plane.close()
     context.cache_clear()

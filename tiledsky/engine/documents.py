@@ -19,8 +19,12 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from tiledsky.diagnostics.document import Diagnostics
 from tiledsky.engine.plan import Plan, identity, make_plan, run_id
 from tiledsky.errors import ParameterError, RunError, TiledSkyError
+from tiledsky.geometry import Pair
+from tiledsky.io.fits.image import FitsRef
 from tiledsky.io.inside import read_inside
-from tiledsky.io.source import ROLES, SourcePlane
+from tiledsky.io.plane_reader import KINDS, ROLES, SourcePlane
+from tiledsky.io.regions import RegionRef
+from tiledsky.io.source import plane_from_json
 from tiledsky.io.store import RUN_FOLDER, is_sealed
 from tiledsky.nodata import number_text
 from tiledsky.recipe import Recipe
@@ -72,7 +76,19 @@ class _MeshFacts(_Document):
     range: dict[str, tuple[float, float]]
 
 
-_TIERS, _PLANES = TypeAdapter(list[_Tier]), TypeAdapter(dict[str, SourcePlane])
+class _Plane(_Document):
+    fits: FitsRef | None
+    array: str | None
+    regions: RegionRef | None = None
+    shape: Pair
+    dtype: str
+    identity: str
+    url: str = ""
+    nodata: float | None = None
+    is_variance: bool = False
+
+
+_TIERS, _PLANES = TypeAdapter(list[_Tier]), TypeAdapter(dict[str, _Plane])
 
 
 def content(root: Path, name: str) -> Any:
@@ -172,9 +188,9 @@ def read_source(root: Path, known: Mapping[str, Any] | None = None) -> dict[str,
     data = content(root, "source.json")
     try:
         _PLANES.validate_json(json.dumps(data), strict=True)
-        planes = {name: SourcePlane.from_json(plane) for name, plane in data.items()}
+        planes = {name: plane_from_json(plane) for name, plane in data.items()}
         right = all(_DTYPE.fullmatch(p.dtype) and len(p.shape) == 2 and min(p.shape) > 0 for p in planes.values())
-        named = [bool(p.fits) + bool(p.array) + bool(p.regions) for p in planes.values()]
+        named = [sum(bool(plane.get(kind)) for kind in KINDS) for plane in data.values()]
         if not right or named.count(1) != len(named) or "science" not in planes or not planes.keys() <= set(ROLES):
             raise ValueError("its planes are none")
     except (ValueError, TypeError, KeyError, AttributeError) as error:

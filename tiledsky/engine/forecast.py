@@ -21,7 +21,6 @@ from tiledsky.engine.plan import GATHER, TILE, Plan, Stage, make_plan, measured_
 from tiledsky.errors import PlanError
 from tiledsky.geometry import Pair, inner_chunk
 from tiledsky.io.source import Source
-from tiledsky.io.zarr.check import open_zarr_array
 from tiledsky.nodata import number_text
 from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
@@ -111,13 +110,7 @@ def planes_of(source: Source) -> dict[str, Plane]:
     """What it takes to read the planes of an input; looks at headers alone."""
     planes = {}
     for name, plane in source.planes.items():
-        chunk, tiled = 0, False
-        if plane.array is not None:
-            chunk = math.prod(open_zarr_array(plane.array).chunks)
-        elif plane.fits is not None:
-            with plane.fits.open() as image:
-                tiled = image.tiled
-        planes[name] = Plane(np.dtype(plane.dtype).itemsize, chunk, tiled)
+        planes[name] = Plane(np.dtype(plane.dtype).itemsize, plane.chunk_pixels, plane.is_tiled)
     return planes
 
 

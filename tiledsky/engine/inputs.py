@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import InputError, InputWarning, RunError
 from tiledsky.geometry import Region
+from tiledsky.io.fits.plane import parse_header
 from tiledsky.io.fits.select import planes_beside
+from tiledsky.io.fits.source import FitsPlane
 from tiledsky.io.options import InputOptions
-from tiledsky.io.source import Source, close, open_source, parse_header, read_plane
+from tiledsky.io.plane_reader import PlaneReader
+from tiledsky.io.source import Source, open_source
 from tiledsky.nodata import AUTO, Look, look_at, without
 from tiledsky.planes import base_mask, check_noise
 from tiledsky.recipe import Recipe
@@ -86,22 +89,22 @@ def warn_of_constants(source: Source, dq_bits: int | None) -> None:
 
 
 @contextmanager
-def _opened(source: Source, names: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+def _opened(source: Source, names: Sequence[str] | None) -> Iterator[dict[str, PlaneReader]]:
     chosen = [n for n in source.planes if n == "science" or names is None or n in names]
     opened = {name: source.planes[name].open() for name in chosen}
     try:
         yield opened
     finally:
         for plane in opened.values():
-            close(plane)
+            plane.close()
 
 
-def _reader(source: Source, opened: dict[str, Any], dq_bits: int | None) -> Callable[[Region], NDArray[Any]]:
+def _reader(source: Source, opened: dict[str, PlaneReader], dq_bits: int | None) -> Callable[[Region], NDArray[Any]]:
     """Return what reads pixels of the image, NaN where a plane has a bit."""
     nodata = source.planes["science"].nodata
 
     def read(region: Region) -> NDArray[Any]:
-        planes = {name: read_plane(plane, region) for name, plane in opened.items()}
+        planes = {name: plane.read(region) for name, plane in opened.items()}
         pixels = without(planes.pop("science"), nodata)
         bits = base_mask(pixels, **planes, dq_bits=dq_bits)
         return np.where(bits == 0, pixels, pixels.dtype.type(np.nan))
@@ -112,8 +115,8 @@ def _reader(source: Source, opened: dict[str, Any], dq_bits: int | None) -> Call
 def _beside(source: Source) -> list[str]:
     """Options that give the planes which the file of the image holds beside it."""
     image = source.planes["science"]
-    if image.fits is None:
+    if not isinstance(image, FitsPlane):
         return []
-    found = planes_beside(Path(image.fits.unpacked or image.fits.path), image.fits.hdu, image.shape)
+    found = planes_beside(Path(image.ref.unpacked or image.ref.path), image.ref.hdu, image.shape)
     known = {role for role in found if role in source.planes or (role == "variance" and "error" in source.planes)}
     return [f"--{role} {image.path}:{name}" for role, name in found.items() if role not in known]

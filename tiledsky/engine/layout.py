@@ -15,7 +15,7 @@ from tiledsky.engine.dependencies import SUMMARIES, is_scratch
 from tiledsky.engine.names import OVERVIEW_FOLDER, mask_plane, measured_arrays, planes_of
 from tiledsky.engine.plan import Plan, Stage
 from tiledsky.geometry import Pair, mesh_shape
-from tiledsky.io.source import HEADER, MASK_BITS
+from tiledsky.io.plane_reader import HEADER, MASK_BITS
 from tiledsky.io.store import RUN_FOLDER, create_plane, summary_path
 from tiledsky.operations.boxes import level_box
 from tiledsky.operations.interpolators import interpolator_of

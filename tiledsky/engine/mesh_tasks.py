@@ -11,8 +11,8 @@ from tiledsky.engine.context import Context, Index
 from tiledsky.engine.names import SURFACES, mask_plane, measured_folder
 from tiledsky.engine.plan import Stage, measured_by
 from tiledsky.geometry import Region, boxes_of
-from tiledsky.io.source import read_plane
 from tiledsky.io.store import write_json
+from tiledsky.io.zarr.reader import read_plane
 from tiledsky.operations.boxes import box_statistics, level_box
 from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.operations.mesh import maps

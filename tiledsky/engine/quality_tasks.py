@@ -18,7 +18,7 @@ from tiledsky.engine.plan import Stage
 from tiledsky.engine.sky_tasks import read_parts, write_parts
 from tiledsky.geometry import Region, TileGrid
 from tiledsky.io.fits.cards import label_value
-from tiledsky.io.source import parse_header
+from tiledsky.io.fits.plane import parse_header
 from tiledsky.io.store import write_json
 from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.overlap import Patch

@@ -19,9 +19,11 @@ from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.geometry import Region
 from tiledsky.io.address import located
 from tiledsky.io.files import stands
+from tiledsky.io.fits.plane import parse_header
 from tiledsky.io.inside import is_file_inside
-from tiledsky.io.source import parse_header, read_plane
+from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.store import RUN_FOLDER
+from tiledsky.io.zarr.reader import read_plane
 from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.recipe import BackgroundStep, Recipe
 
@@ -114,8 +116,8 @@ class Run:
         return states
 
     @cached_property
-    def science_in_place(self) -> Any:
-        """Array of the image that the run read where it was; None if it is gone or has changed."""
+    def science_in_place(self) -> PlaneReader | None:
+        """The image that the run read where it was; None if it is gone or has changed."""
         plane = self.store.source()["science"]
         try:
             now = plane.again()

@@ -22,6 +22,7 @@ from tiledsky.engine.verify import Checker, is_whole
 from tiledsky.images import float_dtype
 from tiledsky.io.address import located
 from tiledsky.io.options import InputOptions
+from tiledsky.io.regions import RegionPlane
 from tiledsky.io.source import Source
 from tiledsky.io.store import write_json
 from tiledsky.nodata import number_text
@@ -184,7 +185,7 @@ def planned(
     bits = check_planes(recipe, opened)
     dtype = float_dtype(opened.planes["science"].dtype)
     # planes from FITS files are copied; if all are Zarr arrays they are read in place
-    ingest = any(p.fits is not None for p in opened.planes.values())
+    ingest = any(p.is_copied for p in opened.planes.values())
     plan = make_plan(recipe, opened.shape, dtype.name, tile_size=tile_size, ingest=ingest)
     if memory_limit is not None and tile_size is None:
         plan = fitted_plan(recipe, plan, planes_of(opened), memory_limit=memory_limit, threads=threads)
@@ -206,7 +207,7 @@ def _provenance(prepared: PreparedRun, tasks: TaskTotals, seconds: float, thread
         "recipe": prepared.recipe.name,
         "input": {name: p.path for name, p in prepared.source.planes.items()},
         "nodata": prepared.source.planes["science"].nodata,
-        "versions": versions(regions=any(p.regions is not None for p in prepared.source.planes.values())),
+        "versions": versions(regions=any(isinstance(p, RegionPlane) for p in prepared.source.planes.values())),
         "tasks": tasks.count,
         "tasks_computed_last": tasks.computed,
         "cpu_seconds": round(tasks.cpu_seconds, 2),

@@ -24,8 +24,8 @@ from tiledsky.errors import RunError
 from tiledsky.geometry import Region
 from tiledsky.io.files import write_inside
 from tiledsky.io.inside import open_inside
-from tiledsky.io.source import read_plane
 from tiledsky.io.store import summary_path, write_json
+from tiledsky.io.zarr.reader import read_plane
 from tiledsky.kernels.statistics.biweight import BiweightSums
 from tiledsky.kernels.statistics.histogram import KeyHistogram
 from tiledsky.kernels.statistics.refinement import Refinement

@@ -21,8 +21,8 @@ from tiledsky.engine.plan import Stage
 from tiledsky.geometry import Region
 from tiledsky.io.address import is_address
 from tiledsky.io.files import make_way
-from tiledsky.io.source import read_plane
 from tiledsky.io.store import zarr_threads
+from tiledsky.io.zarr.reader import read_plane
 from tiledsky.recipe import BackgroundStep
 
 
@@ -62,7 +62,7 @@ def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int 
 
 
 def _ingest(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
-    return [ctx.write(name, tile, read_plane(plane, tile)) for name, plane in ctx.source.items()]
+    return [ctx.write(name, tile, plane.read(tile)) for name, plane in ctx.source.items()]
 
 
 def _output(ctx: Context, stage: Stage, index: Index, tile: Region) -> tuple[list[str], bool]:

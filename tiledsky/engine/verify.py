@@ -26,8 +26,8 @@ from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.io.address import located
 from tiledsky.io.files import remove_objects, stands
 from tiledsky.io.inside import check_inside, is_file_inside, size_inside
-from tiledsky.io.source import read_plane
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, Markers, open_store, size_and_crc
+from tiledsky.io.zarr.reader import read_plane
 
 #: How closely is looked, each level more than the one before: the markers alone; the objects' sizes (and the checksums
 #: of the small files that have none of their own); the CRC-32 of every object; the decoding of every chunk.

@@ -10,19 +10,20 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from astropy.io.fits import Header
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
-from tiledsky.geometry import Pair
+from tiledsky.geometry import Pair, Region
 from tiledsky.io.fits.cards import quiet
 from tiledsky.io.fits.header import valid_keywords
 from tiledsky.io.fits.plane import parse_header
+from tiledsky.io.plane_reader import SourcePlane
 
 #: Suffixes of region files.
 SUFFIXES = (".reg", ".crtf")
@@ -73,7 +74,7 @@ class RegionRef:
 
 
 class RegionMask:
-    """A mask plane (uint8, 1 inside) made of regions, indexed by two slices as an array is.
+    """A mask plane (uint8, 1 inside) made of regions.
 
     A pixel is masked if its centre lies in a region and in no region that excludes (``-circle(...)``), wherever that
     stands in the file. Only regions that meet a tile are drawn, and of them only the part in the tile.
@@ -97,20 +98,58 @@ class RegionMask:
             boxes.append((box.iymin, box.iymax, box.ixmin, box.ixmax))
         self._boxes = np.array(boxes, np.int64).reshape(-1, 4)
 
-    def __getitem__(self, slices: tuple[slice, slice]) -> NDArray[np.uint8]:
-        """Pixels of a tile; slices within the image, without a step."""
-        (y0, y1, _), (x0, x1, _) = (s.indices(n) for s, n in zip(slices, self.shape, strict=True))
+    def read(self, region: Region) -> NDArray[np.uint8]:
+        """Return the pixels of a region within the image."""
+        y0, y1, x0, x1 = region
         inside = np.zeros((y1 - y0, x1 - x0), bool)
         outside = np.zeros((y1 - y0, x1 - x0), bool)
         top, bottom, left, right = self._boxes.T
         meeting = (top < y1) & (bottom > y0) & (left < x1) & (right > x0)
         for index in np.flatnonzero(meeting):
-            region, include = self._regions[index]
+            drawn, include = self._regions[index]
             iy0, iy1, ix0, ix1 = self._boxes[index].tolist()
             rows, columns = slice(max(iy0, y0), min(iy1, y1)), slice(max(ix0, x0), min(ix1, x1))
             part = (slice(rows.start - y0, rows.stop - y0), slice(columns.start - x0, columns.stop - x0))
-            (inside if include else outside)[part] |= _contains(region, rows, columns)
+            (inside if include else outside)[part] |= _contains(drawn, rows, columns)
         return (inside & ~outside).astype(np.uint8)
+
+    def close(self) -> None:
+        """Do nothing: the file is not open."""
+
+
+@dataclass(frozen=True)
+class RegionPlane(SourcePlane):
+    """The regions of a file, as a mask; its identity: the file, and the header that places them on the image."""
+
+    ref: RegionRef
+
+    kind: ClassVar[str] = "regions"
+
+    @property
+    def reference(self) -> Any:
+        """Where the file is, as plain data."""
+        return asdict(self.ref)
+
+    @property
+    def file(self) -> str:
+        """File of this machine that is read."""
+        return self.ref.path
+
+    def change(self, before: SourcePlane) -> str:
+        """Say what changed."""
+        return f"content of {Path(self.path).name}, or the WCS of the image, changed"
+
+    def _open(self) -> RegionMask:
+        return self.ref.open()
+
+    def _again(self) -> RegionPlane:
+        return open_region_plane(self.ref.path, shape=self.shape, header=self.ref.header)
+
+
+def open_region_plane(path: str | os.PathLike[str], *, shape: Pair, header: str) -> RegionPlane:
+    """Look at a region file for a plane; arguments and errors as of `open_regions`."""
+    ref = open_regions(path, shape=shape, header=header)
+    return RegionPlane(ref, shape=shape, dtype=RegionMask.dtype.name, identity=ref.identity)
 
 
 def _contains(region: Any, rows: slice, columns: slice) -> NDArray[np.bool_]:

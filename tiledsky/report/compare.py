@@ -16,8 +16,8 @@ from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.address import located
 from tiledsky.io.files import write_bytes
-from tiledsky.io.source import read_plane
 from tiledsky.io.zarr.check import array_alone_or_named
+from tiledsky.io.zarr.reader import read_plane
 from tiledsky.report import curves, facts, figures, html, panels
 from tiledsky.report.colors import Shown, spread
 from tiledsky.report.windows import Window, read_window

@@ -8,7 +8,7 @@ import numpy as np
 
 from tiledsky.engine.result import Run
 from tiledsky.geometry import Region
-from tiledsky.io.source import read_plane
+from tiledsky.io.zarr.reader import read_plane
 from tiledsky.report.colors import MASK, NO_DATA, palette, ranges, spread
 from tiledsky.report.facts import number
 from tiledsky.report.panels import CELLS, TITLES

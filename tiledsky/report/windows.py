@@ -17,7 +17,8 @@ from tiledsky.engine.result import Run
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Region, boxes_of
 from tiledsky.images import as_float
-from tiledsky.io.source import read_plane
+from tiledsky.io.plane_reader import PlaneReader
+from tiledsky.io.zarr.reader import ZarrReader, read_plane
 from tiledsky.kernels.filters.blocks import block_means
 
 #: Smooth planes whose cells are read off the mesh: name to the map of the mesh.
@@ -121,12 +122,12 @@ def _read(run: Run, name: str, region: Region, stored: int) -> NDArray[Any]:
         pixels = as_float(read_plane(run.plane("subtracted"), region))
         return np.where(read_plane(run.plane("mask"), region) == 0, pixels, pixels.dtype.type(np.nan))
     science = _science(run) if name == "science" else None
-    return as_float(read_plane(run.plane(name) if science is None else science, region))
+    return as_float(read_plane(run.plane(name), region) if science is None else science.read(region))
 
 
-def _science(run: Run) -> Any:
+def _science(run: Run) -> PlaneReader | None:
     """Return the image itself: the run's copy, or what it read in place if that is still there."""
-    return run.plane("science") if "science" in run.planes else run.science_in_place
+    return ZarrReader(run.plane("science")) if "science" in run.planes else run.science_in_place
 
 
 def _sampled(run: Run, part: str, cells: Region, size: int) -> NDArray[np.float32]:

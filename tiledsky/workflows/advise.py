@@ -17,8 +17,9 @@ from tiledsky.diagnostics.advice import DEFINITION, Trial, advice, box_advice, b
 from tiledsky.engine.inputs import open_input, warn_of_constants
 from tiledsky.errors import InputError, ParameterError, TiledSkyError
 from tiledsky.geometry import Pair, Region
+from tiledsky.io.fits.plane import parse_header
 from tiledsky.io.options import InputOptions
-from tiledsky.io.source import Source, parse_header, read_plane
+from tiledsky.io.source import Source
 from tiledsky.nodata import without
 from tiledsky.planes import INVALID, SOURCES, base_mask
 from tiledsky.recipe import Recipe
@@ -220,7 +221,7 @@ def _samples(source: Source, count: int, size: int, bits: int | None) -> list[_S
     for region in islice(places(shape, sizes), _LOOKS * count):
         looked += 1
         cut = region.grown((MARGIN, MARGIN), shape)
-        planes = {name: read_plane(plane, cut) for name, plane in opened.items()}
+        planes = {name: plane.read(cut) for name, plane in opened.items()}
         planes["science"] = without(planes["science"], source.planes["science"].nodata)
         names = ("weight", "error", "dq", "coverage")
         known: Any = {name: planes[name][region.within(cut)] for name in names if name in planes}

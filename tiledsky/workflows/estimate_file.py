@@ -20,8 +20,10 @@ from tiledsky.engine.inputs import check_planes, open_input, warn_of_constants
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair
 from tiledsky.io.fits.image import NewImage, Plane, check_target, new_fits
+from tiledsky.io.fits.plane import parse_header
 from tiledsky.io.options import InputOptions
-from tiledsky.io.source import Source, SourcePlane, close, parse_header, read_plane
+from tiledsky.io.plane_reader import SourcePlane
+from tiledsky.io.source import Source
 from tiledsky.operations.boxes import largest_box
 from tiledsky.operations.filters import ring_halo
 from tiledsky.operations.masking import tiers_halo
@@ -176,14 +178,14 @@ class _Pixels:
     """A plane of the input, opened, that Dask tells from others by what is in it."""
 
     def __init__(self, plane: SourcePlane) -> None:
-        self.plane, self.opened = plane, plane.open()
+        self.plane, self.reader = plane, plane.open()
 
     def __dask_tokenize__(self) -> tuple[str, ...]:
         return self.plane.path, self.plane.identity, self.plane.dtype
 
 
 def _read(template: Patch, *, pixels: _Pixels) -> Patch:
-    return template.replaced(read_plane(pixels.opened, template.region))
+    return template.replaced(pixels.reader.read(template.region))
 
 
 def _sky(recipe: Recipe, source: Source, header: Any, rows: int, stack: ExitStack) -> Sky:
@@ -203,7 +205,7 @@ def _sky(recipe: Recipe, source: Source, header: Any, rows: int, stack: ExitStac
     planes = {}
     for name, plane in source.planes.items():
         pixels = _Pixels(plane)
-        stack.callback(close, pixels.opened)
+        stack.callback(pixels.reader.close)
         options: dict[str, Any] = {"halo": (0, 0), "dtype": np.dtype(plane.dtype), "name": f"read_{name}"}
         planes[name] = map_patches(_read, template, **options, pixels=pixels)
     nodata = source.planes["science"].nodata

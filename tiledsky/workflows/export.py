@@ -21,9 +21,10 @@ from tiledsky.io.files import stands
 from tiledsky.io.fits.image import Plane, write_fits
 from tiledsky.io.inside import unforeseen
 from tiledsky.io.options import InputOptions
-from tiledsky.io.source import HEADER, MASK_BITS, NODATA, read_plane
+from tiledsky.io.plane_reader import HEADER, MASK_BITS, NODATA
 from tiledsky.io.store import create_plane
 from tiledsky.io.zarr.objects import WHOLE
+from tiledsky.io.zarr.reader import read_plane
 from tiledsky.io.zarr.shards import write_object
 from tiledsky.simulate import Catalogue, scene_block, simulate_scene
 from tiledsky.workflows.outputs import EXPORTED, fill_of, result_header
@@ -157,8 +158,7 @@ def ingest(
         group.attrs.update({HEADER: planes.header, WHOLE: list(planes.planes)})
         for name, plane in planes.planes.items():
             reader = plane.open()
-            read = lambda region, reader=reader: read_plane(reader, region)  # noqa: E731
-            array = copy_plane(group, name, planes.shape, plane.dtype, read, count)
+            array = copy_plane(group, name, planes.shape, plane.dtype, reader.read, count)
             if name == "source_mask":
                 array.attrs[MASK_BITS] = 1
             if plane.nodata is not None:

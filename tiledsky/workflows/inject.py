@@ -20,9 +20,10 @@ from tiledsky.errors import RunError
 from tiledsky.geometry import TileGrid
 from tiledsky.images import as_float
 from tiledsky.io.files import write_bytes
-from tiledsky.io.source import HEADER, NODATA, read_plane
+from tiledsky.io.plane_reader import HEADER, NODATA, PlaneReader
 from tiledsky.io.store import create_plane, write_json
 from tiledsky.io.zarr.check import open_zarr
+from tiledsky.io.zarr.reader import ZarrReader
 from tiledsky.io.zarr.shards import write_object
 from tiledsky.nodata import empty
 from tiledsky.workflows.export import new_store
@@ -103,20 +104,21 @@ def _copy(before: Run, group: zarr.Group, sources: NDArray[np.void]) -> None:
     """Write the planes of the input, the image with the sources, a tile at a time."""
     planes = before.store.source()
     stored = any(stage.kind == "ingest" for stage in before.plan.stages)
-    opened = {name: before.plane(name) if stored else plane.open() for name, plane in planes.items()}
+    opened: dict[str, PlaneReader]
+    opened = {name: ZarrReader(before.plane(name)) if stored else plane.open() for name, plane in planes.items()}
     output, nodata = before.plan.stage("output"), planes["science"].nodata
     group.attrs[HEADER] = before.store.header
     for name, plane in opened.items():
         science = name == "science"
         dtype = before.plan.dtype if science else planes[name].dtype
         array = create_plane(group, name, shape=before.plan.shape, dtype=dtype, tile=output.tile)
-        for key, value in dict(getattr(plane, "attrs", {})).items():
-            array.attrs[key] = value
+        if isinstance(plane, ZarrReader):
+            array.attrs.update(plane.attributes)
         if science and nodata is not None:
             array.attrs[NODATA] = nodata
         for index in (grid := TileGrid(before.plan.shape, output.tile)):
             region = grid.region(index)
-            pixels = read_plane(plane, region)
+            pixels = plane.read(region)
             if science:
                 shone = pixels + light(sources, region).astype(dtype)
                 pixels = shone if nodata is None else np.where(empty(as_float(pixels), nodata), pixels, shone)

@@ -16,7 +16,7 @@ from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.fits.cards import quiet
 from tiledsky.io.fits.header import describing_cards
-from tiledsky.io.source import HEADER, MASK_BITS
+from tiledsky.io.plane_reader import HEADER, MASK_BITS
 from tiledsky.planes import SOURCES
 from tiledsky.workflows.export import RowCount, RowProgress, copy_plane, new_store
 

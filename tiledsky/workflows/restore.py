@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 import tiledsky
 from tiledsky.engine.result import open_run
 from tiledsky.errors import InputError
-from tiledsky.geometry import Pair
+from tiledsky.geometry import Pair, Region
 from tiledsky.images import as_float
 from tiledsky.io.address import located
 from tiledsky.io.fits.image import FitsImage, Plane, image_hdus, open_image, write_fits
-from tiledsky.io.source import FitsReader
+from tiledsky.io.plane_reader import PlaneReader
+from tiledsky.io.zarr.reader import ZarrReader
 from tiledsky.workflows.export import RowCount, RowProgress
 from tiledsky.workflows.outputs import FILL, fill_of
 
@@ -157,9 +158,9 @@ class _Parts:
     """Planes to add, ``science`` to compare with, and what stands outside the coverage."""
 
     label: str
-    subtracted: Any
-    background: Any
-    science: Any
+    subtracted: PlaneReader
+    background: PlaneReader
+    science: PlaneReader | None
     shape: Pair
     dtype: np.dtype[Any]
     fill: float | None
@@ -177,8 +178,8 @@ class _Blocks:
 
     def rows(self, y0: int, y1: int) -> NDArray[Any]:
         """Return rows y0 to y1 - 1."""
-        parts, slices = self.parts, (slice(y0, y1), slice(0, self.parts.shape[1]))
-        subtracted, background = np.asarray(parts.subtracted[slices]), np.asarray(parts.background[slices])
+        parts, region = self.parts, Region(y0, y1, 0, self.parts.shape[1])
+        subtracted, background = parts.subtracted.read(region), parts.background.read(region)
         restored = add_back(subtracted, background)
         outside = np.isnan(background)
         if parts.fill is not None:
@@ -188,9 +189,9 @@ class _Blocks:
         nan = np.isnan(restored) & ~outside
         self.uncovered += int(np.count_nonzero(outside))
         self.nan += int(np.count_nonzero(nan))
-        if self.comparison is not None:
+        if self.comparison is not None and parts.science is not None:
             there = ~(outside | nan)
-            original = as_float(np.asarray(parts.science[slices]))
+            original = as_float(parts.science.read(region))
             self.comparison = self.comparison.and_of(restored[there], original[there])
         return self.count.after(restored, y1 - y0)
 
@@ -209,9 +210,9 @@ def _of_run(path: Path) -> _Parts:
     subtracted, background = (run.plane(name.lower()) for name in _NAMES)
     return _Parts(
         label=f"run {run.provenance['run_id']}",
-        subtracted=subtracted,
-        background=background,
-        science=run.plane("science") if "science" in run.planes else run.science_in_place,
+        subtracted=ZarrReader(subtracted),
+        background=ZarrReader(background),
+        science=ZarrReader(run.plane("science")) if "science" in run.planes else run.science_in_place,
         shape=tuple(subtracted.shape),
         dtype=subtracted.dtype,
         fill=fill_of(run.recipe, run.provenance["input"], run.provenance.get("nodata")),
@@ -236,8 +237,8 @@ def _of_file(path: Path, stack: ExitStack, checksum: bool) -> _Parts:
         raise InputError(f"{path}: SUBTRACTED {one.shape} and BACKGROUND {two.shape} differ in shape; export again")
     return _Parts(
         label=path.name,
-        subtracted=FitsReader(one),
-        background=FitsReader(two),
+        subtracted=one,
+        background=two,
         science=None,
         shape=one.shape,
         dtype=one.dtype,

@@ -21,6 +21,7 @@ from astropy.io import fits as astropy_fits
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError, ParameterError
+from tiledsky.geometry import Region
 from tiledsky.io.address import path_text
 from tiledsky.io.fits.cards import label_value, quiet
 from tiledsky.io.fits.checksum import verify_checksums
@@ -179,12 +180,12 @@ class FitsImage:
         """The valid keywords of `header` alone: what to give to `astropy.wcs.WCS`."""
         return valid_keywords(self.header)
 
-    def read(self, y0: int, y1: int, x0: int, x1: int) -> NDArray[Any]:
-        """Read rows y0..y1-1, columns x0..x1-1.
+    def read(self, region: Region) -> NDArray[Any]:
+        """Read the pixels of a region.
 
         Returns
         -------
-        pixels : ndarray, shape (y1 - y0, x1 - x0), `dtype`
+        pixels : ndarray, of the region's shape, `dtype`
             C-contiguous, native byte order. BSCALE and BZERO applied; BLANK is NaN in float results and left as it is
             in integer ones.
 
@@ -200,12 +201,12 @@ class FitsImage:
         Memory: the result plus 12 MB at most; of a tile-compressed image, plus the compression tiles that overlap the
         region's columns, 16 MB of them or one row of tiles at a time.
         """
-        ny, nx = self.shape
+        (y0, y1, x0, x1), (ny, nx) = region, self.shape
         if not (0 <= y0 <= y1 <= ny and 0 <= x0 <= x1 <= nx):
             raise ParameterError(
                 f"region [{y0}:{y1}, {x0}:{x1}] is not within the {ny} x {nx} image {self.path}; cut it to the image"
             )
-        pixels = np.empty((y1 - y0, x1 - x0), self.dtype)
+        pixels = np.empty(region.shape, self.dtype)
         if pixels.size == 0:
             return pixels
         fetch = self._fetch_plain if self._hdus is None else self._fetch_compressed
@@ -239,7 +240,10 @@ class FitsImage:
             for start in range(0, len(pixels), size):
                 view, offset = pixels[start : start + size], at
                 while len(view):
-                    got = os.preadv(descriptor, [view], offset)
+                    try:
+                        got = os.preadv(descriptor, [view], offset)
+                    except OSError as exc:
+                        raise InputError(f"{self._label}: cannot be read ({exc.strerror}); fetch it again") from exc
                     if not got:
                         raise InputError(
                             f"{self._label}: the file ended while it was read; it has changed, start again"

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import zarr
 
 from tiledsky.errors import InputError, RunError
 from tiledsky.images import float_dtype
-from tiledsky.io.address import is_address
-from tiledsky.io.source import HEADER, MASK_BITS, NODATA, ROLES, Opened, SourcePlane
+from tiledsky.io.address import is_address, located
+from tiledsky.io.plane_reader import HEADER, MASK_BITS, NODATA, ROLES, PlaneEntry, SourcePlane
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
-from tiledsky.io.zarr.check import check_zarr_array, check_zarr_name, has_member, member_arrays, open_zarr
+from tiledsky.io.zarr.check import (
+    check_zarr_array,
+    check_zarr_name,
+    has_member,
+    member_arrays,
+    open_zarr,
+    open_zarr_array,
+)
 from tiledsky.io.zarr.objects import WHOLE, Missing, consolidated_names, look_at_objects
+from tiledsky.io.zarr.reader import ZarrReader, reader_of
 from tiledsky.io.zarr.values import values_of
 from tiledsky.nodata import checked
 from tiledsky.plain import plain
@@ -28,7 +37,41 @@ _FLAGS = ("dq", "mask", "user_mask", "source_mask")
 _ARRAYS = {"mask": ("mask", "user_mask", "source_mask"), "user_mask": ("user_mask", "mask")}
 
 
-def open_zarr_plane(path: Path, name: str, inner: str | int | None) -> Opened:
+@dataclass(frozen=True)
+class ZarrPlane(SourcePlane):
+    """A Zarr array; its identity: the sizes and times of all its files."""
+
+    array: str
+
+    kind: ClassVar[str] = "array"
+
+    @property
+    def reference(self) -> str:
+        """Folder or address of the array."""
+        return self.array
+
+    @property
+    def file(self) -> str:
+        """Folder or address of the array."""
+        return self.array
+
+    @property
+    def chunk_pixels(self) -> int:
+        """Pixels of a chunk."""
+        return math.prod(open_zarr_array(self.array).chunks)
+
+    def change(self, before: SourcePlane) -> str:
+        """Say what of the array changed."""
+        return f"size or time of files of {Path(self.path).name} changed"
+
+    def _open(self) -> ZarrReader:
+        return reader_of(self.array, open_zarr_array(self.array), np.dtype(self.dtype))
+
+    def _again(self) -> ZarrPlane:
+        return zarr_plane(located(self.array), flags=np.dtype(self.dtype).kind != "f")
+
+
+def open_zarr_plane(path: Path, name: str, inner: str | int | None) -> PlaneEntry:
     """Look at an array, alone or in a group, for the plane ``name``; ``inner``: the array that is named.
 
     Raises
@@ -44,11 +87,11 @@ def open_zarr_plane(path: Path, name: str, inner: str | int | None) -> Opened:
         raise InputError(f"{path}: not a Zarr store that can be read ({type(error).__name__}: {error})") from None
 
 
-def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> Opened:
+def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> PlaneEntry:
     node = open_zarr(path)
     if isinstance(node, zarr.Array):
         _check_finished(path.resolve().parent)
-        return Opened(_image(path, node, name), str(node.attrs.get(HEADER, "")), {}, _has_mask_bits(node))
+        return PlaneEntry(_image(path, node, name), str(node.attrs.get(HEADER, "")), {}, _has_mask_bits(node))
     _check_finished(path)
     chosen = _member(path, node, name, inner)
     siblings = {}
@@ -58,10 +101,10 @@ def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> Opened:
         if "error" not in siblings and has_member(path, node, "variance"):
             siblings["error"] = _told(path / "variance", "variance").as_error
     bits = chosen == "source_mask" or _has_mask_bits(node[chosen])
-    return Opened(_image(path / chosen, node[chosen], name), str(node.attrs.get(HEADER, "")), siblings, bits)
+    return PlaneEntry(_image(path / chosen, node[chosen], name), str(node.attrs.get(HEADER, "")), siblings, bits)
 
 
-def _image(path: Path, array: Any, name: str) -> SourcePlane:
+def _image(path: Path, array: Any, name: str) -> ZarrPlane:
     """Look at an array for a plane, and at the number in its attributes that means no data."""
     plane = _told(path, name)
     number = checked(array.attrs.get(NODATA), float_dtype(plane.dtype)) if name == "science" else None
@@ -135,7 +178,7 @@ def _is_run(folder: Path) -> bool:
     return (folder / RUN_FOLDER / "identity.json").is_file()
 
 
-def _told(path: Path, name: str) -> SourcePlane:
+def _told(path: Path, name: str) -> ZarrPlane:
     """Look at an array, and say what of it will be read as fill value because it is not there."""
     plane, missing, fill = _look(path, flags=name in _FLAGS)
     if missing is not None:
@@ -143,12 +186,12 @@ def _told(path: Path, name: str) -> SourcePlane:
     return plane
 
 
-def zarr_plane(path: Path, *, flags: bool = False) -> SourcePlane:
+def zarr_plane(path: Path, *, flags: bool = False) -> ZarrPlane:
     """Look at an array; errors as of `open_zarr_plane`. ``flags``: of a plane of bits."""
     return _look(path, flags=flags)[0]
 
 
-def _look(path: Path, *, flags: bool) -> tuple[SourcePlane, Missing | None, Any]:
+def _look(path: Path, *, flags: bool) -> tuple[ZarrPlane, Missing | None, Any]:
     """Return an array as a plane, which of its objects are missing, and the pixel that these are read as."""
     array: Any = open_zarr(path)
     if isinstance(array, zarr.Group):
@@ -178,4 +221,5 @@ def _look(path: Path, *, flags: bool) -> tuple[SourcePlane, Missing | None, Any]
     dtype = values.output(flags=flags)
     fill = values.decode(np.full((1, 1), array.fill_value or 0, array.dtype), dtype)[0, 0]
     identity = f"{path.resolve()} {array.shape} {array.dtype} {digest}"
-    return SourcePlane(None, str(path.resolve()), shape, dtype.name, identity), missing, fill
+    plane = ZarrPlane(str(path.resolve()), shape=shape, dtype=dtype.name, identity=identity)
+    return plane, missing, fill

@@ -94,27 +94,6 @@ class Values:
         return pixels
 
 
-class PackedArray:
-    """A Zarr array indexed by two slices as an image is: its values decoded, leading axes of length 1 dropped."""
-
-    def __init__(self, array: Any, values: Values, dtype: np.dtype[Any]) -> None:
-        self.array, self.values, self.dtype = array, values, dtype
-        self.shape, self.chunks = array.shape[-2:], array.chunks[-2:]
-        self.store_path = array.store_path
-
-    def __getitem__(self, slices: tuple[slice, slice]) -> NDArray[Any]:
-        leading = (0,) * (self.array.ndim - 2)
-        return self.values.decode(np.asarray(self.array[(*leading, *slices)]), self.dtype)
-
-
-def image_of(path: str | os.PathLike[str], array: Any, dtype: np.dtype[Any]) -> Any:
-    """Return an array as an image of this type (that `Values.output` gave): itself, if that is what it is."""
-    values = values_of(path, array)
-    plain = array.ndim == 2 and not values.is_packed and not values.missing
-    same = array.dtype.newbyteorder("=") == dtype
-    return array if plain and same else PackedArray(array, values, dtype)
-
-
 def values_of(path: str | os.PathLike[str], array: Any) -> Values:
     """Read from its attributes what the numbers of an array mean.
 
