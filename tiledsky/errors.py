@@ -47,5 +47,9 @@ class RunError(TiledSkyError, RuntimeError):
     exit_code = 4
 
 
+class WorkerError(RunError):
+    """A worker, or a scheduler, that cannot do tasks of this run: without tiledsky, or with other versions."""
+
+
 class ClockError(RunError):
     """A run whose machine had its clock set back, for which Dask waits until the clock shows again what it did."""

@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,20 @@ def test_scheduler_with_tls(certificate: dict[str, str], tmp_path: Path, planes:
             assert cluster.scheduler_address.startswith("tls://")
             result = run("sextractor", out=tmp_path / "run.zarr", client=client, **inputs)
     assert_results(result, reference("sextractor", {"science": planes["science"]}))
+
+
+@pytest.mark.parametrize(("allowed", "code"), [(52, 0), (51, 4)])
+def test_limit_of_open_files(tmp_path: Path, planes: Any, allowed: int, code: int) -> None:
+    """What is asked for is enough for a worker; with less, a run waited for ever for a connection."""
+    image = write_fits(tmp_path, {"science": planes["science"]}).name
+    words = [sys.executable, "-m", "tiledsky", "run", image, "--recipe", "sextractor", "--out", "run.zarr"]
+    done = subprocess.run(
+        ["sh", "-c", f'ulimit -n {allowed} && exec "$@"', "sh", *words, "--workers", "1", "--no-report"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    if code:
+        said = "tiledsky: a run with 1 workers takes up to 52 open files, and the system allows 51; raise the limit "
+        assert done.stderr.startswith(said)
+        assert len(done.stderr.splitlines()) == 1
+        assert not (tmp_path / "run.zarr").exists()

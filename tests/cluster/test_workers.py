@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from astropy.io import fits
 from distributed import Client, LocalCluster
 
-from tests.engine.scenes import make_planes
+from tests.engine.scenes import make_planes, stored_bytes
 from tiledsky import run
 from tiledsky.cluster.local import local_client
 from tiledsky.cluster.versions import versions
@@ -80,34 +80,63 @@ def joined(address: str, packages: Path) -> Iterator[None]:
             worker.kill()
 
 
-@pytest.mark.parametrize(
-    ("package", "said"),
-    [
-        (
-            "raise ModuleNotFoundError('planted')",
-            r"worker tcp://\S+ cannot load tiledsky \(.*planted.*\), so no task runs",
-        ),
-        (
-            "__path__ = {path!r}\n__version__ = '0.0.1'",
-            r"worker tcp://\S+ has tiledsky 0\.0\.1 instead of \S+; install the same versions on all machines",
-        ),
-    ],
-)
-def test_worker_without_this_version(image: Path, tmp_path: Path, package: str, said: str) -> None:
+#: Packages of workers that are not ours, and what is said of them.
+OTHERS = [
+    (
+        "raise ModuleNotFoundError('planted')",
+        r"worker tcp://\S+ cannot load tiledsky \(.*planted.*\), so no task runs there; install the same",
+    ),
+    (
+        "__path__ = {path!r}\n__version__ = '0.0.1'",
+        r"worker \S+ has tiledsky 0\.0\.1 instead of \S+; install the same versions on all machines",
+    ),
+]
+
+
+def other_package(tmp_path: Path, package: str) -> Path:
     import tiledsky
 
     folder = tmp_path / "other/tiledsky"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text(package.format(path=list(tiledsky.__path__)))
+    return folder.parent
+
+
+@pytest.mark.parametrize(("package", "said"), OTHERS)
+def test_worker_without_this_version(image: Path, tmp_path: Path, package: str, said: str) -> None:
+    packages = other_package(tmp_path, package)
     with (
         LocalCluster(processes=False, n_workers=0, host="127.0.0.1", protocol="tcp", dashboard_address=None) as cluster,
-        joined(cluster.scheduler_address, folder.parent),
+        joined(cluster.scheduler_address, packages),
         Client(cluster.scheduler_address) as client,
     ):
         client.wait_for_workers(1, timeout=LONG)
         with pytest.raises(RunError, match=said):
             run("sextractor", image, tmp_path / "run.zarr", client=client)
     assert not (tmp_path / "run.zarr").exists()
+
+
+def test_worker_that_joins_a_run(image: Path, tmp_path: Path) -> None:
+    """One with another version computes nothing; without it the same command goes on."""
+    (package, said), out = OTHERS[1], tmp_path / "run.zarr"
+    packages = other_package(tmp_path, package)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
+        Client(cluster.scheduler_address) as client,
+        ExitStack() as stack,
+    ):
+
+        def join(_: Any) -> None:
+            if len(client.scheduler_info()["workers"]) == 1:
+                stack.enter_context(joined(cluster.scheduler_address, packages))
+                client.wait_for_workers(2, timeout=LONG)
+
+        with pytest.raises(RunError, match=f"{said}, then the same command goes on$"):
+            run("sextractor", image, out, client=client, tile_size=64, progress=join)
+    assert not (out / "run/_SUCCESS").exists()
+    whole = run("sextractor", image, tmp_path / "whole.zarr", tile_size=64)
+    assert run("sextractor", image, out, tile_size=64).complete
+    assert stored_bytes(out) == stored_bytes(whole.path)
 
 
 def test_versions_that_are_the_same() -> None:

@@ -283,6 +283,19 @@ def test_file_in_place_of_a_folder(image: Path, copy: Path, whole: dict[str, str
     assert again(image, copy, whole) == 3
 
 
+def test_folder_in_place_of_every_document(image: Path, copy: Path, whole: dict[str, str]) -> None:
+    """Also in place of those that nothing reads before they are written or removed."""
+    (copy / "background/c/1/1").unlink()
+    (copy / "run/failed/output").mkdir(parents=True)
+    (copy / "run/failed/output/0.0.json").touch()
+    documents = [*(copy / "run").glob("*.json"), copy / "run/_SUCCESS", copy / "run/failed/output/0.0.json"]
+    assert len(documents) > 7
+    for file in documents:
+        if file.name != "identity.json":
+            folder(file)
+    again(image, copy, whole)
+
+
 def test_identity_lost_with_all_markers(image: Path, copy: Path) -> None:
     shutil.rmtree(copy / "run/markers")
     (copy / "run/identity.json").write_text("{")

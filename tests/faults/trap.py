@@ -110,6 +110,8 @@ STRIKES: dict[str, Callable[[str], None]] = {"kill": kill, "segv": crash, "half"
 
 
 def _is_object(path: str) -> bool:
+    """Whether a file is no marker and describes nothing; or, where names are synced, the folder of such files."""
+    path = f"{path}/"
     return not path.startswith("run/") or path.startswith(("run/summaries/", "run/thresholds/"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ _ENVIRONMENT = {
 }
 #: What Python and the libraries take, rounded up: below it workers are killed and started again for ever.
 _SMALLEST = 256_000_000
+#: Files and connections that this process may have open at once: 28, and 11 for each worker, were measured.
+_FILES, _FILES_OF_WORKER = 40, 12
 
 
 def parse_memory(text: str) -> int:
@@ -98,6 +101,7 @@ def local_client(
     from tiledsky.cluster.closed import NO_DASHBOARD, NO_PAGES, ClosedNanny, pages_closed, private_folder
 
     memory = parse_memory(memory_limit)
+    _check_open_files(workers)
     environment = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in _ENVIRONMENT.items()}
     with dask.config.set({**_CONFIG, **NO_PAGES, **environment}), ExitStack() as stack:
         with held():
@@ -124,6 +128,16 @@ def local_client(
         finally:
             with held():
                 stack.close()
+
+
+def _check_open_files(workers: int) -> None:
+    """Refuse a limit of open files under which the cluster would wait for ever for a connection that it cannot open."""
+    allowed, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], _FILES + _FILES_OF_WORKER * workers
+    if allowed != resource.RLIM_INFINITY and allowed < needed:
+        raise RunError(
+            f"a run with {workers} workers takes up to {needed} open files, and the system allows {allowed}; raise the "
+            f"limit (ulimit -n {needed}) or use fewer workers, then the same command goes on"
+        )
 
 
 def _start_tracker() -> None:

@@ -6,13 +6,13 @@ import threading
 from typing import Any
 
 from tiledsky.cluster.versions import LIBRARIES, versions
-from tiledsky.errors import ParameterError, RunError
+from tiledsky.errors import ParameterError, WorkerError
 
 #: Packages of which driver and workers must have the same version: they decide the bits, or talk to each other.
 SAME = ("python", "tiledsky", *LIBRARIES, "dask", "distributed")
 #: Seconds that scheduler and workers get to answer; one that is busy or asleep is no reason not to begin.
 _ANSWER = 20.0
-_ADVICE = "install the same versions on all machines"
+_ADVICE = "install the same versions on all machines, then the same command goes on"
 
 
 def check_client(client: Any) -> None:
@@ -48,7 +48,7 @@ def check_workers(client: Any) -> None:
 
     Raises
     ------
-    RunError
+    WorkerError
     """
     from distributed import LocalCluster
 
@@ -60,15 +60,21 @@ def check_workers(client: Any) -> None:
 
 
 def check_versions(who: str, ours: dict[str, str], theirs: Any) -> None:
-    """Refuse a process that answered with an error, or with other `versions`."""
+    """Refuse a process that answered with an error, or with other `versions`; ``ours``: those that must be the same.
+
+    Raises
+    ------
+    WorkerError
+    """
     if isinstance(theirs, BaseException):
         said = " ".join(str(theirs).split())[:200]
-        raise RunError(
+        raise WorkerError(
             f"{who} cannot load tiledsky ({type(theirs).__name__}: {said}), so no task runs there; {_ADVICE}"
         )
-    differ = [f"{n} {theirs.get(n, 'none')} instead of {ours[n]}" for n in SAME if theirs.get(n) != ours[n]]
+    names = (name for name in SAME if name in ours and theirs.get(name) != ours[name])
+    differ = [f"{name} {theirs.get(name, 'none')} instead of {ours[name]}" for name in names]
     if differ:
-        raise RunError(f"{who} has {', '.join(differ)}; {_ADVICE}")
+        raise WorkerError(f"{who} has {', '.join(differ)}; {_ADVICE}")
 
 
 def _answers(client: Any) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Failure:
     transient : bool
         Whether trying again may help.
     hopeless : bool
-        Whether no other task can work either: no room, or nothing can be written.
+        Whether no other task can work either: no room, nothing can be written, a worker that can do none.
     attempts : int
     """
 
@@ -78,7 +78,7 @@ class Failure:
             without_secrets("".join(traceback.format_exception(error))),
             worker or process_name(),
             transient=may_pass and numbers.isdisjoint(_LASTING),
-            hopeless=not numbers.isdisjoint(_HOPELESS),
+            hopeless=isinstance(error, errors.WorkerError) or not numbers.isdisjoint(_HOPELESS),
         )
 
     @property

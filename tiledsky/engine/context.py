@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.cluster.versions import versions
+from tiledsky.cluster.workers import check_versions
 from tiledsky.engine.checked_store import open_checked_store
 from tiledsky.engine.documents import read_range
+from tiledsky.engine.leases import process_name
 from tiledsky.engine.names import BANDWIDTH, SURFACES
 from tiledsky.engine.plan import Stage
 from tiledsky.errors import RunError
@@ -42,6 +45,9 @@ class Context:
         self.store = open_checked_store(root)
         if self.store.run_id != run_id:
             raise RunError(f"{root} is of run {self.store.run_id} now, not of {run_id}; give the command again")
+        known = self.store.known
+        # workers may come while a run goes on
+        check_versions(f"worker {process_name()}", {"tiledsky": known["code"], **known["libraries"]}, versions())
         self.recipe, self.plan = self.store.recipe, self.store.plan
         self.stages = {s.name: s for s in self.plan.stages}
         self.markers = Markers(root, run_id, self.made)

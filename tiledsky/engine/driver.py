@@ -17,7 +17,7 @@ from tiledsky.engine.plan import Plan, Stage
 from tiledsky.engine.verify import Checker
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.geometry import Pair, Region
-from tiledsky.io.files import write_inside
+from tiledsky.io.files import remove_objects, write_inside
 from tiledsky.io.inside import inside
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.recipe import Recipe
@@ -156,8 +156,7 @@ class FailedTasks:
         names = {index: (self._name(index), f".{index[0]}.{index[1]}.timeout") for index in plan.grid(stage)}
         kept = set(tasks)
         for index, ours in names.items() if there else ():
-            for name in there.intersection(ours[index in kept :]):
-                (self.folder / name).unlink(missing_ok=True)
+            remove_objects(root, [f"{self.within}/{name}" for name in there.intersection(ours[index in kept :])])
         self.files = {name for index in kept for name in names[index][:1]} & there
         self._tidy()
 
@@ -170,7 +169,8 @@ class FailedTasks:
             Nothing can be written any more.
         """
         if failure.hopeless:
-            text = failure.message if failure.kind is RunError else f"{failure.message}; {self._where(index)}"
+            of_the_run = failure.kind is not None and issubclass(failure.kind, RunError)
+            text = failure.message if of_the_run else f"{failure.message}; {self._where(index)}"
             raise RunError(text if "same command" in text else f"{text}; make room, then the same command goes on")
         self.failures[index] = failure
         region = self._region(index)
@@ -190,7 +190,7 @@ class FailedTasks:
     def remove(self, index: Pair) -> None:
         """Forget an earlier failure of a task that is done."""
         if self.files and (name := self._name(index)) in self.files:
-            (self.folder / name).unlink(missing_ok=True)
+            remove_objects(self.root, [f"{self.within}/{name}"])
             self._tidy()
 
     def raise_first(self) -> None:

@@ -319,7 +319,7 @@ class RunStore:
                 self._clear()
         self._write_source()  # the scratch copy of a compressed file is another one every time
         for path, _ in self.damaged(scratch=True):
-            _replace(self.root, path, self.files[path])
+            write_inside(self.root, path, self.files[path])
         remove_objects(self.root, [f"{RUN_FOLDER}/{_PREPARING}"])
 
     def damaged(self, *, scratch: bool) -> list[tuple[str, str]]:
@@ -332,7 +332,7 @@ class RunStore:
 
     def _write_source(self) -> None:
         planes = {name: p.to_json() for name, p in self.source.planes.items()}
-        _replace(self.root, f"{RUN_FOLDER}/source.json", json_bytes(planes))
+        write_inside(self.root, f"{RUN_FOLDER}/source.json", json_bytes(planes))
 
     def check_input(self) -> None:
         """Check that the input is still what the run began with.
@@ -361,20 +361,13 @@ class RunStore:
         """
         end(self.root, call)
         if provenance is not None:
-            _replace(self.root, f"{RUN_FOLDER}/provenance.json", json_bytes(sealed(provenance)))
+            write_inside(self.root, f"{RUN_FOLDER}/provenance.json", json_bytes(sealed(provenance)))
         for name in (*self.layout.scratch, f"{RUN_FOLDER}/summaries"):
             remove_tree(inside(self.root, name), ignore_errors=True)
         for file in files_below(self.root):
             if is_temporary(file.name):
                 file.unlink(missing_ok=True)
         write_inside(self.root, f"{RUN_FOLDER}/{SUCCESS}", b"")
-
-
-def _replace(root: Path, path: str, data: bytes) -> None:
-    """Write a file whole, whatever is in its place."""
-    if not is_file_inside(root, path):
-        remove_objects(root, [path])
-    write_inside(root, path, data)
 
 
 def damaged_files(

@@ -152,7 +152,9 @@ def _renamed(temporary: Path, path: Path) -> None:
 
 
 def write_inside(root: Path, path: str, *parts: bytes) -> None:
-    """Write a file of a store as `write_bytes` does, but never through a link."""
+    """Write a file of a store as `write_bytes` does, whatever is in its place, but never through a link."""
+    if not is_address(root):
+        make_way(root, [path])
     with writing(root / path):
         place = inside(root, path)
     write_bytes(place, *parts)
