@@ -107,7 +107,7 @@ def diagnostics(shape: tuple[int, int], *, seed: int = 0, result: str = "warn") 
                 "mean": 0.0004,
                 "mean_error": 0.0002,
                 "median": 0.0,
-                "mad_std": 0.2,
+                "std": 0.2,
                 "skewness": 0.02,
                 "skewness_error": 0.01,
                 "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},

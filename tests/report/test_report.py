@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from tiledsky import open_run, simulate_scene
 from tiledsky.cli import app
+from tiledsky.diagnostics.text import measured_text
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.report import report_path, save_figures, write_comparison, write_report
 from tiledsky.report.colors import Shown, palette, ranges
-from tiledsky.report.facts import number
 from tiledsky.report.panels import encode
 from tiledsky.report.view import fill, seen
 
@@ -213,7 +213,7 @@ def test_ranges_of_odd_planes() -> None:
     ],
 )
 def test_numbers(value: Any, error: Any, text: str) -> None:
-    assert number(value, error) == text
+    assert measured_text(value, error) == text
 
 
 def test_a_run_writes_its_report_and_does_not_fail_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.diagnostics.document import Diagnostics
+from tiledsky.diagnostics.registry import MEASURES
+from tiledsky.diagnostics.text import measured_text
 from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region
@@ -18,7 +21,7 @@ from tiledsky.io.address import located
 from tiledsky.io.files import write_bytes
 from tiledsky.io.zarr.check import array_alone_or_named
 from tiledsky.io.zarr.reader import read_plane
-from tiledsky.report import curves, facts, figures, html, panels
+from tiledsky.report import facts, figures, html, panels
 from tiledsky.report.colors import Shown, spread
 from tiledsky.report.windows import Window, read_window
 
@@ -112,7 +115,7 @@ def _page(runs: list[Run], truth: Any) -> str:
         ],
         checks=list(dict.fromkeys(c.name for d in measured for c in facts.verdict_of(d)[2])),
         panels=list(zip(made, divs, strict=True)),
-        pictures=[html.picture(drawn) for drawn in _figures(labels, measured, maps, truth)],
+        pictures=[html.picture(drawn) for drawn in _figures(labels, measured)],
         with_truth=truth is not None,
         script=script,
     )
@@ -147,12 +150,12 @@ def _block_means(sky: Any, window: Window) -> NDArray[np.float32]:
 
 def _panel(name: str, label: str, window: Window, shown: Shown, truth: Any) -> panels.Panel:
     what = "unmasked pixels of image − background" if truth is None else "background − true sky"
-    scatter = facts.number(spread(window.cells))
+    scatter = measured_text(spread(window.cells))
     caption = f"{what}, means of {window.size} × {window.size} px; they scatter by {scatter}"
     return panels.Panel(name, label, window, shown, caption, f"Map of {label}: {caption}.")
 
 
-def _column(run: Run, label: str, diagnostics: dict[str, Any], window: Window, with_truth: bool) -> Column:
+def _column(run: Run, label: str, diagnostics: Diagnostics, window: Window, with_truth: bool) -> Column:
     result, _, checks = facts.verdict_of(diagnostics)
     error = window.cells[np.isfinite(window.cells)].astype(float)
     return Column(
@@ -167,15 +170,16 @@ def _column(run: Run, label: str, diagnostics: dict[str, Any], window: Window, w
     )
 
 
-def _figures(labels: list[str], measured: list[dict[str, Any]], maps: list[Window], truth: Any) -> list[figures.Drawn]:
-    """Noise against scale of all runs on the same axes, and the bias under the mask."""
+def _figures(labels: list[str], measured: list[Diagnostics]) -> list[figures.Drawn]:
+    """Measures of all runs on the same axes."""
     from matplotlib import rc_context
 
     drawn = []
     with rc_context(figures.STYLE):
-        for name, draw in (("scale", curves.scales), ("bias", curves.biases)):
-            figure, axes = figures.axes_of(5.6, 3.6)
-            told = draw(axes, labels, measured)
-            if told is not None:
-                drawn.append(figures.Drawn(name, *told, "compare", figure))
+        for measure in MEASURES:
+            if measure.comparison is not None:
+                found = [diagnostics.of(measure) or measure.fields() for diagnostics in measured]
+                figure = measure.comparison(list(zip(labels, found, strict=True)))
+                if figure is not None:
+                    drawn.append(figures.draw(figure, (5.6, 3.6)))
     return drawn

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tiledsky.diagnostics.document import CheckResult, Diagnostics
+from tiledsky.diagnostics.text import measured_text
 from tiledsky.engine.result import Run
 from tiledsky.io.files import stands
 from tiledsky.io.fits.cards import label_value
@@ -43,18 +44,19 @@ class StageCost:
     projected_bar: float
 
 
-def diagnostics_of(run: Run) -> dict[str, Any]:
+def diagnostics_of(run: Run) -> Diagnostics:
     """Return the measures and the verdict that a run keeps; empty where it has none."""
-    return run.diagnostics if stands(run.path / RUN_FOLDER / "diagnostics.json") else {}
+    there = stands(run.path / RUN_FOLDER / "diagnostics.json")
+    return Diagnostics.model_validate(run.diagnostics) if there else Diagnostics()
 
 
-def verdict_of(diagnostics: dict[str, Any]) -> tuple[str, str, list[Check]]:
+def verdict_of(diagnostics: Diagnostics) -> tuple[str, str, list[Check]]:
     """Return the result, a sentence about it, and its checks in their order."""
-    verdict = diagnostics.get("verdict") or {}
-    checks = [_check(c) for c in verdict.get("checks", [])]
-    result = str(verdict.get("result", "not measured"))
-    if not checks:
-        return result, "This run holds no measures of its sky.", checks
+    verdict = diagnostics.verdict
+    if verdict is None or not verdict.checks:
+        result = "not measured" if verdict is None else verdict.result
+        return result, "This run holds no measures of its sky.", []
+    result, checks = verdict.result, [_check(c) for c in verdict.checks]
     counted = [c for c in checks if c.result != "not measured"]
     passed = sum(c.result == "pass" for c in counted)
     troubled = [c.name for c in checks if c.result in ("warn", "fail")]
@@ -62,39 +64,18 @@ def verdict_of(diagnostics: dict[str, Any]) -> tuple[str, str, list[Check]]:
     return result, f"{said}; look at: {', '.join(troubled)}." if troubled else f"{said}.", checks
 
 
-def _check(check: dict[str, Any]) -> Check:
-    result, unit = str(check["result"]), str(check.get("unit") or "1")
-    unit = "" if unit == "1" else unit
-    value = number(check.get("value"), check.get("error"))
-    limits = " / ".join(number(check.get(key)) for key in ("warn", "fail"))
+def _check(check: CheckResult) -> Check:
+    unit = "" if check.unit == "1" else check.unit
+    value = measured_text(check.value, check.error)
+    limits = " / ".join(map(measured_text, (check.warn, check.fail)))
     return Check(
-        result=result,
-        sign=SIGNS.get(result, "–"),
-        name=str(check["name"]).replace("_", " "),
+        result=check.result,
+        sign=SIGNS.get(check.result, "–"),
+        name=check.name.replace("_", " "),
         value=value if value == "–" else f"{value} {unit}".strip(),
         limits=f"{limits} {unit}".strip(),
-        reason=str(check.get("reason") or ""),
+        reason=check.reason,
     )
-
-
-def number(value: Any, error: Any = None) -> str:
-    """Write a number with the digits that its error leaves; "–" for none."""
-    return _digits(value, error).replace("-", "−")
-
-
-def _digits(value: Any, error: Any) -> str:
-    if not _is_number(value):
-        return "–"
-    if not _is_number(error) or error <= 0:
-        return format(value, ".0f" if 1e3 <= abs(value) < 1e7 else ".4g")
-    if abs(value) >= 1e5 or (value and max(abs(value), error) < 1e-4):
-        return f"{value:.3g} ± {error:.1g}"
-    digits = min(max(1 - math.floor(math.log10(error)), 0), 8)
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def size_text(count: float) -> str:
@@ -102,11 +83,11 @@ def size_text(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def run_facts(run: Run, diagnostics: dict[str, Any]) -> list[tuple[str, str]]:
+def run_facts(run: Run, diagnostics: Diagnostics) -> list[tuple[str, str]]:
     """What was run and on what: names and values."""
     ny, nx = run.plan.shape
-    image = diagnostics.get("image", {})
-    unit = image.get("bunit") or label_value(run.header, "BUNIT") or "not given"
+    image = diagnostics.image
+    unit = (image and image.bunit) or label_value(run.header, "BUNIT") or "not given"
     planes = {name: path for name, path in run.provenance.get("input", {}).items() if path}
     facts = [
         ("Image", planes.get("science", "not recorded")),
@@ -124,9 +105,9 @@ def run_facts(run: Run, diagnostics: dict[str, Any]) -> list[tuple[str, str]]:
     beside = [f"{name} ({Path(str(path)).name})" for name, path in planes.items() if name != "science"]
     facts.append(("Planes beside it", ", ".join(beside) or "none"))
     if image:
-        facts.append(("Noise of a pixel", number(image.get("noise"))))
-        facts.append(("Masked", f"{100 * (image.get('masked_fraction') or 0):.1f} % of the pixels"))
-        facts.append(("Without data", f"{100 * (image.get('invalid_fraction') or 0):.1f} % of the pixels"))
+        facts.append(("Noise of a pixel", measured_text(image.noise)))
+        facts.append(("Masked", f"{100 * (image.masked_fraction or 0):.1f} % of the pixels"))
+        facts.append(("Without data", f"{100 * (image.invalid_fraction or 0):.1f} % of the pixels"))
     facts += [("Recipe", run.recipe.name), ("Run", run.run_id)]
     versions = run.provenance.get("versions", {})
     facts.append(("Made by", ", ".join(f"{name} {versions[name]}" for name in versions)))

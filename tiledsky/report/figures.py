@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tiledsky.diagnostics import curve
+from tiledsky.diagnostics.curve import BIAS, RESIDUAL, SCALE, Section
+from tiledsky.diagnostics.document import Diagnostics
+from tiledsky.diagnostics.negative import MEASURE as NEGATIVE
+from tiledsky.diagnostics.registry import MEASURES
+from tiledsky.diagnostics.worst import MEASURE as LARGEST
 from tiledsky.engine.result import Run
 from tiledsky.report import curves, maps
 from tiledsky.report.facts import diagnostics_of
@@ -43,7 +49,7 @@ class Drawn:
     title, caption : str
     alt : str
         For those who do not see it: what is drawn, and what it says.
-    section : str
+    section : Section
         Part of the report that it belongs to.
     image : bool
         Made of pixels rather than lines.
@@ -53,24 +59,22 @@ class Drawn:
     title: str
     caption: str
     alt: str
-    section: str
+    section: Section
     figure: Figure = field(repr=False)
     image: bool = False
 
 
-Draw = Callable[[Any, Run, dict[str, Any]], tuple[str, str, str] | None]
+#: Sections of a report; those of other measures follow, in the order of the measures.
+WORST = Section(
+    "worst", "Worst regions", "Where the residual is least like noise, away from the borders, pixel by pixel."
+)
+_SECTIONS = (WORST, SCALE, BIAS, RESIDUAL)
 
-#: Name, section, made of pixels?, size in inches, function that draws on axes and returns title, caption and alt text.
-_LINES: list[tuple[str, str, Draw]] = [
-    ("scale", "scale", curves.scale),
-    ("power", "scale", curves.power),
-    ("bias_flux", "bias", curves.bias_flux),
-    ("bias_size", "bias", curves.bias_size),
-    ("masked_bias", "bias", curves.masked_bias),
-    ("edges", "bias", curves.edges),
-    ("histogram", "residual", curves.histogram),
-    ("correlation", "residual", curves.correlation),
-]
+
+def sections_of(drawn: Sequence[Drawn]) -> list[Section]:
+    """Sections of some figures, in the order of a report."""
+    there = [figure.section for figure in drawn]
+    return [section for section in dict.fromkeys((*_SECTIONS, *there)) if section in there]
 
 
 def figures_of(run: Run, *, with_maps: bool = True) -> list[Drawn]:
@@ -81,18 +85,30 @@ def figures_of(run: Run, *, with_maps: bool = True) -> list[Drawn]:
     from matplotlib import rc_context
 
     diagnostics = diagnostics_of(run)
-    measures = diagnostics.get("measures", {})
     drawn = []
     with rc_context(STYLE):
         if with_maps:
             drawn += [_map(run, name) for name in ("residual", "mask", "subtracted")]
-        drawn += _worst(run, measures)
-        for name, section, draw in _LINES:
-            figure, axes = axes_of(4.3, 3.2)
-            told = draw(axes, run, diagnostics)
-            if told is not None:
-                drawn.append(Drawn(name, *told, section, figure))
+        drawn += _worst(run, diagnostics)
+        drawn += [draw(figure, (4.3, 3.2)) for figure in _measured(diagnostics)]
     return drawn
+
+
+def _measured(diagnostics: Diagnostics) -> list[curve.Figure]:
+    """Figures of the measures, section by section."""
+    found = []
+    for measure in MEASURES:
+        if (fields := diagnostics.of(measure)) is not None:
+            found += [figure for make in measure.figures if (figure := make(fields)) is not None]
+    sections = list(dict.fromkeys((*_SECTIONS, *(figure.section for figure in found))))
+    return sorted(found, key=lambda figure: (sections.index(figure.section), figure.rank))
+
+
+def draw(figure: curve.Figure, size: tuple[float, float]) -> Drawn:
+    """Draw a figure of measures; ``size``: width and height in inches."""
+    canvas, axes = axes_of(*size)
+    curves.draw(axes, figure)
+    return Drawn(figure.name, figure.title, figure.caption, figure.alt, figure.section, canvas)
 
 
 def axes_of(width: float, height: float) -> tuple[Figure, Any]:
@@ -110,16 +126,17 @@ def axes_of(width: float, height: float) -> tuple[Figure, Any]:
 def _map(run: Run, name: str) -> Drawn:
     ny, nx = run.plan.shape
     figure, axes = axes_of(4.8, float(np.clip(3.2 * ny / nx, 1.6, 8.0)) + 0.8)
-    return Drawn(name, *maps.whole(axes, run, name), "residual", figure, image=True)
+    return Drawn(name, *maps.whole(axes, run, name), RESIDUAL, figure, image=True)
 
 
-def _worst(run: Run, measures: dict[str, Any]) -> list[Drawn]:
+def _worst(run: Run, diagnostics: Diagnostics) -> list[Drawn]:
     """Regions with the largest residuals, and the deepest hole."""
-    negative = measures.get("negative") or {}
-    holes = [{**r, "hole": True} for r in negative.get("regions", [])[:1]]
-    positions = [*(measures.get("worst") or {}).get("positions", [])[: maps.WORST - len(holes)], *holes]
+    negative, worst = diagnostics.of(NEGATIVE), diagnostics.of(LARGEST)
+    holes = [] if negative is None else negative.regions[:1]
+    positions = [] if worst is None else worst.positions[: maps.WORST - len(holes)]
     drawn = []
-    for k, position in enumerate(positions):
+    for k, position in enumerate([*positions, *holes], 1):
         figure, axes = axes_of(3.4, 3.3)
-        drawn.append(Drawn(f"worst_{k + 1}", *maps.region(axes, run, position, k + 1), "worst", figure, image=True))
+        told = maps.region(axes, run, position, k, hole=k > len(positions))
+        drawn.append(Drawn(f"worst_{k}", *told, WORST, figure, image=True))
     return drawn

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tiledsky.diagnostics.document import Diagnostics
+from tiledsky.diagnostics.registry import MEASURES
 from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.io.address import is_address, located
@@ -31,12 +33,6 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
     "font-src data:"
 )
-_HEADINGS = {
-    "worst": ("Worst regions", "Where the residual is least like noise, away from the borders, pixel by pixel."),
-    "scale": ("Structure by scale", "What is left of the sky, or taken out of the noise, at each scale."),
-    "bias": ("Bias by sources", "Whether the light of sources went into the sky."),
-    "residual": ("The residual", "Unmasked pixels of the image less its background."),
-}
 
 
 @dataclass(frozen=True)
@@ -129,8 +125,8 @@ def report_html(run: Run) -> str:
     script, divs = embedded(plots)
     drawn = figures.figures_of(run, with_maps=False)
     sections = [
-        {"id": key, "title": title, "intro": intro, "pictures": [picture(d) for d in drawn if d.section == key]}
-        for key, (title, intro) in _HEADINGS.items()
+        (section, [picture(figure) for figure in drawn if figure.section == section])
+        for section in figures.sections_of(drawn)
     ]
     return render(
         "report.html",
@@ -146,16 +142,16 @@ def report_html(run: Run) -> str:
         recipe=run.recipe.to_toml(),
         panels=list(zip(shown, divs, strict=True)),
         script=script,
-        sections=[s for s in sections if s["pictures"]],
+        sections=sections,
         definitions=_definitions(diagnostics),
         costs=facts.stage_costs(run),
         totals=facts.totals(run),
     )
 
 
-def _definitions(diagnostics: dict[str, Any]) -> list[tuple[str, str]]:
-    measures = diagnostics.get("measures", {})
-    return [(n.replace("_", " "), m["definition"]) for n, m in measures.items() if m and m.get("definition")]
+def _definitions(diagnostics: Diagnostics) -> list[tuple[str, str]]:
+    found = [(measure.name, diagnostics.of(measure)) for measure in MEASURES]
+    return [(name.replace("_", " "), m.definition) for name, m in found if m is not None and m.definition]
 
 
 def embedded(plots: list[Any]) -> tuple[str, list[str]]:

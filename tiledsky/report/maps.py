@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from tiledsky.diagnostics.fields import Position
+from tiledsky.diagnostics.text import measured_text
 from tiledsky.engine.result import Run
 from tiledsky.geometry import Region
 from tiledsky.io.zarr.reader import read_plane
 from tiledsky.report.colors import MASK, NO_DATA, palette, ranges, spread
-from tiledsky.report.facts import number
 from tiledsky.report.panels import CELLS, TITLES
 from tiledsky.report.windows import read_window
 
@@ -42,10 +43,10 @@ def whole(axes: Any, run: Run, name: str) -> tuple[str, str, str]:
     return TITLES[name], f"{cells}.", alt
 
 
-def region(axes: Any, run: Run, position: dict[str, Any], rank: int) -> tuple[str, str, str]:
+def region(axes: Any, run: Run, position: Position, rank: int, *, hole: bool) -> tuple[str, str, str]:
     """Draw the pixels around a position, with outlines of the mask; return title, caption and alternative text."""
     ny, nx = run.plan.shape
-    y, x = float(position["y"]), float(position["x"])
+    y, x = position.y, position.x
     starts = [int(np.clip(round(c) - _SIDE // 2, 0, max(n - _SIDE, 0))) for c, n in ((y, ny), (x, nx))]
     part = Region(starts[0], min(starts[0] + _SIDE, ny), starts[1], min(starts[1] + _SIDE, nx))
     pixels = read_plane(run.plane("subtracted"), part)
@@ -58,21 +59,21 @@ def region(axes: Any, run: Run, position: dict[str, Any], rank: int) -> tuple[st
         for color, width in (("white", 1.6), ("black", 0.7)):
             axes.contour(masked, levels=[0.5], colors=color, linewidths=width, extent=extent)
     where = f"x {x:.0f}, y {y:.0f}"
-    if position.get("hole"):
+    if hole:
         axes.plot(x, y, marker="+", color=MASK, markersize=18, markeredgewidth=2.5)
     else:
         from matplotlib.patches import Rectangle
 
-        side = float(position.get("size") or 16)
+        side = position.size or 16
         axes.add_patch(Rectangle((x - side / 2, y - side / 2), side, side, fill=False, edgecolor=MASK, linewidth=2))
     axes.set(xlabel="x (px)", ylabel="y (px)", xlim=extent[:2], ylim=extent[2:], title=f"{rank}. {where}")
     sky = ""
-    if position.get("ra") is not None and position.get("dec") is not None:
-        sky = f", RA {position['ra']:.5f}°, Dec {position['dec']:+.5f}°"
-    mean, significance = number(position.get("mean")), number(position.get("significance"))
+    if position.ra is not None and position.dec is not None:
+        sky = f", RA {position.ra:.5f}°, Dec {position.dec:+.5f}°"
+    mean, significance = measured_text(position.mean), measured_text(position.significance)
     told = f"mean {mean}, {significance} sigma, in the square"
-    if position.get("hole"):
-        told = f"the deepest hole, {number(position.get('area'))} px of {significance} sigma, at the cross"
+    if hole:
+        told = f"the deepest hole, {measured_text(position.area)} px of {significance} sigma, at the cross"
     caption = f"{where}{sky}: {told}. Black outlines: the mask."
     share = 100 * masked.mean()
     alt = (
