@@ -10,8 +10,8 @@ import pytest
 from astropy.nddata.bitmask import bitfield_to_boolean_mask
 
 from tiledsky.errors import InputError
-from tiledsky.planes import INVALID, SOURCES, USER, base_mask, check_noise, noise_scale, uncovered
-from tiledsky.recipe import Recipe
+from tiledsky.planes import INVALID, SOURCES, USER, base_mask, noise_scale, uncovered
+from tiledsky.recipe import Recipe, check_noise
 
 BAD = [math.nan, math.inf, -math.inf]
 

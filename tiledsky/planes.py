@@ -5,7 +5,6 @@ Bits of a mask plane: 0 invalid, 1 to 6 sources, 7 the user's mask.
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
 from tiledsky.images import as_float
-from tiledsky.recipe import MaskStep, Recipe
 
 INVALID = np.uint8(1)
 #: Bits 1 to 6.
@@ -147,22 +145,6 @@ def roots(variance: NDArray[Any]) -> NDArray[Any]:
 def _float_of(plane: NDArray[Any]) -> np.dtype[Any]:
     """Float type that holds all values of a plane."""
     return np.result_type(plane.dtype.newbyteorder("="), np.float32)
-
-
-def check_noise(recipe: Recipe, planes: Container[str]) -> None:
-    """Check that a recipe which evens the noise has a plane among ``planes`` (names) that says how it varies.
-
-    Raises
-    ------
-    InputError
-        It has none.
-    """
-    for step in recipe.steps:
-        if isinstance(step, MaskStep) and step.equalize is True and "weight" not in planes and "error" not in planes:
-            raise InputError(
-                f"mask step {step.name!r} evens the noise and no plane says how it varies; give --weight or --error, "
-                'or set equalize = "rms" or false'
-            )
 
 
 def uncovered(

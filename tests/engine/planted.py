@@ -65,16 +65,15 @@ def _strike(kind: str, index: tuple[int, int], *, late: bool) -> None:
     fault(plan["what"])
 
 
-def _planted(kind: str, works: Any) -> Any:
-    def task(ctx: Any, stage: Any, index: Any, tile: Any) -> list[str]:
-        _strike(kind, index, late=False)
-        objects = works(ctx, stage, index, tile)
-        _strike(kind, index, late=True)
-        return objects
+def _planted(works: Any) -> Any:
+    def perform(operation: Any, task: Any) -> Any:
+        _strike(operation.kind, task.index, late=False)
+        written = works(operation, task)
+        _strike(operation.kind, task.index, late=True)
+        return written
 
-    return task
+    return perform
 
 
 if PLAN in os.environ:
-    for name in list(tasks._TASKS):
-        tasks._TASKS[name] = _planted(name, tasks._TASKS[name])
+    tasks.perform = _planted(tasks.perform)

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tiledsky.engine import tasks
 from tiledsky.engine.context import forget
 from tiledsky.engine.dependencies import Done, needed, reads
 from tiledsky.engine.layout import Layout
-from tiledsky.engine.plan import Plan, Stage, make_plan
+from tiledsky.engine.plan import Plan, make_plan
 from tiledsky.engine.tasks import execute
 from tiledsky.engine.verify import Checker
 from tiledsky.io.store import read_json
@@ -171,7 +171,7 @@ def test_reads_are_those_that_were_seen(watched_run: Watched) -> None:
     recipe, plan = watched_run.recipe, watched_run.plan
     for stage in plan.stages:
         seen = {watched_run.writers[f][0] for i in plan.grid(stage) for f in watched_run.reads[stage.name, i]}
-        assert {read.stage for read in reads(recipe, plan, stage)} == seen, stage.name
+        assert {read.node for read in reads(recipe, plan, stage)} == seen, stage.name
 
 
 def test_lost_objects_one_by_one_of_a_finished_run(watched_run: Watched, tmp_path: Path) -> None:
@@ -214,15 +214,13 @@ def test_repair_does_these_tasks_and_no_other(
     (root / name).unlink()
     expected = watched_run.expected(root)
 
-    def spied(works: Callable[..., Any]) -> Callable[..., Any]:
-        def task(ctx: Any, stage: Stage, index: Any, tile: Any) -> Any:
-            done.add((stage.name, index))
-            return works(ctx, stage, index, tile)
+    works = tasks.perform
 
-        return task
+    def spied(operation: Any, task: Any) -> Any:
+        done.add((operation.name, task.index))
+        return works(operation, task)
 
-    for kind, works in tasks._TASKS.items():
-        monkeypatch.setitem(tasks._TASKS, kind, spied(works))
+    monkeypatch.setattr(tasks, "perform", spied)
     run(watched_run.recipe, watched_run.image, root, tile_size=watched_run.tile)
     assert done == expected
     assert stored_bytes(root) == watched_run.bytes

@@ -198,15 +198,15 @@ def test_disk_full_ends_the_stage(faulty: Any, image: Path, tmp_path: Path, whol
 
 
 def test_errors_that_may_pass_here(image: Path, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    works, failed = tasks._TASKS["ring"], []
+    works, failed = tasks.perform, []
 
-    def fails(ctx: Any, stage: Any, index: Any, tile: Any) -> list[str]:
-        if index == (1, 0) and len(failed) < 2:
-            failed.append(index)
+    def fails(operation: Any, task: Any) -> Any:
+        if operation.kind == "ring" and task.index == (1, 0) and len(failed) < 2:
+            failed.append(task.index)
             raise OSError(errno.ESTALE, "planted")
-        return works(ctx, stage, index, tile)
+        return works(operation, task)
 
-    monkeypatch.setitem(tasks._TASKS, "ring", fails)
+    monkeypatch.setattr(tasks, "perform", fails)
     result = run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE)
     assert len(failed) == 2
     assert stored_bytes(result.path) == whole[1]
@@ -219,14 +219,16 @@ def test_errors_that_may_pass_here(image: Path, tmp_path: Path, whole: Any, monk
 def test_attempts_by_error(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, attempts: int
 ) -> None:
-    calls = []
+    calls, works = [], tasks.perform
 
-    def fails(*arguments: Any) -> list[str]:
-        calls.append(arguments)
+    def fails(operation: Any, task: Any) -> Any:
+        if operation.kind != "mesh":
+            return works(operation, task)
+        calls.append(task)
         raise error
 
     monkeypatch.setattr(executors, "_WAITS", (0.0, 0.0, 0.0))
-    monkeypatch.setitem(tasks._TASKS, "mesh", fails)
+    monkeypatch.setattr(tasks, "perform", fails)
     with pytest.raises(RunError, match=f"1 of 1 tasks of stage bare-mesh failed; .*{type(error).__name__}"):
         run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE)
     assert len(calls) == attempts
@@ -236,13 +238,14 @@ def test_attempts_by_error(
 def test_own_process_is_not_killed(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import Client
 
-    works = tasks._TASKS["bins"]
+    works = tasks.perform
 
-    def slow(*arguments: Any) -> list[str]:
-        time.sleep(0.5)
-        return works(*arguments)
+    def slow(operation: Any, task: Any) -> Any:
+        if operation.kind == "bins":
+            time.sleep(0.5)
+        return works(operation, task)
 
-    monkeypatch.setitem(tasks._TASKS, "bins", slow)
+    monkeypatch.setattr(tasks, "perform", slow)
     with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
         result = run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE, client=client, task_timeout=0.2)
     assert result.complete

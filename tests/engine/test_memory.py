@@ -25,14 +25,14 @@ from tiledsky.cluster.local import local_client, worker_environment, worker_limi
 from tiledsky.cluster.process_memory import KEPT
 from tiledsky.engine.dependencies import halo_of
 from tiledsky.engine.forecast import check_fits, describe, fits, fitted_plan, fitting_tile
-from tiledsky.engine.memory import Plane, peak
-from tiledsky.engine.phases import BASE, MEGABYTE
+from tiledsky.engine.memory import peak
 from tiledsky.engine.plan import GATHER, TILE, Plan, make_plan
 from tiledsky.engine.runner import planned, prepare
 from tiledsky.errors import InputError, PlanError
 from tiledsky.geometry import Region
 from tiledsky.io.fits.image import FitsImage
 from tiledsky.io.source import open_source
+from tiledsky.operations.memory import BASE, MEGABYTE, Plane
 from tiledsky.recipe import preset_names
 
 SHAPE = (600, 490)

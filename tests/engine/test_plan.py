@@ -9,9 +9,10 @@ import pytest
 
 from tests.engine.scenes import KEEPING
 from tiledsky import Recipe
-from tiledsky.engine.plan import Plan, default_tile_size, identity, make_plan, measured_by, run_id
+from tiledsky.engine.plan import Plan, default_tile_size, identity, make_plan, run_id
 from tiledsky.errors import InputError, PlanError
 from tiledsky.geometry import inner_chunk
+from tiledsky.operations.background import measured_by
 
 RECIPES = {"complex-sky": Recipe.load("complex-sky"), "sextractor": Recipe.load("sextractor"), "keeping": KEEPING}
 

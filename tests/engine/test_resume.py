@@ -98,14 +98,14 @@ def test_interrupted_run_leaves_no_open_file(image: Path, tmp_path: Path) -> Non
 def test_failing_tile_leaves_the_others_done(
     image: Path, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, works = tmp_path / "run.zarr", tasks._TASKS["ring"]
+    out, works = tmp_path / "run.zarr", tasks.perform
 
-    def fails(ctx: Any, stage: Any, index: Any, tile: Any) -> list[str]:
-        if index == (0, 2):
+    def fails(operation: Any, task: Any) -> Any:
+        if operation.kind == "ring" and task.index == (0, 2):
             raise MemoryError("no room for the ring")
-        return works(ctx, stage, index, tile)
+        return works(operation, task)
 
-    monkeypatch.setitem(tasks._TASKS, "ring", fails)
+    monkeypatch.setattr(tasks, "perform", fails)
     message = (
         r"1 of 6 tasks of stage ring failed; tile \(0, 2\) \(rows 0:100, columns 200:210\): "
         r"MemoryError: no room for the ring; what is done is kept, the same command goes on"

@@ -414,14 +414,14 @@ def test_command(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_status(image: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {int(v) for state in open_run(finished).status().values() for v in state.ravel()} == {STATUS["done"]}
-    out, works = tmp_path / "run.zarr", tasks._TASKS["ring"]
+    out, works = tmp_path / "run.zarr", tasks.perform
 
-    def fails(ctx: Any, stage: Any, index: Any, tile: Any) -> list[str]:
-        if index == (1, 1):
+    def fails(operation: Any, task: Any) -> Any:
+        if operation.kind == "ring" and task.index == (1, 1):
             raise ValueError("no")
-        return works(ctx, stage, index, tile)
+        return works(operation, task)
 
-    monkeypatch.setitem(tasks._TASKS, "ring", fails)
+    monkeypatch.setattr(tasks, "perform", fails)
     with pytest.raises(RunError, match="1 of 6 tasks of stage ring failed"):
         run(RECIPE, image, out, tile_size=TILE)
     (out / "science/c/0/2").unlink()

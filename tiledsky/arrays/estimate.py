@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,17 +12,13 @@ import numpy as np
 from tiledsky.errors import InputError, InputWarning
 from tiledsky.images import Image, as_float, float_dtype, same_kind, taken_apart
 from tiledsky.nodata import AUTO, Look, checked, empty, look, places, without
-from tiledsky.operations.boxes import array_box_statistics, same_boxes
-from tiledsky.operations.filters import ring_halo, ring_step_patch
-from tiledsky.operations.masking import detection_image, search
-from tiledsky.operations.mesh import finish, surfaces
-from tiledsky.operations.surface import ceiling, sky_pixels
-from tiledsky.operations.thresholds import clip_of, fill_value, noise_images
+from tiledsky.operations.base import INPUTS, PixelOperation
+from tiledsky.operations.compile import compiled
+from tiledsky.operations.surface import sky_pixels
 from tiledsky.overlap import Patch, blank, call, is_dask_array, map_patches
-from tiledsky.planes import SOURCES, base_mask, check_noise, noise_scale, roots, uncovered
-from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
+from tiledsky.planes import SOURCES, base_mask, roots, uncovered
+from tiledsky.recipe import Recipe, check_noise
 from tiledsky.recipe.dq import dq_bits
-from tiledsky.statistics import image_statistics
 
 #: Planes that tell what a number stands for: what they call invalid is not looked at for one that means no data.
 _OF_NODATA = ("weight", "error", "coverage")
@@ -179,9 +174,9 @@ def estimated(
     if isinstance(base, np.ndarray) and base.all():
         raise InputError("all pixels are NaN, no data, of zero weight, flagged or masked: there is no sky to measure")
     found = _look(image, base) if told else None
-    builder = _Builder(recipe, image, base, weight=planes.get("weight"), error=planes.get("error"), found=found)
-    for step in recipe.steps:
-        builder.add(step)
+    given = {"science": image, "base": base, "weight": planes.get("weight"), "error": planes.get("error")}
+    nodes = _Nodes(recipe, given, found=found)
+    nodes.run()
     outside = None
     if recipe.uncovered == "invalid" or coverage is not None or nodata is not None:
         options: dict[str, Any] = {"halo": (0, 0), "dtype": bool, "name": "uncovered"}
@@ -189,17 +184,19 @@ def estimated(
         outside = map_patches(
             _uncovered_patch, base, coverage, pixels, **options, where=recipe.uncovered, nodata=nodata
         )
-    background, rms, deviation = (builder.pixels(recipe.result.name, which, outside=outside) for which in (0, 1, 2))
-    options = {"halo": (0, 0), "dtype": image.dtype, "name": "subtracted"}
     fill = float(recipe.fill_value)
+    surfaces = nodes.values[nodes.operations.meshes[recipe.result.name].name]
+    options = {"dtype": image.dtype, "coverage": outside, "fill_value": fill}
+    background, rms, deviation = (sky_pixels(blank(image), surfaces, which, **options) for which in (0, 1, 2))
+    options = {"halo": (0, 0), "dtype": image.dtype, "name": "subtracted"}
     chosen = recipe.result_mask
     sky = Sky(
         background=background,
         background_rms=rms,
         background_error=deviation,
-        mask=base if chosen is None else builder.masks[chosen.name],
+        mask=base if chosen is None else nodes.nodes[chosen.name],
         subtracted=map_patches(_subtracted_patch, image, background, outside, **options, fill_value=fill),
-        meshes=builder.meshes,
+        meshes=nodes.meshes,
         nodata=nodata,
     )
     return sky, found
@@ -255,100 +252,38 @@ def _warned(mesh: Any, found: Look) -> Any:
     return mesh
 
 
-class _Builder:
-    """Adds one step after the other to what is known of an image; ``found``: a look at it, told if it is lazy."""
+class _Nodes:
+    """Planes and values of a recipe on arrays (`tiledsky.operations.base.Arrays`).
 
-    def __init__(self, recipe: Recipe, image: Any, base: Any, *, weight: Any, error: Any, found: Any) -> None:
-        self.recipe, self.image, self.base = recipe, image, base
-        self.weight, self.error = weight, error
-        self.found = None if isinstance(found, Look) else found
-        self.rings: dict[str, Any] = {}
-        self.masks: dict[str, Any] = {}
-        self.boxes: list[tuple[BackgroundStep, MaskStep | None, Any]] = []
+    ``found``: a look at the image, which the result warns of if it is lazy.
+    """
+
+    def __init__(self, recipe: Recipe, planes: Mapping[str, Any], *, found: Any) -> None:
+        self.operations = compiled(recipe)
+        self.nodes: dict[str, Any] = dict(planes)
+        self.values: dict[str, Any] = {}
         self.meshes: dict[str, Any] = {}
-        self.surfaces: dict[str, Any] = {}
+        self._result = self.operations.meshes[recipe.result.name].name
+        self._found = None if isinstance(found, Look) else found
 
-    def add(self, step: RingStep | MaskStep | BackgroundStep) -> None:
-        if isinstance(step, RingStep):
-            self.rings[step.name] = self._ring(step)
-        elif isinstance(step, MaskStep):
-            self.masks[step.name] = self._search(step)
-        else:
-            mesh = call(finish, self._boxes(step), step, limit=self._limit(step))
-            if step is self.recipe.result and self.found is not None:
-                mesh = call(_warned, mesh, self.found)
-            self.meshes[step.name] = mesh
-            self.surfaces[step.name] = call(surfaces, mesh, step.interpolator)
+    def plane(self, node: str) -> Any:
+        """Pixels of a plane, made if nothing has asked for them before; None of a plane that is not given."""
+        if node not in self.nodes and node not in INPUTS:
+            self.operations.planes[node].on_arrays(self)
+        return self.nodes.get(node)
 
-    def _left_out(self, step: RingStep | MaskStep) -> Any:
-        """Bits that a ring or mask step leaves out: the base, and the mask that it names."""
-        before = self.recipe.mask_for(step)
-        return self.base if before is None else self.masks[before.name]
+    def checked(self, mesh: Any, name: str) -> Any:
+        """Return a mesh, which warns when it is made if it is the result's."""
+        return call(_warned, mesh, self._found) if name == self._result and self._found is not None else mesh
 
-    def _ring(self, step: RingStep) -> Any:
-        ignore = self._left_out(step) != 0
-        fill = None
-        if step.masked == "fill":
-            (wanted,) = noise_images(step)
-            pixels = self.image.astype(np.float32)
-            statistics = image_statistics(pixels, ignore, clip_of(step), refine=wanted.refine, biweight=wanted.biweight)
-            fill = call(fill_value, statistics)
-        func = partial(ring_step_patch, step=step)
-        options = {"halo": ring_halo(step), "dtype": self.image.dtype, "name": "ring_median"}
-        return map_patches(func, self.image, ignore, fill=fill, **options)
-
-    def _search(self, step: MaskStep) -> Any:
-        left_out = self._left_out(step)
-        sky = self.pixels(self.recipe.detection_sky(step).name, 0)
-        rms = self._rms_map(step)
-        scale = None
-        if step.equalize:
-            kind: dict[str, Any] = {"halo": (0, 0), "dtype": np.float64, "name": "noise_scale"}
-            planes = (None, rms) if step.equalize == "rms" else (self.weight, self.error)
-            scale = map_patches(_scale_patch, self.image, *planes, **kind)
-        detection = map_patches(
-            _detection_patch, self.image, sky, scale, halo=(0, 0), dtype=np.float32, name="detection"
-        )
-        found = search(
-            detection,
-            step.tiers,
-            mask=left_out != 0,
-            clip=step.clip,
-            masked=step.masked,
-            noise=None if step.equalize else rms,
-            first_bit=self.recipe.first_bit(step),
-        )
-        return left_out | found
-
-    def _rms_map(self, step: MaskStep) -> Any:
-        """Pixels of the rms map that a mask step needs, if it does."""
-        if step.equalize != "rms" and all(t.noise != "local" for t in step.tiers):
-            return None
-        return self.pixels(self.recipe.noise_source(step).name, 1)
-
-    def _boxes(self, step: BackgroundStep) -> Any:
-        chosen = self.recipe.mask_for(step)
-        for other, other_mask, statistics in self.boxes:
-            if other_mask is chosen and same_boxes(other, step):
-                return statistics
-        bits = self.base if chosen is None else self.masks[chosen.name]
-        statistics = array_box_statistics(self.image, bits != 0, step)
-        self.boxes.append((step, chosen, statistics))
-        return statistics
-
-    def _limit(self, step: BackgroundStep) -> Any:
-        """Ceiling of the mesh of a step, if it has one."""
-        if step.ceiling is None:
-            return None
-        options = {"box_size": step.box_size, "sigma": step.ceiling.sigma, "shape": self.image.shape}
-        return call(ceiling, self.surfaces[step.ceiling.above], **options)
-
-    def pixels(self, name: str, which: int, *, outside: Any = None) -> Any:
-        """Pixels of the sky (0) of a ring or background step, or of its rms (1) or error (2)."""
-        if name in self.rings:
-            return self.rings[name]
-        options = {"dtype": self.image.dtype, "coverage": outside, "fill_value": float(self.recipe.fill_value)}
-        return sky_pixels(blank(self.image), self.surfaces[name], which, **options)
+    def run(self) -> None:
+        """Do all operations; planes that a run would not store are kept until the next that it would."""
+        for operation in self.operations.stages:
+            operation.on_arrays(self)
+            if isinstance(operation, PixelOperation):
+                for node, maker in self.operations.planes.items():
+                    if not maker.stored:
+                        self.nodes.pop(node, None)
 
 
 def _base_patch(image: Patch, *planes: Patch, names: tuple[str, ...], dq_bits: int | None) -> Patch:
@@ -382,12 +317,3 @@ def _subtracted_patch(image: Patch, background: Patch, outside: Patch | None, *,
     if outside is not None:
         pixels[outside.data] = fill_value
     return image.replaced(pixels)
-
-
-def _scale_patch(image: Patch, weight: Patch | None, error: Patch | None) -> Patch:
-    planes = {"weight": weight, "error": error}
-    return image.replaced(noise_scale(**{k: None if p is None else p.data for k, p in planes.items()}))
-
-
-def _detection_patch(image: Patch, sky: Patch, scale: Patch | None) -> Patch:
-    return image.replaced(detection_image(image.data, sky.data, None if scale is None else scale.data))

@@ -20,9 +20,9 @@ from typing import Any
 import dask
 from dask.utils import parse_bytes
 
-from tiledsky.cluster.process_memory import KEPT
 from tiledsky.cluster.stop import held
 from tiledsky.errors import ParameterError, RunError
+from tiledsky.operations.memory import FREED
 
 #: Worker processes do not spill: a task's memory is bounded, and what it holds is not worth a disk.
 _CONFIG = {
@@ -46,7 +46,7 @@ _TLS = {"ca-file": "tls_ca_file", "client.cert": "tls_client_cert", "client.key"
 #: keeps: with Dask's setting each is mapped anew, and clearing its pages took a third of the CPU time of a plain mesh.
 _ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS"), "1"),
-    **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(KEPT)),
+    **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(FREED)),
 }
 #: What Python and the libraries take, rounded up: below it workers are killed and started again for ever.
 _SMALLEST = 256_000_000

@@ -12,14 +12,14 @@ import resource
 import sys
 from pathlib import Path
 
+from tiledsky.operations.memory import FREED
+
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _RESET = b"5\n"
 #: Units of ``ru_maxrss``.
 _UNIT = 1 if sys.platform == "darwin" else 1024
 
-#: Freed memory that a worker keeps for its next arrays, and size up to which arrays come from it: the most of glibc.
-KEPT = 32 << 20
 #: Gives freed memory back to the system; says how much of it is kept: of glibc alone.
 _TRIM, _SET = (getattr(ctypes.CDLL(None), name, None) for name in ("malloc_trim", "mallopt"))
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -53,7 +53,7 @@ def keep_freed() -> None:
     """Keep freed memory for the next arrays in this process, as workers do by their environment."""
     if _SET is not None:
         for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
-            _SET(option, KEPT)
+            _SET(option, FREED)
 
 
 def process_peak() -> int:

@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 
 from tiledsky.engine.documents import check_identity, read_identity, read_plan, read_recipe, read_source
-from tiledsky.engine.layout import ArraySpec, Layout
+from tiledsky.engine.layout import Layout
 from tiledsky.engine.plan import Plan
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import inner_chunk
@@ -25,6 +25,7 @@ from tiledsky.io.plane_reader import HEADER, SourcePlane
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, open_plane, open_store
 from tiledsky.io.zarr.check import CHUNK_BYTES
 from tiledsky.io.zarr.shards import is_made_here
+from tiledsky.operations.base import ArraySpec
 from tiledsky.recipe import Recipe
 
 

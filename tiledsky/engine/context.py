@@ -12,26 +12,22 @@ from numpy.typing import NDArray
 from tiledsky.cluster.versions import versions
 from tiledsky.cluster.workers import check_versions
 from tiledsky.engine.checked_store import open_checked_store
-from tiledsky.engine.documents import read_range
 from tiledsky.engine.leases import process_name
-from tiledsky.engine.names import BANDWIDTH, SURFACES
-from tiledsky.engine.plan import Stage
+from tiledsky.engine.plan import INGEST, Stage
 from tiledsky.errors import RunError
-from tiledsky.geometry import Pair, Region, TileGrid, boxes_of
+from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.images import as_float
 from tiledsky.io.address import located
 from tiledsky.io.files import write_inside
 from tiledsky.io.fits.plane import parse_header
 from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.store import Markers, encoded, object_path, summary_path, tile_index
-from tiledsky.io.zarr.reader import ZarrReader, read_plane
+from tiledsky.io.zarr.reader import ZarrReader
 from tiledsky.io.zarr.shards import encoded_object, is_plain
 from tiledsky.nodata import empty
-from tiledsky.operations.interpolators import interpolator_of
-from tiledsky.operations.surface import Surface
+from tiledsky.operations.compile import Operations
 from tiledsky.overlap import Patch
 from tiledsky.planes import base_mask, uncovered
-from tiledsky.recipe import BackgroundStep, RingStep
 from tiledsky.recipe.dq import dq_bits
 
 Index = Pair
@@ -51,7 +47,8 @@ class Context:
         self.recipe, self.plan = self.store.recipe, self.store.plan
         self.stages = {s.name: s for s in self.plan.stages}
         self.markers = Markers(root, run_id, self.made)
-        self._surfaces: dict[tuple[str, int], Surface] = {}
+        #: Values of the whole image that tasks share.
+        self.values: dict[str, Any] = {}
 
     @cached_property
     def source(self) -> dict[str, PlaneReader]:
@@ -61,13 +58,18 @@ class Context:
     @cached_property
     def input(self) -> dict[str, PlaneReader]:
         """Planes that the steps read: copies in this store, or the arrays of the source."""
-        if "ingest" in self.stages:
+        if INGEST in self.stages:
             return {name: ZarrReader(self.array(name)) for name in self.store.layout.dtypes}
         return self.source
 
     def array(self, path: str) -> Any:
         """Array of the store."""
         return self.store.array(path)
+
+    @property
+    def operations(self) -> Operations:
+        """Operations of the recipe."""
+        return self.store.layout.operations
 
     def patch(self, data: NDArray[Any], region: Region) -> Patch:
         """Wrap pixels of a region of this run's image."""
@@ -101,47 +103,18 @@ class Context:
             return None
         return dq_bits(self.recipe.dq_flags, header=parse_header(self.store.header))
 
-    def noise_planes(self, region: Region) -> dict[str, NDArray[Any] | None]:
-        """Weight and error, as `tiledsky.planes.noise_scale` takes them."""
-        given = self._planes(region, "weight", "error")
-        return {name: given.get(name) for name in ("weight", "error")}
-
     def uncovered(self, base: Patch) -> NDArray[np.bool_] | None:
         """Where the result has the fill value, for the pixels of ``base``; None: nowhere."""
         coverage = self._planes(base.region, "coverage").get("coverage")
         bare = None if self.nodata is None else empty(self.stored(base.region), self.nodata)
         return uncovered(base.data, coverage, where=self.recipe.uncovered, empty=bare)
 
+    def plane(self, name: str, region: Region) -> Patch | None:
+        """Pixels of a plane beside the image; None if the input has none."""
+        return self.patch(self.input[name].read(region), region) if name in self.input else None
+
     def _planes(self, region: Region, *names: str) -> dict[str, NDArray[Any]]:
         return {name: self.input[name].read(region) for name in names if name in self.input}
-
-    def sky(self, step: RingStep | BackgroundStep, region: Region) -> NDArray[Any]:
-        """Pixels of the sky of an earlier step."""
-        if isinstance(step, RingStep):
-            return read_plane(self.array(step.name), region)
-        return self.surface(step, 0).evaluate(region)
-
-    def surface(self, step: BackgroundStep, which: int) -> Surface:
-        """Background (0), rms (1) or error (2) surface of a background step, its arrays left in the store."""
-        if (step.name, which) not in self._surfaces:
-            part, folder = SURFACES[which], f"meshes/{step.name}"
-            low, high = read_range(self.root, step.name, part)
-            interpolator = interpolator_of(step.interpolator)
-            lookups = {name: self.array(f"{folder}/{name}") for name in interpolator.lookup_maps}
-            values = self.array(f"{folder}/surface_{part}")
-            interpolator = interpolator.of_error if part == "error" else interpolator
-            dtype = np.dtype(self.plan.dtype)
-            self._surfaces[step.name, which] = Surface(interpolator, step.box_size, values, lookups, low, high, dtype)
-        return self._surfaces[step.name, which]
-
-    def pixels(self, step: BackgroundStep, which: int, region: Region) -> NDArray[Any]:
-        """Pixels of one of the `SURFACES` of a background step, or of its bandwidth."""
-        if which != BANDWIDTH:
-            return self.surface(step, which).evaluate(region)
-        (by, bx), cells = step.box_size, boxes_of(region, step.box_size)
-        held = np.asarray(self.array(f"meshes/{step.name}/bandwidth")[cells.slices])
-        rows, columns = np.arange(region.y0, region.y1) // by, np.arange(region.x0, region.x1) // bx
-        return held[np.ix_(rows - cells.y0, columns - cells.x0)]
 
     def write(self, path: str, region: Region, data: NDArray[Any]) -> str:
         """Write one whole object of an array and return its path."""

@@ -15,15 +15,16 @@ import numpy as np
 
 from tiledsky.engine.dependencies import halo_of
 from tiledsky.engine.layout import Layout
-from tiledsky.engine.memory import Plane, Planes, peak
-from tiledsky.engine.phases import MEGABYTE, Memory
-from tiledsky.engine.plan import GATHER, TILE, Plan, Stage, make_plan, measured_by
+from tiledsky.engine.memory import peak, sizes_of
+from tiledsky.engine.plan import GATHER, INGEST, TILE, Plan, Stage, make_plan
 from tiledsky.errors import PlanError
 from tiledsky.geometry import Pair, inner_chunk
 from tiledsky.io.source import Source
 from tiledsky.nodata import number_text
-from tiledsky.operations.interpolators import interpolator_of
-from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
+from tiledsky.operations.base import INPUTS, ArraySpec, Operation
+from tiledsky.operations.compile import compiled
+from tiledsky.operations.memory import MEGABYTE, Memory, Plane, Planes
+from tiledsky.recipe import Recipe
 
 #: Share of a worker's limit that a plan may fill: Dask ends a worker at 0.98 of it.
 USABLE = 0.95
@@ -31,7 +32,6 @@ USABLE = 0.95
 _STEP = 240
 #: A tile is not chosen smaller than this many times the largest halo: reading would be most of the work.
 _HALOS = 2
-_LARGEST_BOX = 4096
 
 
 @dataclass(frozen=True)
@@ -168,83 +168,52 @@ def describe(
 
 
 def _stage(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, layout: Layout, threads: int) -> StageReport:
-    grid, halo = plan.grid(stage), halo_of(recipe, stage)
-    regions = [grid.region(index).grown(halo, plan.shape) for index in grid]
+    grid, operation = plan.grid(stage), layout.operations[stage.name]
+    regions = [grid.region(index).grown(operation.halo, plan.shape) for index in grid]
     pixels = sum(math.prod(region.shape) for region in regions)
-    arrays = layout.of_stage(stage).values()
     memory = peak(recipe, plan, stage, planes, threads=threads)
-    boxes = [recipe.step(name) for name in stage.measures or ([str(stage.step)] if stage.kind == "mesh" else [])]
     return StageReport(
         name=stage.name,
         kind=stage.kind,
         tile=stage.tile,
         counts=grid.counts,
         tasks=len(grid),
-        halo=halo,
-        boxes={step.name: step.box_size for step in boxes if isinstance(step, BackgroundStep)},
+        halo=operation.halo,
+        boxes=operation.box_sizes(),
         chunk=(inner_chunk(stage.tile[0]), inner_chunk(stage.tile[1])),
-        bytes_read=pixels * _bytes_a_pixel(recipe, plan, stage, planes) + _mesh_bytes(recipe, plan, stage, layout),
-        bytes_written=sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays),
+        bytes_read=pixels * _bytes_a_pixel(operation, plan, stage, planes, layout) + _whole_bytes(operation, layout),
+        bytes_written=sum(map(_bytes, layout.of_stage(stage).values())),
         peak_memory=memory.bytes,
         terms=memory.terms,
         formula=memory.formula,
     )
 
 
-def _bytes_a_pixel(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes) -> int:
+def _bytes(spec: ArraySpec) -> int:
+    return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+
+
+def _bytes_a_pixel(operation: Operation, plan: Plan, stage: Stage, planes: Planes, layout: Layout) -> int:
     """Bytes of all planes that a task of a stage reads."""
-    if stage.kind in GATHER:
+    sizes = sizes_of(operation, plan, stage, planes)
+    if operation.whole:
         return 0
-    known = sum(plane.itemsize for plane in planes.values())
-    if stage.kind in ("ingest", "output"):
-        if stage.kind == "output":  # and the mask, for its status and for the measures
-            again = [
-                n for n in ("weight", "error", "coverage") if n in planes and (n != "coverage" or recipe.uncovered == n)
-            ]
-            known += 2 + bool(stage.levels) + sum(planes[name].itemsize for name in again)
+    if (known := operation.bytes_read(sizes)) is not None:
         return known
-    step = recipe.step(str(stage.step))
-    before = recipe.mask_for(step) is not None
-    if before:  # its plane holds what is known before
-        known = planes["science"].itemsize + 1
-    if not isinstance(step, MaskStep):
-        return known
-    if isinstance(recipe.detection_sky(step), RingStep):
-        known += np.dtype(plan.dtype).itemsize
-    if step.equalize is True:
-        known += sum(planes[name].itemsize for name in ("weight", "error") if name in planes)
-    return known
+    total = 0
+    for node in layout.operations.pixel_nodes(operation):
+        if node == "base":
+            total += sum(plane.itemsize for name, plane in planes.items() if name != "science")
+        elif node in INPUTS:
+            total += planes[node].itemsize if node in planes else 0
+        else:
+            total += layout.operations.planes[node].dtype(np.dtype(plan.dtype)).itemsize
+    return total
 
 
-def _mesh_bytes(recipe: Recipe, plan: Plan, stage: Stage, layout: Layout) -> int:
+def _whole_bytes(operation: Operation, layout: Layout) -> int:
     """Bytes of the maps of meshes that a stage reads, each map once (tiles read a little of their neighbours' too)."""
-
-    def size(path: str) -> int:
-        spec = layout.arrays[path]
-        return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-
-    def surface(step: BackgroundStep, part: str) -> int:
-        maps = (f"surface_{part}", *interpolator_of(step.interpolator).lookup_maps)
-        return sum(size(f"meshes/{step.name}/{name}") for name in maps)
-
-    if stage.kind == "mesh":
-        sources = [s for s in plan.stages if s.measures]
-        step = recipe.step(str(stage.step))
-        assert isinstance(step, BackgroundStep)
-        own = measured_by(recipe, step).name
-        paths = [p for s in sources for p in layout.of_stage(s) if p.startswith(f"meshes/{own}/measured")]
-        return 2 * sum(map(size, paths))  # once to choose the boxes, once for the map
-    if stage.kind == "output":
-        kept = [s for s in recipe.steps if isinstance(s, BackgroundStep) and (s is recipe.result or s.keep)]
-        return sum(surface(step, part) for step in kept for part in ("background", "rms", "error"))
-    found = recipe.step(str(stage.step)) if stage.step is not None else None
-    if not isinstance(found, MaskStep) or stage.kind in GATHER:
-        return 0
-    sky, local = recipe.detection_sky(found), any(t.noise == "local" for t in found.tiers)
-    total = surface(sky, "background") if isinstance(sky, BackgroundStep) else 0
-    needed = found.equalize == "rms" or (local and stage.kind == "mask")
-    noise = recipe.noise_map(found) if needed else None
-    return total + (0 if noise is None else surface(noise, "rms"))
+    return sum(_bytes(layout.arrays[path]) for path in layout.operations.map_reads(operation))
 
 
 def fits(memory: Memory, memory_limit: int) -> bool:
@@ -276,7 +245,7 @@ def fitting_tile(
     int or None
         A multiple of 240 px, at least twice the largest halo of the recipe: with less, halos are most of what is read.
     """
-    ingest = any(stage.kind == "ingest" for stage in plan.stages)
+    ingest = any(stage.name == INGEST for stage in plan.stages)
     smallest = max(_HALOS * max(max(halo_of(recipe, stage)) for stage in plan.stages), 1)
     for tile in range(largest // _STEP * _STEP, smallest - 1, -_STEP):
         tried = make_plan(recipe, plan.shape, plan.dtype, tile_size=tile, ingest=ingest)
@@ -296,7 +265,7 @@ def fitted_plan(recipe: Recipe, plan: Plan, planes: Planes, *, memory_limit: int
     tile = fitting_tile(recipe, plan, planes, memory_limit=memory_limit, threads=threads)
     if tile is None:
         return plan  # refused by `check_fits`, which says what would fit
-    ingest = any(stage.kind == "ingest" for stage in plan.stages)
+    ingest = any(stage.name == INGEST for stage in plan.stages)
     return make_plan(recipe, plan.shape, plan.dtype, tile_size=tile, ingest=ingest)
 
 
@@ -325,25 +294,16 @@ def check_fits(recipe: Recipe, plan: Plan, planes: Planes, *, memory_limit: int,
     if any(s.kind not in GATHER for s in over):
         tile = fitting_tile(recipe, plan, planes, memory_limit=memory_limit, threads=threads)
         changes.append(None if tile is None else f"--tile-size {tile}")
-    for gather in (s for s in over if s.kind in GATHER):
-        mesh = gather.kind == "mesh"
-        box = _fitting_box(recipe, plan, gather, planes, memory_limit, threads) if mesh else None
-        changes.append(None if box is None else f"box_size {box} in step {gather.step}")
+    changes += [_fitting(recipe, plan, s, planes, memory_limit, threads) for s in over if s.kind in GATHER]
     if None not in changes:
         raise PlanError(f"{needs}; use {' and '.join(map(str, changes))}, or {limit}")
     fewer = " or fewer threads" if threads > 1 else ""
     raise PlanError(f"{needs}, and smaller tiles alone would not do; use {limit}{fewer}")
 
 
-def _fitting_box(
-    recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, memory_limit: int, threads: int
-) -> int | None:
-    """Smallest box with which the mesh of a step fits; None if there is none."""
-    step = recipe.step(str(stage.step))
-    assert isinstance(step, BackgroundStep)
-    for box in range(min(step.box_size) + 1, min(_LARGEST_BOX, *plan.shape)):
-        change = step.model_copy(update={"box_size": (box, box)})
-        other = recipe.model_copy(update={"steps": tuple(change if s is step else s for s in recipe.steps)})
+def _fitting(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, memory_limit: int, threads: int) -> str | None:
+    """Return what to change in a recipe so that a stage fits; None if nothing helps."""
+    for change, other in compiled(recipe)[stage.name].alternatives(recipe, plan.shape):
         if fits(peak(other, plan, stage, planes, threads=threads), memory_limit):
-            return box
+            return change
     return None

@@ -22,8 +22,8 @@ from tiledsky.io.options import InputOptions
 from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.source import Source, open_source
 from tiledsky.nodata import AUTO, Look, look_at, without
-from tiledsky.planes import base_mask, check_noise
-from tiledsky.recipe import Recipe
+from tiledsky.planes import base_mask
+from tiledsky.recipe import Recipe, check_noise
 from tiledsky.recipe.dq import dq_bits
 
 #: Planes that tell what a number stands for, whatever the recipe: its flags do not.

@@ -7,29 +7,25 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import tiledsky
 from tiledsky.cluster.versions import libraries
 from tiledsky.errors import PlanError
 from tiledsky.geometry import Pair, TileGrid, aligned_tile
-from tiledsky.operations.boxes import cells_of, largest_box, same_boxes
-from tiledsky.operations.thresholds import noise_images
-from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
+from tiledsky.operations.base import Operation
+from tiledsky.operations.compile import compiled, whole_kinds
+from tiledsky.operations.inputs import Ingest
+from tiledsky.recipe import Recipe
 
 #: Tiles of the default plan are near this size: large enough that halos are cheap, small enough for 1 GB a worker.
 TILE = 1920
 #: Inner chunks are near this size, so tiles are multiples of it where the boxes allow.
 _CHUNK = 256
-#: Sides in pixels of the blocks whose means a run keeps of its planes, to look at an image larger than `WHOLE` px.
-LEVELS = (4, 16)
-WHOLE = 2048
-
-#: Statistics of a step come in passes over tiles (histogram, refine, biweight, detections) and gather tasks between.
-Statistic = Literal["histogram", "bins", "refine", "centers", "biweight", "detections", "statistics"]
-Kind = Literal["ingest", Statistic, "ring", "mask", "boxes", "mesh", "output", "diagnostics"]
+#: Name of the operation that copies the input, where it is files.
+INGEST = Ingest.name
 #: Kinds of stages that are one task for the whole image.
-GATHER = ("bins", "centers", "statistics", "mesh", "diagnostics")
+GATHER = whole_kinds()
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Stage:
     ----------
     name : str
     kind : str
-        Which function makes a task of it (`tiledsky.engine.tasks`).
+        Of its operation.
     step : str or None
         Step of the recipe that it works for.
     tile : (int, int)
@@ -52,7 +48,7 @@ class Stage:
     """
 
     name: str
-    kind: Kind
+    kind: str
     step: str | None
     tile: Pair
     measures: tuple[str, ...] = ()
@@ -135,95 +131,24 @@ def make_plan(recipe: Recipe, shape: Pair, dtype: str, *, tile_size: int | None,
     """
     if tile_size is not None and tile_size < 1:
         raise PlanError(f"tile size {tile_size} holds no pixel; use --tile-size of at least 1")
-    for step in recipe.steps:
-        if isinstance(step, BackgroundStep):
-            cells_of(shape, step)
-    builder = _PlanBuilder(recipe, shape, tile_size)
-    if ingest:
-        builder.tiles("ingest", "ingest", None)
-    for step in recipe.steps:
-        builder.add(step)
-    builder.output()
-    builder.gather("diagnostics", "diagnostics", None)
-    return Plan(shape, dtype, tile_size or default_tile_size(shape), tuple(builder.stages))
+    operations = [o for o in compiled(recipe).stages if ingest or o.name != INGEST]
+    for operation in operations:
+        operation.check(shape)
+    stages = tuple(_stage(operation, shape, tile_size) for operation in operations)
+    return Plan(shape, dtype, tile_size or default_tile_size(shape), stages)
 
 
-class _PlanBuilder:
-    def __init__(self, recipe: Recipe, shape: Pair, tile_size: int | None) -> None:
-        self.recipe, self.shape, self.tile_size = recipe, shape, tile_size
-        self.stages: list[Stage] = []
-        self.measured: set[str] = set()
-
-    def tiles(self, name: str, kind: Kind, step: str | None, measures: tuple[BackgroundStep, ...] = ()) -> None:
-        tile = self._tile([largest_box(b) for b in measures])
-        self.stages.append(Stage(name, kind, step, tile, tuple(b.name for b in measures)))
-
-    def output(self) -> None:
-        levels = LEVELS if max(self.shape) > WHOLE else ()
-        tile = self._tile([(size, size) for size in levels])
-        self.stages.append(Stage("output", "output", None, tile, levels=levels))
-
-    def _tile(self, boxes: list[Pair]) -> Pair:
-        if self.tile_size is None:
-            return _rounded(default_tile_size(self.shape), boxes)
-        return aligned_tile(self.tile_size, boxes)
-
-    def gather(self, name: str, kind: Kind, step: str | None) -> None:
-        self.stages.append(Stage(name, kind, step, self.shape))
-
-    def add(self, step: RingStep | MaskStep | BackgroundStep) -> None:
-        if isinstance(step, RingStep):
-            self._statistics(step)
-            self.tiles(step.name, "ring", step.name)
-        elif isinstance(step, MaskStep):
-            self._statistics(step)
-            self.tiles(f"{step.name}-mask", "mask", step.name, self._following(step))
-        else:
-            if step.name not in self.measured:
-                self.tiles(f"{step.name}-boxes", "boxes", step.name, self._distinct([step]))
-            self.gather(f"{step.name}-mesh", "mesh", step.name)
-
-    def _statistics(self, step: RingStep | MaskStep) -> None:
-        """Passes for the statistics of the whole image that a step needs."""
-        images = noise_images(step)
-        if not images:
-            return
-        self.tiles(f"{step.name}-histogram", "histogram", step.name)
-        if any(i.refine for i in images):
-            self.gather(f"{step.name}-bins", "bins", step.name)
-            self.tiles(f"{step.name}-refine", "refine", step.name)
-        biweight = any(i.biweight for i in images)
-        detections = isinstance(step, MaskStep) and any(t.reliability is not None for t in step.tiers)
-        if biweight or detections:
-            self.gather(f"{step.name}-centers", "centers", step.name)
-        if biweight:
-            self.tiles(f"{step.name}-biweight", "biweight", step.name)
-        if detections:
-            self.tiles(f"{step.name}-detections", "detections", step.name)
-        self.gather(f"{step.name}-statistics", "statistics", step.name)
-
-    def _following(self, mask: MaskStep) -> tuple[BackgroundStep, ...]:
-        """Backgrounds that can be measured in the pass that makes this mask: those that use it."""
-        steps = self.recipe.steps[self.recipe.steps.index(mask) + 1 :]
-        users = [s for s in steps if isinstance(s, BackgroundStep) and self.recipe.mask_for(s) is mask]
-        return self._distinct(users)
-
-    def _distinct(self, users: list[BackgroundStep]) -> tuple[BackgroundStep, ...]:
-        chosen: list[BackgroundStep] = []
-        for step in users:
-            self.measured.add(step.name)
-            if measured_by(self.recipe, step) is step:
-                chosen.append(step)
-        return tuple(chosen)
-
-
-def measured_by(recipe: Recipe, step: BackgroundStep) -> BackgroundStep:
-    """Return the first step that measures the same boxes under the same mask: its numbers serve both."""
-    return next(
-        s
-        for s in recipe.steps
-        if isinstance(s, BackgroundStep) and recipe.mask_for(s) is recipe.mask_for(step) and same_boxes(s, step)
-    )
+def _stage(operation: Operation, shape: Pair, tile_size: int | None) -> Stage:
+    """Plan the tiles of an operation."""
+    overviews = operation.overviews(shape)
+    sizes = [*operation.boxes(), *((size, size) for size in overviews)]
+    if operation.whole:
+        tile = shape
+    elif tile_size is None:
+        tile = _rounded(default_tile_size(shape), sizes)
+    else:
+        tile = aligned_tile(tile_size, sizes)
+    return Stage(operation.name, operation.kind, operation.step, tile, operation.measures, overviews)
 
 
 def identity(recipe: Recipe, plan: Plan, planes: dict[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tiledsky.engine.checked_store import CheckedStore, open_checked_store
 from tiledsky.engine.documents import read_diagnostics, read_provenance, read_tiers
-from tiledsky.engine.plan import Plan, measured_by
+from tiledsky.engine.plan import Plan
 from tiledsky.engine.verify import Checker
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.geometry import Region
@@ -24,8 +24,7 @@ from tiledsky.io.inside import is_file_inside
 from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.io.zarr.reader import read_plane
-from tiledsky.operations.interpolators import interpolator_of
-from tiledsky.recipe import BackgroundStep, Recipe
+from tiledsky.recipe import Recipe
 
 #: What `Run.status` says of a task.
 STATUS = {"never": 0, "done": 1, "all-masked": 2, "failed": 3}
@@ -75,13 +74,11 @@ class Run:
 
         See `tiledsky.operations.mesh.Mesh`.
         """
-        step = self.recipe.step(name)
-        if not isinstance(step, BackgroundStep):
+        self.recipe.step(name)  # refuses a name that is none
+        mesh = self.store.layout.operations.meshes.get(name)
+        if mesh is None:
             raise ParameterError(f"{self.path}: step {name!r} has no mesh; name a background step")
-        parts = ["background", "rms", "error", "excluded", *interpolator_of(step.interpolator).fit_maps]
-        maps = {part: _whole(self.array(f"meshes/{name}/{part}")) for part in parts}
-        folder = name if step.grow_boxes else f"{measured_by(self.recipe, step).name}/measured"
-        return {**maps, "n_good": _whole(self.array(f"meshes/{folder}/n_good"))}
+        return {part: _whole(self.array(path)) for part, path in mesh.kept_maps().items()}
 
     @property
     def thresholds(self) -> dict[str, Any]:

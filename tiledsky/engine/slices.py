@@ -128,12 +128,12 @@ def run_slice(
 def _check_reads(store: RunStore, stage: Stage, tiles: list[Pair], markers: Markers) -> None:
     """Check that what the tiles read is there."""
     for read in reads(store.recipe, store.plan, stage) if tiles else []:
-        source = store.plan.stage(read.stage)
+        source = store.plan.stage(read.node)
         there = covered(store.plan, stage, tiles, source, read.halo)
-        absent = [i for i in store.plan.grid(source) if there[i] and markers.read(read.stage, i) is None]
+        absent = [i for i in store.plan.grid(source) if there[i] and markers.read(read.node, i) is None]
         if absent:
             raise RunError(
-                f"{store.root}: stage {stage.name} reads {len(absent)} tiles of stage {read.stage} that are not done, "
+                f"{store.root}: stage {stage.name} reads {len(absent)} tiles of stage {read.node} that are not done, "
                 f"the first {absent[0]}; do that stage first"
             )
 

@@ -1,29 +1,34 @@
-"""What one task does: read tile and halo from the store, run the kernels, write whole objects, return what was written.
+"""One task on a store: read tile and halo, run the operation, write whole objects, return what was written.
 
 Functions here are called in the driver's process or on a worker; they know neither Dask nor the other tiles.
 """
 
 from __future__ import annotations
 
+import struct
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.cluster import process_memory
-from tiledsky.engine import mesh_tasks, quality_tasks, sky_tasks
 from tiledsky.engine.context import Context, Index, context
-from tiledsky.engine.names import output_planes
-from tiledsky.engine.overviews import OverviewWriter
+from tiledsky.engine.documents import read_range, read_tiers
 from tiledsky.engine.plan import Stage
-from tiledsky.geometry import Region
+from tiledsky.errors import RunError
+from tiledsky.geometry import Pair, Region
 from tiledsky.io.address import is_address
-from tiledsky.io.files import make_way
-from tiledsky.io.store import zarr_threads
+from tiledsky.io.files import make_way, write_inside
+from tiledsky.io.fits.cards import label_value
+from tiledsky.io.fits.plane import parse_header
+from tiledsky.io.inside import open_inside
+from tiledsky.io.store import RUN_FOLDER, summary_path, write_json, zarr_threads
 from tiledsky.io.zarr.reader import read_plane
-from tiledsky.recipe import BackgroundStep
+from tiledsky.operations.base import Operation, Written
+from tiledsky.overlap import Patch
 
 
 def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int = 1) -> dict[str, Any]:
@@ -46,14 +51,12 @@ def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int 
         ctx.markers.remove(stage.name, index)
         make_way(ctx.root, ctx.owned(stage, index))
     with zarr_threads(threads):
-        region = ctx.plan.grid(stage).region(index)
-        made = _TASKS[stage.kind](ctx, stage, index, region)
-        objects, masked = made if isinstance(made, tuple) else (made, False)
+        written = perform(ctx.operations[stage.name], StoreTask(ctx, stage, index))
     return ctx.markers.write(
         stage.name,
         index,
-        objects=objects,
-        status="all-masked" if masked else "done",
+        objects=written.paths,
+        status="all-masked" if written.all_masked else "done",
         seconds=round(time.perf_counter() - started, 3),
         cpu_seconds=round(time.process_time() - cpu, 3),
         task_peak=process_memory.task_peak() if alone else None,
@@ -61,67 +64,125 @@ def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int 
     )
 
 
-def _ingest(ctx: Context, stage: Stage, index: Index, tile: Region) -> list[str]:
-    return [ctx.write(name, tile, plane.read(tile)) for name, plane in ctx.source.items()]
+def perform(operation: Operation, task: StoreTask) -> Written:
+    """Do the work of a task."""
+    return operation.run(task)
 
 
-def _output(ctx: Context, stage: Stage, index: Index, tile: Region) -> tuple[list[str], bool]:
-    """Write the planes of a tile and measure it.
+class StoreTask:
+    """A task of an operation on the store of a run; see `tiledsky.operations.base.Task`."""
 
-    Returns
-    -------
-    list of str
-        Paths of what was written.
-    bool
-        Whether no pixel of the tile was left for the sky: all of it is interpolated, or has no data.
-    """
-    region = quality_tasks.region_of(ctx, tile)
-    science = ctx.science(region)
-    base = ctx.base(science)
-    outside, fill_value = ctx.uncovered(base.cropped(tile)), float(ctx.recipe.fill_value)
-    bits = base if ctx.recipe.result_mask is None else base.replaced(read_plane(ctx.array("mask"), region))
-    overviews = OverviewWriter(ctx, stage, bits.cropped(tile))
-    written, measured = overviews.write("science", science.crop(tile)), {"science": science.data}
+    def __init__(self, ctx: Context, stage: Stage, index: Index) -> None:
+        self.ctx, self.stage, self.index = ctx, stage, index
+        self.recipe, self.shape, self.dtype = ctx.recipe, ctx.plan.shape, ctx.plan.dtype
+        self.region = ctx.plan.grid(stage).region(index)
+        self._science: Patch | None = None
 
-    def write(name: str, pixels: NDArray[Any]) -> None:
-        if outside is not None:
-            pixels[outside] = fill_value
-        written.extend((ctx.write(name, tile, pixels), *overviews.write(name, pixels)))
+    def has(self, plane: str) -> bool:
+        """Whether the input has a plane."""
+        return plane in self.ctx.input
 
-    for name, origin in output_planes(ctx.recipe).items():
-        if origin is not None:
-            step = ctx.recipe.step(origin[0])
-            assert isinstance(step, BackgroundStep)
-            pixels = ctx.pixels(step, origin[1], region if name in _MEASURED else tile)
-            if name in _MEASURED:
-                measured[name] = pixels
-                pixels = pixels[tile.within(region)]
-            if name == "background":
-                write("subtracted", science.crop(tile) - pixels)
-            write(name, pixels.copy() if name in _MEASURED and outside is not None else pixels)
-        elif name == "mask":
-            written.append(ctx.write(name, tile, base.crop(tile)))
-    written += quality_tasks.summary_task(ctx, index, tile, bits, measured, outside)
-    return written, bool(np.all(bits.crop(tile)))
+    def patch(self, node: str, region: Region) -> Patch | None:
+        """Pixels of a plane; None of a plane that the input has not."""
+        if node == "science":
+            return self._image(region)
+        if node == "base":
+            return self.ctx.base(self._image(region))
+        maker = self.ctx.operations.planes.get(node)
+        if maker is None:
+            return self.ctx.plane(node, region)
+        if not maker.stored:
+            return maker.patch(self, region)
+        return self.ctx.patch(read_plane(self.ctx.array(maker.plane), region), region)
 
+    def _image(self, region: Region) -> Patch:
+        """Pixels of the image, which are read once."""
+        if self._science is None or not self._science.region.contains(region):
+            self._science = self.ctx.science(region)
+        return self._science.cropped(region)
 
-#: Planes that the tests of the background need, with their halo.
-_MEASURED = ("background", "background_rms")
+    def value(self, node: str) -> Any:
+        """A value of the whole image."""
+        if node in self.ctx.values:
+            return self.ctx.values[node]
+        operation = self.ctx.operations[node]
+        value = operation.load(self)
+        if operation.shared:
+            self.ctx.values[node] = value
+        return value
 
-#: Return the paths of what they wrote; that of the output also whether all pixels of its tile are masked.
-_TASKS: dict[str, Callable[[Context, Stage, Index, Region], list[str] | tuple[list[str], bool]]] = {
-    "ingest": _ingest,
-    "histogram": sky_tasks.histogram_task,
-    "bins": sky_tasks.bins_task,
-    "refine": sky_tasks.refine_task,
-    "centers": sky_tasks.centers_task,
-    "biweight": sky_tasks.biweight_task,
-    "detections": sky_tasks.detections_task,
-    "statistics": sky_tasks.statistics_task,
-    "ring": sky_tasks.ring_task,
-    "mask": sky_tasks.mask_task,
-    "boxes": mesh_tasks.boxes_task,
-    "mesh": mesh_tasks.mesh_task,
-    "output": _output,
-    "diagnostics": quality_tasks.diagnostics_task,
-}
+    def array(self, path: str) -> Any:
+        """An array of the store, not read yet."""
+        return self.ctx.array(path)
+
+    def inputs(self, region: Region) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Pixels of the planes of the input as its files have them, one plane after the other."""
+        return ((name, plane.read(region)) for name, plane in self.ctx.source.items())
+
+    def outside(self, base: Patch) -> NDArray[np.bool_] | None:
+        """Where the result has the recipe's fill value; None: nowhere."""
+        return self.ctx.uncovered(base)
+
+    def header(self) -> Any:
+        """FITS header of the image."""
+        return parse_header(self.ctx.store.header)
+
+    def unit(self) -> str | None:
+        """Unit of the image, if its header has one."""
+        return label_value(self.header(), "BUNIT") or None
+
+    def tile_of(self, operation: str) -> Pair:
+        """Size of the tiles of an operation."""
+        return self.ctx.stages[operation].tile
+
+    def write(self, path: str, region: Region, data: NDArray[Any]) -> str:
+        """Write one whole object of an array; return its path."""
+        return self.ctx.write(path, region, data)
+
+    def write_whole(self, path: str, data: NDArray[Any]) -> list[str]:
+        """Write a whole array, object by object; return their paths."""
+        return self.ctx.write_whole(path, data)
+
+    def write_facts(self, name: str, facts: Any) -> list[str]:
+        """Write a document of the run; return its path."""
+        write_json(self.ctx.root, name, facts)
+        return [f"{RUN_FOLDER}/{name}"]
+
+    def tiers(self, step: str) -> list[dict[str, Any]]:
+        """Checked document with statistics and thresholds of a step."""
+        return read_tiers(self.ctx.root, step)
+
+    def range_of(self, step: str, part: str) -> tuple[float, float]:
+        """Checked range of the values of a map of a mesh."""
+        return read_range(self.ctx.root, step, part)
+
+    def write_parts(self, parts: Sequence[bytes]) -> list[str]:
+        """Write the summary of the task; return its path."""
+        path = summary_path(self.stage.name, self.index)
+        lengths = struct.pack(f"<{len(parts) + 1}Q", len(parts), *map(len, parts))
+        data = lengths + b"".join(parts)
+        write_inside(self.ctx.root, path, data + struct.pack("<I", zlib.crc32(data)))
+        return [path]
+
+    def parts(self, operation: str) -> Iterator[list[bytes]]:
+        """Summaries of all tasks of an operation, in row order."""
+        return (self._parts(operation, index) for index in self.ctx.plan.grid(self.ctx.stages[operation]))
+
+    def rows(self, operation: str) -> Iterator[list[tuple[Region, list[bytes]]]]:
+        """The same, row by row of tiles, each with its region."""
+        grid = self.ctx.plan.grid(self.ctx.stages[operation])
+        for iy in range(grid.counts[0]):
+            indices = [(iy, ix) for ix in range(grid.counts[1])]
+            yield [(grid.region(index), self._parts(operation, index)) for index in indices]
+
+    def _parts(self, operation: str, index: Index) -> list[bytes]:
+        """Read back what `write_parts` of a task has written."""
+        root, path = self.ctx.root, summary_path(operation, index)
+        with open_inside(root, path) as opened:
+            data = opened.read()
+        if len(data) < 12 or struct.pack("<I", zlib.crc32(data[:-4])) != data[-4:]:
+            raise RunError(f"{root / path} is damaged; `tiledsky verify {root}`, then the same command makes it anew")
+        (count,) = struct.unpack_from("<Q", data)
+        lengths = struct.unpack_from(f"<{count}Q", data, 8)
+        starts = np.cumsum((8 * (count + 1), *lengths)).tolist()
+        return [data[a : a + n] for a, n in zip(starts, lengths, strict=False)]

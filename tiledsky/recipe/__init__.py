@@ -15,7 +15,7 @@ from tiledsky.recipe.parameters import (
     Tier,
     ZoomInterpolator,
 )
-from tiledsky.recipe.recipe import Recipe, preset_names, recipe_text, validated
+from tiledsky.recipe.recipe import Recipe, check_noise, preset_names, recipe_text, validated
 
 __all__ = [
     "AnyInterpolator",
@@ -33,6 +33,7 @@ __all__ = [
     "SigmaClip",
     "Tier",
     "ZoomInterpolator",
+    "check_noise",
     "preset_names",
     "recipe_text",
     "validated",

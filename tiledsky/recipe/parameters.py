@@ -149,6 +149,11 @@ class RingStep(Model):
     downsample: int = Field(1, ge=1, le=64)
     keep: bool = False
 
+    @property
+    def words(self) -> str:
+        """The step in a few words."""
+        return f"ring median, radius {self.radius_in:g} px, width {self.width:g} px"
+
     @model_validator(mode="after")
     def _ring_left(self) -> RingStep:
         if self.downsample > 1 and self.width < self.downsample:
@@ -183,6 +188,13 @@ class Tier(Model):
     noise: Literal["std", "clipped_std", "mad_std", "biweight", "local"] = "clipped_std"
     noise_of: Literal["unsmoothed", "smoothed"] = "unsmoothed"
     reliability: float | None = Field(None, ge=0, le=1)
+
+    @property
+    def words(self) -> str:
+        """The tier in a few words."""
+        width, unit = (self.fwhm, "to") if self.fwhm else (self.sigma, "by")
+        smoothed = f", smoothed {unit} {width:g} px" if width else ""
+        return f"above {self.n_sigma:g} sigma{smoothed}" + (f", grown by {self.grow:g} px" if self.grow else "")
 
     @model_validator(mode="after")
     def _one_width(self) -> Tier:
@@ -235,6 +247,11 @@ class MaskStep(Model):
     clip: SigmaClip = SigmaClip()
     keep: bool = False
 
+    @property
+    def words(self) -> str:
+        """The step in a few words."""
+        return f"source mask: {'; '.join(tier.words for tier in self.tiers)}"
+
     @model_validator(mode="after")
     def _fill_first(self) -> MaskStep:
         if self.masked == "fill" and any(t.noise_of == "smoothed" for t in self.tiers):
@@ -286,6 +303,12 @@ class BackgroundStep(Model):
     ceiling: MeshCeiling | None = None
     mask: str | None = None
     keep: bool = False
+
+    @property
+    def words(self) -> str:
+        """The step in a few words."""
+        by, bx = self.box_size
+        return f"mesh of {by} × {bx} px boxes, {self.estimator}, {self.interpolator.kind}"
 
     @model_validator(mode="after")
     def _odd_filter(self) -> BackgroundStep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Container
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
-from tiledsky.errors import ParameterError
+from tiledsky.errors import InputError, ParameterError
 from tiledsky.recipe.checks import Checks, Limit
 from tiledsky.recipe.parameters import (
     MAX_STEPS,
@@ -224,6 +225,22 @@ def _check_names(step: AnyStep, seen: dict[str, str]) -> None:
         known = [n for n, k in seen.items() if k == kind]
         if name is not None and name not in known:
             raise ValueError(f"{step.kind} {step.name!r} {does} {name!r}; earlier {kind} steps are {known}")
+
+
+def check_noise(recipe: Recipe, planes: Container[str]) -> None:
+    """Check that a recipe which evens the noise has a plane among ``planes`` (names) that says how it varies.
+
+    Raises
+    ------
+    InputError
+        It has none.
+    """
+    for step in recipe.steps:
+        if isinstance(step, MaskStep) and step.equalize is True and "weight" not in planes and "error" not in planes:
+            raise InputError(
+                f"mask step {step.name!r} evens the noise and no plane says how it varies; give --weight or --error, "
+                'or set equalize = "rms" or false'
+            )
 
 
 def validated(model: type[AnyModel], data: dict[str, Any], *, source: str) -> AnyModel:

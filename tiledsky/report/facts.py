@@ -12,7 +12,6 @@ from tiledsky.engine.result import Run
 from tiledsky.io.files import stands
 from tiledsky.io.fits.cards import label_value
 from tiledsky.io.store import RUN_FOLDER
-from tiledsky.recipe import BackgroundStep, MaskStep, RingStep
 
 #: What the results of a check are called on a page: a sign (never colour alone) and a word.
 SIGNS = {"pass": "✓", "warn": "!", "fail": "✕", "not measured": "–"}
@@ -116,27 +115,7 @@ def run_facts(run: Run, diagnostics: Diagnostics) -> list[tuple[str, str]]:
 
 def step_lines(run: Run) -> list[tuple[str, str]]:
     """Each step of the recipe in a few words."""
-    lines = []
-    for step in run.recipe.steps:
-        if isinstance(step, RingStep):
-            said = f"ring median, radius {step.radius_in:g} px, width {step.width:g} px"
-        elif isinstance(step, MaskStep):
-            tiers = [_tier(tier) for tier in step.tiers]
-            said = f"source mask: {'; '.join(tiers)}"
-        else:
-            assert isinstance(step, BackgroundStep)
-            by, bx = step.box_size
-            said = f"mesh of {by} × {bx} px boxes, {step.estimator}, {step.interpolator.kind}"
-        lines.append((step.name, said))
-    return lines
-
-
-def _tier(tier: Any) -> str:
-    level = f"above {tier.n_sigma:g} sigma"
-    smooth = (
-        (tier.fwhm and f", smoothed to {tier.fwhm:g} px") or (tier.sigma and f", smoothed by {tier.sigma:g} px") or ""
-    )
-    return f"{level}{smooth}" + (f", grown by {tier.grow:g} px" if tier.grow else "")
+    return [(step.name, step.words) for step in run.recipe.steps]
 
 
 def stage_costs(run: Run) -> list[StageCost]:

@@ -1,6 +1,6 @@
 """Looking at a run of any size: a window of a plane, in as few cells as a screen shows.
 
-Where a cell is larger than a pixel, the means of blocks that the run keeps (`tiledsky.engine.overviews`) are read, so
+Where a cell is larger than a pixel, the means of blocks that the run keeps (`tiledsky.operations.output`) are read, so
 that no more is read than is shown, but for a factor of 16.
 """
 
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.engine.names import OVERVIEW_PLANES, overview_path
 from tiledsky.engine.result import Run
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Region, boxes_of
@@ -20,6 +19,7 @@ from tiledsky.images import as_float
 from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.zarr.reader import ZarrReader, read_plane
 from tiledsky.kernels.filters.blocks import block_means
+from tiledsky.operations.output import OVERVIEW_PLANES, overview_path
 
 #: Smooth planes whose cells are read off the mesh: name to the map of the mesh.
 _SMOOTH = {"background_rms": "rms", "background_error": "error"}

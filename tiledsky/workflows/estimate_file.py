@@ -24,11 +24,11 @@ from tiledsky.io.fits.plane import parse_header
 from tiledsky.io.options import InputOptions
 from tiledsky.io.plane_reader import SourcePlane
 from tiledsky.io.source import Source
-from tiledsky.operations.boxes import largest_box
-from tiledsky.operations.filters import ring_halo
-from tiledsky.operations.masking import tiers_halo
+from tiledsky.operations.background import Boxes
+from tiledsky.operations.base import PixelOperation
+from tiledsky.operations.compile import compiled
 from tiledsky.overlap import Patch, blank, is_dask_array, map_patches
-from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
+from tiledsky.recipe import Recipe
 from tiledsky.workflows.estimate_memory import check_memory
 from tiledsky.workflows.outputs import EXPORTED, fill_of, result_header
 
@@ -160,7 +160,7 @@ def band_rows(recipe: Recipe, shape: Pair, threads: int) -> int:
 
     The halo is read and worked on twice where two bands meet; the result does not depend on the bands.
     """
-    boxes = math.lcm(*(largest_box(step)[0] for step in recipe.steps if isinstance(step, BackgroundStep)))
+    boxes = math.lcm(*(size[0] for operation in compiled(recipe).stages for size in operation.boxes()))
     halo = halo_rows(recipe)
     rows = max(-(-_BAND // shape[1]), min(_HALOS * halo, -(-shape[0] // (2 * threads))), halo)
     rows = -(-rows // boxes) * boxes if boxes < shape[0] else rows
@@ -169,9 +169,7 @@ def band_rows(recipe: Recipe, shape: Pair, threads: int) -> int:
 
 def halo_rows(recipe: Recipe) -> int:
     """Rows on both sides of a band that its steps read, at most."""
-    rings = [ring_halo(step)[0] for step in recipe.steps if isinstance(step, RingStep)]
-    masks = [tiers_halo(step.tiers)[0] for step in recipe.steps if isinstance(step, MaskStep)]
-    return max([0, *rings, *masks])
+    return max(o.halo[0] for o in compiled(recipe).stages if isinstance(o, PixelOperation | Boxes))
 
 
 class _Pixels:

@@ -17,18 +17,16 @@ import numpy as np
 import psutil
 
 from tiledsky.errors import PlanError
-from tiledsky.geometry import Pair, mesh_shape
+from tiledsky.geometry import Pair
 from tiledsky.images import float_dtype
 from tiledsky.io.source import Source
-from tiledsky.operations.thresholds import noise_images
-from tiledsky.recipe import AnyStep, BackgroundStep, MaskStep, Recipe, RingStep
+from tiledsky.operations.compile import compiled
+from tiledsky.recipe import Recipe
 
 #: Python, libraries and compiled kernels: 255 MB measured.
 _PROCESS = 280_000_000
 #: Bytes a pixel of a band, with its halo on both sides, that a thread works on.
 _BAND = 48
-#: Bytes a cell of the mesh that is made, and of one that is kept for its pixels.
-_MADE, _KEPT = 350, 32
 #: Freed arrays leave holes, and Dask begins a step before the one before has ended: a tenth more was measured.
 _MORE = 1.25
 #: Where Linux says what a container may take.
@@ -60,31 +58,17 @@ def _kept(recipe: Recipe, source: Source, planes: Sequence[str]) -> float:
     """Bytes a pixel of the image, the most of all steps."""
     size = float_dtype(source.planes["science"].dtype).itemsize
     always = float(size + 1) if len(recipe.steps) > 1 else size * ("subtracted" in planes) + ("mask" in planes)
-    evened = any(isinstance(step, MaskStep) and step.equalize is True for step in recipe.steps)
+    nodes = {node for operation in compiled(recipe).stages for node in compiled(recipe).pixel_nodes(operation)}
     for name, plane in source.planes.items():
-        if name == "coverage" or (evened and name in ("weight", "error")):
+        if name == "coverage" or name in nodes & {"weight", "error"}:
             always += np.dtype(plane.dtype).itemsize
     if source.planes["science"].nodata is not None:
         always += size + 1  # the image as it is, and where it has no data
     most = 0.0
-    for step in recipe.steps:
-        made, kept = _of_step(step, size, source.shape)
-        most, always = max(most, always + made), always + kept
+    for operation in compiled(recipe).stages:
+        held = operation.array_bytes(size, source.shape)
+        most, always = max(most, always + held.made), always + held.kept
     return most
-
-
-def _of_step(step: AnyStep, size: int, shape: Pair) -> tuple[float, float]:
-    """Bytes a pixel that a step holds while it is made, and that are kept of it."""
-    if isinstance(step, BackgroundStep):
-        cells = math.prod(mesh_shape(shape, step.box_size)) / math.prod(shape)
-        return _MADE * cells, _KEPT * cells
-    # every image whose median or clipped noise is asked for is held between the passes over it
-    passes = 4 * sum(image.refine for image in noise_images(step))
-    if isinstance(step, RingStep):
-        return size + 1 + passes, size
-    local = size * any(tier.noise == "local" for tier in step.tiers)
-    counted = 5 * sum(tier.reliability is not None for tier in step.tiers)  # image and mask, with the halo of the tier
-    return 4 + 1 + (step.masked == "fill") + passes + local + counted + 2, 1
 
 
 def check_memory(recipe: Recipe, source: Source, planes: Sequence[str], *, band: Pair, halo: int, threads: int) -> None:

@@ -1,0 +1,137 @@
+"""A recipe as a list of operations, in the order in which they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+
+from tiledsky.geometry import Pair
+from tiledsky.operations.background import Boxes, MeshOperation, background_operations, measured_by
+from tiledsky.operations.base import INPUTS, Operation, PixelOperation, Read
+from tiledsky.operations.inputs import Ingest
+from tiledsky.operations.mask import mask_operations
+from tiledsky.operations.output import Output
+from tiledsky.operations.quality import Diagnostics
+from tiledsky.operations.ring import ring_operations
+from tiledsky.operations.search import bits_of
+from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
+
+
+class Operations:
+    """Operations of a recipe, by name and by what they make."""
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        #: All, in the order in which they are done.
+        self.all: Mapping[str, Operation] = MappingProxyType({o.name: o for o in operations})
+        pixels = [o for o in self.all.values() if isinstance(o, PixelOperation)]
+        #: Pixel operations by the node that they make.
+        self.planes: Mapping[str, PixelOperation] = MappingProxyType({o.output: o for o in pixels})
+
+    def __getitem__(self, name: str) -> Operation:
+        return self.all[name]
+
+    @property
+    def meshes(self) -> dict[str, MeshOperation]:
+        """Operations that make a mesh, by step."""
+        return {str(o.step): o for o in self.all.values() if isinstance(o, MeshOperation)}
+
+    @property
+    def stages(self) -> list[Operation]:
+        """Operations that a run does tasks of: all but planes that are made where they are read."""
+        return [o for o in self.all.values() if not isinstance(o, PixelOperation) or o.stored]
+
+    def stored_reads(self, operation: Operation) -> list[Read]:
+        """What the tasks of an operation read of others in a store, each once: the nodes are names of operations."""
+        found: dict[tuple[str, bool], Read] = {}
+        waiting = list(operation.reads())
+        while waiting:
+            read = waiting.pop(0)
+            maker = self.planes.get(read.node)
+            if maker is not None and not maker.stored:
+                waiting[:0] = [_grown(inner, read.halo) for inner in maker.reads()]
+                continue
+            name = Ingest.name if read.node in INPUTS else read.node if maker is None else maker.name
+            key = name, read.boxes
+            halo = read.halo if key not in found else _larger(found[key].halo, read.halo)
+            found[key] = Read(name, halo, read.boxes)
+        return list(found.values())
+
+    def pixel_nodes(self, operation: Operation) -> list[str]:
+        """Planes that the tasks of an operation read, of the input or of others in a store, each once."""
+        return [node for node in self._reached(operation) if node in INPUTS or self.planes[node].stored]
+
+    def map_reads(self, operation: Operation) -> list[str]:
+        """Paths of the maps of meshes that the tasks of an operation read."""
+        made = [self.planes[node] for node in self._reached(operation) if node not in INPUTS]
+        return [path for o in (operation, *(m for m in made if not m.stored)) for path in o.map_arrays()]
+
+    def _reached(self, operation: Operation) -> list[str]:
+        """Planes that an operation reads, and those that are made of others where it reads them."""
+        found: dict[str, None] = {}
+        waiting = [read.node for read in operation.reads()]
+        while waiting:
+            node = waiting.pop(0)
+            if node in found or (node not in INPUTS and node not in self.planes):
+                continue
+            found[node] = None
+            if node not in INPUTS and not self.planes[node].stored:
+                waiting += [read.node for read in self.planes[node].reads()]
+        return list(found)
+
+
+def _grown(read: Read, halo: Pair | None) -> Read:
+    """Return what is read for a region and its halo."""
+    if read.halo is None or halo is None:
+        return read
+    return Read(read.node, (read.halo[0] + halo[0], read.halo[1] + halo[1]), read.boxes)
+
+
+def _larger(one: Pair | None, other: Pair | None) -> Pair | None:
+    """Return the larger of two halos; None is the whole image."""
+    return None if one is None or other is None else (max(one[0], other[0]), max(one[1], other[1]))
+
+
+@lru_cache(maxsize=32)
+def compiled(recipe: Recipe) -> Operations:
+    """Compile a recipe, whose cumulative masks are expanded (`tiledsky.recipe.recipe.Recipe.expanded`)."""
+    return Operations(_operations(recipe))
+
+
+def whole_kinds() -> frozenset[str]:
+    """Kinds of operations that are one task for the whole image."""
+    waiting, kinds = [Operation], set()
+    while waiting:
+        found = waiting.pop()
+        waiting += found.__subclasses__()
+        if found.whole and hasattr(found, "kind"):
+            kinds.add(found.kind)
+    return frozenset(kinds)
+
+
+def _operations(recipe: Recipe) -> Iterable[Operation]:
+    yield Ingest()
+    boxes: dict[str, Boxes] = {}
+    sources: dict[str, str] = {}
+    meshes: list[MeshOperation] = []
+    for index, step in enumerate(recipe.steps):
+        if isinstance(step, RingStep):
+            yield from ring_operations(recipe, step)
+        elif isinstance(step, MaskStep):
+            # backgrounds that use this mask are measured in the pass that makes it
+            users = [s for s in recipe.steps[index + 1 :] if isinstance(s, BackgroundStep)]
+            users = [s for s in users if recipe.mask_for(s) is step and measured_by(recipe, s) is s]
+            measured = tuple(Boxes(user, step.name) for user in users)
+            boxes |= {b.parameters.name: b for b in measured}
+            sources |= {b.parameters.name: f"{step.name}-mask" for b in measured}
+            yield from mask_operations(recipe, step, measured)
+        else:
+            first = measured_by(recipe, step).name
+            own = boxes.setdefault(first, Boxes(step, bits_of(recipe, step)))
+            for operation in background_operations(recipe, step, own, sources.get(first)):
+                if isinstance(operation, MeshOperation):
+                    meshes.append(operation)
+                yield operation
+            sources.setdefault(first, own.name)
+    yield Output(recipe, meshes)
+    yield Diagnostics(recipe)

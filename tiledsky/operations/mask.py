@@ -1,0 +1,185 @@
+"""Mask steps: the search for sources, as bits of a plane."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tiledsky.geometry import Pair
+from tiledsky.operations import reliability
+from tiledsky.operations.background import Boxes
+from tiledsky.operations.base import Arrays, ArraySpec, Held, Image, Operation, PixelOperation, Read, Task, Written
+from tiledsky.operations.masking import tiers_halo, tiers_patch
+from tiledsky.operations.memory import WRITE, Phase, Sizes
+from tiledsky.operations.passes import Final, Wanted, known, passes
+from tiledsky.operations.search import Detection, Searched, bits_of, left_out, search_phases
+from tiledsky.operations.thresholds import (
+    Thresholds,
+    clip_of,
+    noise_image,
+    noise_images,
+    thresholds,
+    tier_thresholds,
+)
+from tiledsky.overlap import Patch
+from tiledsky.recipe import MaskStep, Recipe
+
+
+def mask_operations(recipe: Recipe, step: MaskStep, boxes: tuple[Boxes, ...]) -> list[Operation]:
+    """Operations of a mask step; ``boxes``: measured in the same pass, under the new mask."""
+    detection = Detection(recipe, step)
+    local = recipe.noise_source(step) if any(t.noise == "local" for t in step.tiers) else None
+    fill = step.masked == "fill"
+    searched = Searched(step.name, detection.output, bits_of(recipe, step), detection, local, fill)
+    wanted = Wanted(searched, tuple(noise_images(step)), clip_of(step), step.tiers)
+    mask = Mask(recipe, step, wanted, boxes)
+    return [detection, *passes(wanted, MaskStatistics(wanted, step)), mask]
+
+
+class MaskStatistics(Final):
+    """Thresholds of the tiers, and the value of the pixels that are left out."""
+
+    def __init__(self, wanted: Wanted, parameters: MaskStep) -> None:
+        super().__init__(wanted)
+        self.parameters = parameters
+
+    def facts(self, task: Task) -> list[dict[str, Any]]:
+        """See `Final.facts`."""
+        step, fill = self.parameters, self.wanted.searched.fill
+        of_images = dict(zip(self.wanted.images, self.merged(task, last=True), strict=True))
+        statistics = [of_images[noise_image(t, fill=fill)] for t in step.tiers]
+        found = self.detections(task)
+        limits = thresholds(step.tiers, statistics, found, fill=fill)
+        return [
+            # a tier that finds nothing has no threshold
+            {**known(s), "threshold": x if math.isfinite(x) else None, "fill": limits.fill, **reliability.known(n)}
+            for s, x, n in zip(statistics, limits.values, found, strict=True)
+        ]
+
+    def load(self, task: Task) -> Thresholds:
+        """Thresholds of the tiers."""
+        facts = task.tiers(str(self.step))
+        values = tuple(math.inf if fact["threshold"] is None else fact["threshold"] for fact in facts)
+        return Thresholds(values, facts[0]["fill"])
+
+    def on_arrays(self, arrays: Arrays) -> None:
+        """See `Operation.on_arrays`."""
+        step, searched = self.parameters, self.wanted.searched
+        detection, ignore = arrays.plane(searched.image), arrays.plane(searched.bits) != 0
+        options = {"mask": ignore, "clip": step.clip, "masked": step.masked}
+        arrays.values[self.name] = tier_thresholds(detection, step.tiers, **options)
+
+
+class Mask(PixelOperation):
+    """Bits of a mask step, and of the masks that it goes on from."""
+
+    kind = "mask"
+
+    def __init__(self, recipe: Recipe, step: MaskStep, wanted: Wanted, boxes: tuple[Boxes, ...]) -> None:
+        self.wanted, self.searched, self.parameters = wanted, wanted.searched, step
+        self.output = self.step = step.name
+        self.name = f"{step.name}-mask"
+        self.measured = boxes
+        self.measures = tuple(b.parameters.name for b in boxes)
+        self.first_bit = recipe.first_bit(step)
+        self.is_result = step is recipe.result_mask
+        self.plane = "mask" if self.is_result else step.name
+
+    def boxes(self) -> list[Pair]:
+        """See `Operation.boxes`."""
+        return [size for boxes in self.measured for size in boxes.boxes()]
+
+    def box_sizes(self) -> dict[str, Pair]:
+        """See `Operation.box_sizes`."""
+        return {boxes.parameters.name: boxes.parameters.box_size for boxes in self.measured}
+
+    def inputs(self) -> list[Read]:
+        """See `PixelOperation.inputs`."""
+        halo, local = tiers_halo(self.parameters.tiers), self.searched.local
+        planes = [Read(self.searched.bits, halo), Read(self.searched.image, halo)]
+        return planes if local is None else [*planes, Read(f"{local.name}/rms", halo)]
+
+    def values(self) -> dict[str, str]:
+        """See `PixelOperation.values`."""
+        return {"limits": f"{self.step}-statistics"}
+
+    def reads(self) -> Iterator[Read]:
+        """See `Operation.reads`."""
+        yield from super().reads()
+        if self.measured:
+            yield Read("science")
+
+    def apply(self) -> Callable[..., Patch]:
+        """See `PixelOperation.apply`."""
+        return partial(_mask, tiers=self.parameters.tiers, first_bit=self.first_bit)
+
+    def dtype(self, image: np.dtype[Any]) -> np.dtype[Any]:
+        """See `PixelOperation.dtype`."""
+        return np.dtype(np.uint8)
+
+    def arrays(self, image: Image, tile: Pair) -> dict[str, ArraySpec]:
+        """See `Operation.arrays`."""
+        specs = {self.plane: ArraySpec(image.shape, "uint8", tile, mask_bits=True)}
+        for boxes in self.measured:
+            specs |= boxes.arrays(image, tile)
+        return specs
+
+    @property
+    def kept(self) -> bool:
+        """See `Operation.kept`."""
+        return bool(self.measured) or not self.scratch
+
+    @property
+    def scratch(self) -> tuple[str, ...]:
+        """See `Operation.scratch`."""
+        return () if self.is_result or self.parameters.keep else (self.plane,)
+
+    def array_bytes(self, size: int, shape: Pair) -> Held:
+        """See `Operation.array_bytes`."""
+        local = size * (self.searched.local is not None)
+        return Held(4 + 1 + self.searched.fill + self.wanted.array_bytes + local + 2, 1)
+
+    def run(self, task: Task) -> Written:
+        """See `Operation.run`."""
+        plane = self.patch(task, task.region).cropped(task.region)
+        written = [task.write(self.plane, task.region, plane.data)]
+        for boxes in self.measured:
+            science = task.patch("science", task.region)
+            assert science is not None
+            written += boxes.measure(task, science, plane.data != 0)
+        return Written(written)
+
+    def on_arrays(self, arrays: Arrays) -> None:
+        """See `Operation.on_arrays`."""
+        super().on_arrays(arrays)
+        for boxes in self.measured:
+            boxes.on_arrays(arrays)
+
+    def phases(self, sizes: Sizes) -> list[Phase]:
+        """See `Operation.phases`: the search of every tier, then the boxes."""
+        held = (("image, detection", sizes.size + 4), ("bits", 1))
+        searches = [search_phases(sizes, self.searched, tier, held) for tier in self.parameters.tiers]
+        measured = Phase("boxes")
+        for what, per in held:
+            measured.add(what, per, "px read", sizes.read)
+        measured.add("mask, found, ignored", 3, "px", sizes.tile)
+        # the plane is written with the same arrays, and less beside them
+        measuring = Boxes.terms(measured, sizes, self.measured)
+        return [*self.searched.phases(sizes), *searches, measuring.add("shard", WRITE, "px", sizes.tile)]
+
+
+def _mask(
+    bits: Patch,
+    detection: Patch,
+    noise: Patch | None = None,
+    *,
+    tiers: Any,
+    first_bit: int,
+    limits: Thresholds,
+) -> Patch:
+    found = tiers_patch(detection, left_out(bits), noise, tiers=tiers, thresholds=limits, first_bit=first_bit)
+    return found.replaced(bits.crop(found.region) | found.data)

@@ -1,0 +1,147 @@
+"""The measures of a result: what the output tells of each tile, and the operation that puts all tiles together."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledsky.diagnostics.arrays import expected_noise
+from tiledsky.diagnostics.band import Pixels
+from tiledsky.diagnostics.patches import patch_size
+from tiledsky.diagnostics.protocol import Bandwidths, Known, ToSky
+from tiledsky.diagnostics.summary import N_COLUMNS, Collector, TileSummary, summarise
+from tiledsky.diagnostics.verdict import judge
+from tiledsky.geometry import Pair, TileGrid
+from tiledsky.kernels.residual.cell_sums import CELL
+from tiledsky.operations.base import Operation, Read, Task, Written
+from tiledsky.operations.interpolators import interpolator_of
+from tiledsky.operations.memory import Phase, Sizes
+from tiledsky.operations.passes import HISTOGRAM
+from tiledsky.overlap import Patch
+from tiledsky.recipe import Recipe
+
+#: File of the run folder with all measures and the verdict.
+DIAGNOSTICS = "diagnostics.json"
+#: Rows of pixels that are measured at a time with their halo, and bytes of each pixel beside the planes.
+_BAND, _BAND_PIXEL = 4 * CELL + 128, 24
+#: Bytes of the lists of blocks and apertures, for each block of 256 pixels: one in three hundred stands out.
+_LISTS = 8
+
+
+def summarise_tile(task: Task, bits: Patch, planes: dict[str, NDArray[Any]], outside: Any) -> list[str]:
+    """Measure a tile of the output and write its summary.
+
+    ``bits``: mask plane of the result; ``planes``: science, background and background_rms of the same region;
+    ``outside``: pixels of the tile without sky, or None.
+    """
+    noise = {name: task.patch(name, bits.region) for name in ("weight", "error")}
+    pixels = Pixels(
+        science=planes["science"],
+        background=planes["background"],
+        rms=planes["background_rms"],
+        bits=bits.data,
+        region=bits.region,
+        shape=task.shape,
+        expected=expected_noise(**{name: None if p is None else p.data for name, p in noise.items()}),
+    )
+    written = planes["background"][task.region.within(bits.region)]
+    if outside is not None:
+        written = np.where(outside, np.nan, written)
+    return task.write_parts(summarise(pixels, task.region, written).to_parts())
+
+
+def measuring(phase: Phase, sizes: Sizes) -> Phase:
+    """Add the memory of measuring a tile, beside the planes."""
+    phase.add("mask", 1, "px read", sizes.read)
+    noise = max((plane.itemsize for name, plane in sizes.planes.items() if name in ("weight", "error")), default=0)
+    phase.add("noise planes", 3 * noise, "px read", sizes.read)
+    band = min(_BAND, sizes.read_shape[0]) * sizes.read_shape[1]
+    phase.add("band", _BAND_PIXEL + 4 * sizes.size, "px of a band", band)
+    return _sums(phase, 3, "cells", math.prod(-(-t // CELL) + 1 for t in sizes.stage_tile))
+
+
+def _sums(phase: Phase, times: int, unit: str, count: int) -> Phase:
+    return phase.add("sums", 8 * N_COLUMNS * times, unit, count)
+
+
+class Diagnostics(Operation):
+    """All tiles together: measures and verdict."""
+
+    kind = name = "diagnostics"
+    whole = True
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.interpolator = interpolator_of(recipe.result.interpolator)
+
+    def reads(self) -> Iterator[Read]:
+        """See `Operation.reads`."""
+        yield Read("output", None)
+        if self.interpolator.chooses_bandwidths:
+            yield Read(f"{self.recipe.result.name}-mesh", None)  # its bandwidths
+
+    def files(self, index: Pair) -> list[str]:
+        """See `Operation.files`."""
+        return [DIAGNOSTICS]
+
+    def run(self, task: Task) -> Written:
+        """See `Operation.run`."""
+        collector = Collector(task.shape)
+        for row in task.rows("output"):
+            collector.add_row([(region, TileSummary.from_parts(parts)) for region, parts in row])
+        source = next((name for name in ("error", "weight") if task.has(name)), None)
+        header = task.header()
+        found = collector.finalize(
+            Known(
+                task.tile_of("output"),
+                source=source,
+                to_sky=_to_sky(header),
+                unit=task.unit(),
+                bandwidths=self._bandwidths(task) if self.interpolator.chooses_bandwidths else None,
+            )
+        )
+        return Written(task.write_facts(DIAGNOSTICS, {**found, "verdict": judge(found, self.recipe.checks)}))
+
+    def _bandwidths(self, task: Task) -> Bandwidths:
+        """Bandwidths of the result's fit, block by block."""
+        step = self.recipe.result
+        held = task.array(f"meshes/{step.name}/bandwidth")
+        narrowest = self.interpolator.bandwidths(held.shape, step.box_size)[0]
+        grid = TileGrid(held.shape, (1024, 1024))
+        return Bandwidths((held[grid.region(index).slices] for index in grid), narrowest)
+
+    def phases(self, sizes: Sizes) -> list[Phase]:
+        """See `Operation.phases`: sums of the patches, and again for each left out; cells of a row of tiles."""
+        shape, (rows, _), side = sizes.shape, sizes.tiles["output"], patch_size(sizes.shape)
+        phase = _sums(Phase("merging"), 5, "patches", math.prod(-(-n // side) for n in shape))
+        cells = (-(-min(rows, shape[0]) // CELL) + 1) * (-(-shape[1] // CELL))
+        _sums(phase, 2, "cells of a row of tiles", cells)
+        phase.add("blocks, apertures", _LISTS, "blocks", math.prod(shape) // 256)
+        return [phase.add("histograms", 1, "B", 2 * HISTOGRAM)]
+
+
+def _to_sky(header: Any) -> ToSky | None:
+    """Sky coordinates of pixels by the WCS of the image; None without one that can be read."""
+    if "CTYPE1" not in header:
+        return None  # and the library, which takes a third of a second, is not loaded
+    from astropy.wcs import WCS
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is not standard and understood nevertheless
+            wcs = WCS(header).celestial
+    except Exception:  # wcslib raises several types; coordinates are left out, positions in pixels remain
+        return None
+    if wcs.naxis != 2 or not wcs.has_celestial:
+        return None
+
+    def to_sky(x: Any, y: Any) -> Any:
+        sky = wcs.pixel_to_world(x, y).icrs
+        return sky.ra.deg, sky.dec.deg
+
+    return to_sky

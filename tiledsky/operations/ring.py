@@ -1,0 +1,117 @@
+"""Ring steps: the ring-median filter of the image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tiledsky.geometry import Pair
+from tiledsky.operations.base import Arrays, ArraySpec, Held, Image, Operation, PixelOperation, Read, Task, Written
+from tiledsky.operations.filters import ring_halo, ring_step_patch
+from tiledsky.operations.memory import WRITE, Phase, Sizes
+from tiledsky.operations.passes import Final, Wanted, known, passes
+from tiledsky.operations.search import Searched, bits_of, left_out
+from tiledsky.operations.thresholds import clip_of, fill_value, noise_images
+from tiledsky.overlap import Patch, call
+from tiledsky.recipe import Recipe, RingStep
+from tiledsky.statistics import image_statistics
+
+
+def ring_operations(recipe: Recipe, step: RingStep) -> list[Operation]:
+    """Operations of a ring step."""
+    searched = Searched(step.name, "science", bits_of(recipe, step))
+    wanted = Wanted(searched, tuple(noise_images(step)), clip_of(step))
+    return [*passes(wanted, RingStatistics(wanted)), Ring(wanted, step)]
+
+
+class RingStatistics(Final):
+    """Value that the pixels count as that the ring leaves out."""
+
+    def facts(self, task: Task) -> list[dict[str, Any]]:
+        """See `Final.facts`."""
+        (only,) = self.merged(task, last=True)
+        return [{**known(only), "fill": fill_value(only)}]
+
+    def load(self, task: Task) -> float:
+        """The value."""
+        fill: float = task.tiers(str(self.step))[0]["fill"]
+        return fill
+
+    def on_arrays(self, arrays: Arrays) -> None:
+        """See `Operation.on_arrays`."""
+        image, bits = arrays.plane(self.wanted.searched.image), arrays.plane(self.wanted.searched.bits)
+        (wanted,) = self.wanted.images
+        options = {"refine": wanted.refine, "biweight": wanted.biweight}
+        statistics = image_statistics(image.astype(np.float32), bits != 0, self.wanted.clip, **options)
+        arrays.values[self.name] = call(fill_value, statistics)
+
+
+class Ring(PixelOperation):
+    """Ring median of the image."""
+
+    kind = "ring"
+
+    def __init__(self, wanted: Wanted, step: RingStep) -> None:
+        self.wanted, self.searched, self.parameters = wanted, wanted.searched, step
+        self.name = self.output = self.plane = self.step = step.name
+
+    def inputs(self) -> list[Read]:
+        """See `PixelOperation.inputs`."""
+        return self.searched.reads(ring_halo(self.parameters))
+
+    def values(self) -> dict[str, str]:
+        """See `PixelOperation.values`."""
+        return {"fill": f"{self.name}-statistics"} if self.parameters.masked == "fill" else {}
+
+    def apply(self) -> Callable[..., Patch]:
+        """See `PixelOperation.apply`."""
+        return partial(_ring, step=self.parameters)
+
+    def dtype(self, image: np.dtype[Any]) -> np.dtype[Any]:
+        """See `PixelOperation.dtype`."""
+        return image
+
+    def arrays(self, image: Image, tile: Pair) -> dict[str, ArraySpec]:
+        """See `Operation.arrays`."""
+        return {self.name: ArraySpec(image.shape, image.dtype, tile)}
+
+    @property
+    def kept(self) -> bool:
+        """See `Operation.kept`."""
+        return self.parameters.keep
+
+    @property
+    def scratch(self) -> tuple[str, ...]:
+        """See `Operation.scratch`."""
+        return () if self.parameters.keep else (self.name,)
+
+    def array_bytes(self, size: int, shape: Pair) -> Held:
+        """See `Operation.array_bytes`."""
+        return Held(size + 1 + self.wanted.array_bytes, size)
+
+    def run(self, task: Task) -> Written:
+        """See `Operation.run`."""
+        return Written([task.write(self.name, task.region, self.patch(task, task.region).crop(task.region))])
+
+    def phases(self, sizes: Sizes) -> list[Phase]:
+        """See `Operation.phases`."""
+        size, radius = sizes.size, ring_halo(self.parameters)[0]
+        block = math.prod(min(160, n) + 2 * radius for n in sizes.stage_tile)
+        fill = self.parameters.masked == "fill"
+        ring = Phase("filter").add("image", size, "px read", sizes.read)
+        ring.add("bits, ignored", 2, "px read", sizes.read)
+        ring.add("filled, missing", (size + 2) * fill, "px read", sizes.read)
+        ring.add("padded image", size, "px padded", sizes.padded)
+        ring.add("padded mask", 0 if fill else 1, "px padded", sizes.padded).add("ring", size, "px", sizes.tile)
+        ring.add("codes", 32 if size == 4 else 44, "px of a block", block)
+        written = Phase("writing").add("image, bits", size + 1, "px read", sizes.read)
+        written.add("ring", size, "px", sizes.tile).add("shard", WRITE * size, "px", sizes.tile)
+        return [*self.searched.phases(sizes), ring, written]
+
+
+def _ring(image: Patch, bits: Patch, *, step: RingStep, fill: float | None = None) -> Patch:
+    return ring_step_patch(image, left_out(bits), step=step, fill=fill)
