@@ -21,10 +21,10 @@ from pathlib import Path
 
 import dask
 
+from tests.benchmarks.stage_times import Cost, run_seconds, stage_seconds, threads_fed
 from tiledsky.cluster.local import local_client
 from tiledsky.engine.executors import DaskExecutor, Options
 from tiledsky.engine.plan import GATHER, make_plan
-from tiledsky.engine.scaling import Cost, run_seconds, stage_seconds, threads_fed
 from tiledsky.recipe import Recipe
 
 PROCESSES = 2

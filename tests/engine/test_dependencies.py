@@ -24,7 +24,6 @@ from tiledsky.engine.layout import Layout
 from tiledsky.engine.plan import Plan, make_plan
 from tiledsky.engine.tasks import execute
 from tiledsky.engine.verify import Checker
-from tiledsky.io.store import read_json
 
 Task = tuple[str, tuple[int, int]]
 
@@ -120,16 +119,20 @@ class Watched:
 
     def found(self, root: Path) -> set[Task]:
         """Tasks that are needed, from the module that is tested."""
-        layout = Layout(self.recipe, self.plan, read_json(root, "identity.json")["dtypes"])
+        layout = Layout(self.recipe, self.plan, read_run_file(root, "identity.json")["dtypes"])
         checker = Checker(root, self.run_id, layout)
         return {(name, index) for name, some in needed(self.recipe, self.plan, checker.done).items() for index in some}
+
+
+def read_run_file(root: Path, name: str) -> Any:
+    return json.loads((root / "run" / name).read_bytes())
 
 
 def _watch(recipe: Recipe, image: Path, root: Path, tile: int) -> tuple[dict[Task, set[str]], dict[Task, set[str]]]:
     """Do the tasks of a run one by one; return what each read of the others, and what each wrote."""
     with pytest.raises(KeyboardInterrupt):
         run(recipe, image, root, tile_size=tile, progress=_interrupt)
-    ident, plan = read_json(root, "identity.json")["run_id"], Plan.from_json(read_json(root, "plan.json"))
+    ident, plan = read_run_file(root, "identity.json")["run_id"], Plan.from_json(read_run_file(root, "plan.json"))
     shutil.rmtree(root / "run" / "markers")
     seen: dict[Task, set[str]] = {}
     writes: dict[Task, set[str]] = {}

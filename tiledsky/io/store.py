@@ -30,7 +30,7 @@ from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Pair, Region, inner_chunk
 from tiledsky.io.address import is_address, located
 from tiledsky.io.files import make_way, remove_objects, stands, sync_folder, write_inside, writing
-from tiledsky.io.inside import inside, open_inside, read_inside, read_plain, size_inside
+from tiledsky.io.inside import inside, open_inside, read_plain, size_inside
 from tiledsky.io.remote import bucket
 from tiledsky.io.zarr.shards import StoreFolder, compressors
 
@@ -114,13 +114,6 @@ def encoded(array: zarr.Array[Any], region: Region, data: Any) -> dict[str, byte
     copy = writable(zarr.open_array(MemoryStore(files), mode="r+"))
     copy[region.slices] = data
     return {f"{array.path}/{name}": files[name].to_bytes() for name in sorted(files) if name.startswith("c/")}
-
-
-def stored_objects(array: zarr.Array[Any]) -> list[str]:
-    """Paths of all objects of an array."""
-    size = array.shards or array.chunks
-    counts = [-(-n // s) for n, s in zip(array.shape, size, strict=True)]
-    return [object_path(array, index) for index in np.ndindex(*counts)]
 
 
 def describe_object(root: Path, path: str) -> dict[str, Any]:
@@ -253,21 +246,6 @@ def write_json(root: Path, name: str, data: Any) -> None:
 def json_bytes(data: Any) -> bytes:
     """Bytes of a JSON file of the run folder."""
     return json.dumps(data, indent=1, sort_keys=True).encode()
-
-
-def read_json(root: Path, name: str) -> Any:
-    """Read a JSON file of the run folder."""
-    path = root / RUN_FOLDER / name
-    try:
-        return json.loads(read_inside(root, f"{RUN_FOLDER}/{name}"))
-    except FileNotFoundError:
-        raise RunError(
-            f"{path} is missing, so {root} is no run store or was damaged; run again with --restart"
-        ) from None
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}); run again with --restart") from None
-    except (ValueError, RecursionError):
-        raise RunError(f"{path} is damaged; run again with --restart") from None
 
 
 def tile_index(array: zarr.Array[Any], region: Region) -> Pair:

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from tiledsky.kernels._simd import elementary
 
-#: Largest degree of a polynomial.
-MAX_ORDER = 4
 #: Cells of a row that are solved at once: their matrices stay in a 512 kB cache.
 _BLOCK = 64
 #: A monomial of which lower ones leave less than this (of its squared length) is not told apart from them.

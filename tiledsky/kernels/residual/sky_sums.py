@@ -16,8 +16,6 @@ QUAD = 8
 OUTSIDE, GROUP, DISTANCE = 5, 4, 4
 #: All masked pixels, bright ones, faint ones, and those of mask bits 1 to 7.
 N_GROUPS = 10
-#: Residual in units of the noise above which a masked pixel is bright.
-BRIGHT = 3.0
 
 _F64 = NDArray[np.float64]
 

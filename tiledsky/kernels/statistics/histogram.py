@@ -281,21 +281,6 @@ class KeyHistogram:
         """Number of values counted: neither masked, nor NaN, nor infinite."""
         return int(self.counts.sum(dtype=np.uint64))
 
-    @property
-    def n_nonfinite(self) -> int:
-        """Number of unmasked pixels that are NaN or infinite."""
-        return self.n_nan + self.n_infinite
-
-    @property
-    def min_bounds(self) -> tuple[float, float]:
-        """Ends of the bin that holds the smallest value; NaN without values."""
-        return (float(self.lowest[0]), float(self.highest[0])) if self.bins.size else (np.nan, np.nan)
-
-    @property
-    def max_bounds(self) -> tuple[float, float]:
-        """Ends of the bin that holds the largest value; NaN without values."""
-        return (float(self.lowest[-1]), float(self.highest[-1])) if self.bins.size else (np.nan, np.nan)
-
     def mean(self) -> float:
         """Mean of all values: the exact one, rounded once to float64; NaN without values."""
         return self.prefix_moments[-1].mean()

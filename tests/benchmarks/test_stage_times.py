@@ -6,9 +6,9 @@ import heapq
 
 import pytest
 
+from tests.benchmarks.stage_times import Cost, run_seconds, stage_seconds, threads_fed
 from tiledsky import Recipe
 from tiledsky.engine.plan import make_plan
-from tiledsky.engine.scaling import Cost, run_seconds, stage_seconds, threads_fed
 
 
 def counted(count: int, threads: int, task: float, driver: float) -> float:
