@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.kernels import oracles
-from tiledsky.kernels.boxes.boxes import ESTIMATORS, RMS_ESTIMATORS, Clip, box_statistics
+from tiledsky.kernels.boxes.boxes import Clip, box_statistics
+from tiledsky.kernels.boxes.estimators import ESTIMATORS, RMS_ESTIMATORS
 from tiledsky.kernels.detection.detect import detect, disc_footprint, grow_disc, grow_square, grow_tophat
 from tiledsky.kernels.filters.smooth import convolve_separable, gaussian_taps
 from tiledsky.kernels.mesh.fill import fill

@@ -8,18 +8,17 @@ from tests.kernels.oracles import spline_surface
 from tiledsky import Recipe, estimate_background
 from tiledsky.geometry import Region, row_bands
 from tiledsky.kernels.boxes.boxes import Clip, box_statistics
+from tiledsky.kernels.boxes.estimators import inefficiency, median_inefficiency
 from tiledsky.kernels.mesh.error import (
     box_variance,
     filtered_variance,
-    idw_factors,
-    inefficiency,
-    median_inefficiency,
     noise_factor,
-    spline_factors,
     window_counts,
     window_means,
 )
 from tiledsky.operations.boxes import array_box_statistics
+from tiledsky.operations.interpolators.idw import idw_factors
+from tiledsky.operations.interpolators.zoom import spline_factors
 from tiledsky.operations.mesh import finish, surfaces
 from tiledsky.recipe import BackgroundStep, validated
 

@@ -166,6 +166,14 @@ def test_defaults_of_masks_and_detection():
             [{**BACKGROUND, "interpolator": {"kind": "idw", "n": 3}}],
             r"steps\[0\]\.interpolator: unknown key 'n'; known are kind, n_neighbors, power, regularization",
         ),
+        (
+            [{**BACKGROUND, "interpolator": {"kind": "local-polynomial", "degree": 3}}],
+            r"steps\[0\]\.interpolator: unknown key 'degree'; known are kind, order, bandwidth, ",
+        ),
+        (
+            [{**BACKGROUND, "interpolator": {"kind": "local-polynomial", "order": 9}}],
+            r"steps\[0\]\.interpolator\.order: .*\(got 9\)",
+        ),
         ([{**BACKGROUND, "interpolator": {"kind": "linear"}}], r"steps\[0\]\.interpolator: .*'linear'.*'zoom', 'idw'"),
         (
             [{**BACKGROUND, "interpolator": {"kind": "idw", "n_neighbors": 0}}],

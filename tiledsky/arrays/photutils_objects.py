@@ -20,7 +20,7 @@ from photutils.utils import exceptions as photutils_exceptions
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair
 from tiledsky.kernels.boxes.boxes import Clip
-from tiledsky.recipe import AnyInterpolator, IDWInterpolator, ZoomInterpolator
+from tiledsky.recipe import IDWInterpolator, InterpolatorParameters, ZoomInterpolator
 
 _IS_3_1 = tuple(int(n) for n in photutils_version.split(".")[:2]) >= (3, 1)
 #: Whether a box at the limit of exclude_percentile takes part: 3.1 has it so.
@@ -142,9 +142,9 @@ def unclipped(estimator: Any) -> Any:
     return estimator
 
 
-def surface_interpolator(interpolator: Any) -> AnyInterpolator | None:
+def surface_interpolator(interpolator: Any) -> InterpolatorParameters | None:
     """Return our model of the interpolator; None for one that has to be called."""
-    if isinstance(interpolator, AnyInterpolator):
+    if isinstance(interpolator, InterpolatorParameters):
         return interpolator
     zooms = (photutils.BkgZoomInterpolator, photutils.BkgZoomInterpolator.__base__)
     if type(interpolator) in zooms and (interpolator.order, interpolator.mode) == (3, "reflect"):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, row_bands
 from tiledsky.kernels.boxes import boxes
+from tiledsky.kernels.boxes.estimators import inefficiency, rms_estimator_of
 from tiledsky.kernels.mesh import error as mesh_error
 from tiledsky.kernels.mesh.fill import fill
 from tiledsky.kernels.mesh.guards import from_levels, outlying_boxes
@@ -134,7 +135,7 @@ def _noise(
 def _excess(estimator: Any, n_good: NDArray[Any]) -> float:
     """Median of the estimator's inefficiency in the boxes; made for each number of pixels once."""
     found, times = np.unique(n_good, return_counts=True)
-    spread = np.repeat(mesh_error.inefficiency(estimator, found), times)
+    spread = np.repeat(inefficiency(estimator, found), times)
     return float(np.median(spread, overwrite_input=True))
 
 
@@ -142,7 +143,7 @@ def _box_variance(
     rms: NDArray[Any], n_good: NDArray[Any], step: BackgroundStep | MeshParameters
 ) -> NDArray[np.float64]:
     """Variance of the boxes for white noise."""
-    population = step.rms_estimator == "std"
+    population = rms_estimator_of(step.rms_estimator).population
     variance = np.empty(rms.shape)
     for rows in row_bands(rms.shape):
         variance[rows] = mesh_error.box_variance(

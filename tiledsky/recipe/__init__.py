@@ -2,7 +2,6 @@
 
 from tiledsky.recipe.checks import Checks, Limit
 from tiledsky.recipe.parameters import (
-    AnyInterpolator,
     AnyStep,
     BackgroundStep,
     IDWInterpolator,
@@ -18,7 +17,6 @@ from tiledsky.recipe.parameters import (
 from tiledsky.recipe.recipe import Recipe, check_noise, preset_names, recipe_text, validated
 
 __all__ = [
-    "AnyInterpolator",
     "AnyStep",
     "BackgroundStep",
     "Checks",

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Container
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
@@ -17,9 +17,9 @@ from tiledsky.recipe.parameters import (
     MAX_STEPS,
     MAXIMA,
     PLANES,
+    AnyInterpolator,
     AnyStep,
     BackgroundStep,
-    IDWInterpolator,
     MaskStep,
     MeshCeiling,
     Model,
@@ -28,7 +28,6 @@ from tiledsky.recipe.parameters import (
     SigmaClip,
     Step,
     Tier,
-    ZoomInterpolator,
 )
 
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -277,12 +276,12 @@ def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
         raise ParameterError(f"recipe {path} cannot be read: {error}") from None
 
 
+#: Models that a key ``kind`` chooses, by its value: it is part of the place of an error for pydantic, not for a reader.
+_CHOSEN: dict[str, type[Model]] = {
+    model.model_fields["kind"].default: model for model in (*get_args(AnyStep), *get_args(AnyInterpolator))
+}
 _KINDS: dict[str, type[Model]] = {
-    "ring": RingStep,
-    "mask": MaskStep,
-    "background": BackgroundStep,
-    "zoom": ZoomInterpolator,
-    "idw": IDWInterpolator,
+    **_CHOSEN,
     "tiers": Tier,
     "clip": SigmaClip,
     "ceiling": MeshCeiling,
@@ -297,7 +296,7 @@ def _explain(error: Any, model: type[Model]) -> str:
     for part in error["loc"][:-1] if error["type"] in ("extra_forbidden", "missing") else error["loc"]:
         if isinstance(part, int):
             where += f"[{part}]"
-        elif part not in ("ring", "mask", "background", "zoom", "idw"):
+        elif part not in _CHOSEN:
             where += f".{part}" if where else part
         model = _KINDS.get(part, model) if isinstance(part, str) else model
     place = f"{where}: " if where else ""

@@ -12,32 +12,18 @@ and of Bertin & Arnouts (1996, A&AS 117, 393) for SExtractor's mode, Stetson (19
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.kernels.boxes import rules as box_rules
 from tiledsky.kernels.boxes.counts import statistics_by_counts
+from tiledsky.kernels.boxes.estimators import MEDIAN, STD, Function, estimator_of, rms_estimator_of
 from tiledsky.kernels.boxes.lanes import statistics_by_lanes
 
-ESTIMATORS = ("median", "mean", "mode", "mmm", "sextractor", "biweight")
-RMS_ESTIMATORS = ("std", "mad_std", "biweight")
-
-_ESTIMATOR_CODE = {
-    "median": box_rules.MEDIAN,
-    "mean": box_rules.MEAN,
-    "mode": box_rules.MODE,
-    "mmm": box_rules.MODE,  # the same formula, 3 median - 2 mean, under its other name
-    "sextractor": box_rules.SEXTRACTOR,
-    "biweight": box_rules.BIWEIGHT,
-}
-_RMS_CODE = {"std": box_rules.STD, "mad_std": box_rules.MAD_STD, "biweight": box_rules.BIWEIGHT_SCALE}
 _LANES_NPIXELS = 400  # boxes up to this many pixels are sorted, larger ones counted: where the two cost the same
-
-Estimator = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -157,7 +143,7 @@ def _pieces(shape: tuple[int, ...], box: tuple[int, int]) -> list[tuple[slice, s
     return pieces
 
 
-def _without_own_clip(estimator: Estimator) -> Estimator:
+def _without_own_clip(estimator: Function) -> Function:
     """Return an estimator without its own clipping (the boxes are clipped already), leaving the caller's as it is."""
     if hasattr(estimator, "sigma_clip"):
         estimator = copy.copy(estimator)
@@ -165,7 +151,7 @@ def _without_own_clip(estimator: Estimator) -> Estimator:
     return estimator
 
 
-def _call(estimator: Estimator, values: np.ndarray) -> np.ndarray:
+def _call(estimator: Function, values: np.ndarray) -> np.ndarray:
     """Apply a callable to boxes as rows; check what it returns."""
     result = np.asarray(estimator(values, axis=1))
     if result.shape != (len(values),):
@@ -177,7 +163,7 @@ def _call(estimator: Estimator, values: np.ndarray) -> np.ndarray:
 
 
 def _apply(
-    estimator: Estimator,
+    estimator: Function,
     data: np.ndarray,
     mask: np.ndarray,
     grid: box_rules.BoxGrid,
@@ -211,8 +197,8 @@ def box_statistics(
     *,
     mask: np.ndarray | None = None,
     clip: Clip | None = Clip(),
-    estimator: str | Estimator = "sextractor",
-    rms_estimator: str | Estimator = "std",
+    estimator: str | Function = "sextractor",
+    rms_estimator: str | Function = "std",
 ) -> BoxStatistics:
     """Return the clipped background, its rms and the number of good pixels of every box.
 
@@ -228,11 +214,11 @@ def box_statistics(
     clip : Clip, optional
         Sigma clipping of every box; None for none.
     estimator : str or callable
-        One of ESTIMATORS, or a callable as `photutils.background` has them: ``f(values, axis=1)`` on an array
-        (boxes, pixels) with NaN for what is left out, returning one value a box. A `sigma_clip` of its own
-        is put aside.
+        A name of `tiledsky.kernels.boxes.estimators.ESTIMATORS`, or a callable as `photutils.background` has them:
+        ``f(values, axis=1)`` on an array (boxes, pixels) with NaN for what is left out, returning one value a box. A
+        `sigma_clip` of its own is put aside.
     rms_estimator : str or callable
-        One of RMS_ESTIMATORS, or a callable likewise.
+        A name of `tiledsky.kernels.boxes.estimators.RMS_ESTIMATORS`, or a callable likewise.
 
     Returns
     -------
@@ -256,11 +242,7 @@ def box_statistics(
     """
     data, mask = _arrays(data, mask)
     box = _box_shape(box_size)
-    for name, value, known in (("estimator", estimator, ESTIMATORS), ("rms_estimator", rms_estimator, RMS_ESTIMATORS)):
-        if not callable(value) and value not in known:
-            raise ParameterError(
-                f"{name}={value!r} is unknown, so the boxes have no value; set {name} to one of {known} or a callable"
-            )
+    locating, scattering = estimator_of(estimator).kernel, rms_estimator_of(rms_estimator).kernel
     used = clip if clip is not None else Clip()
     rules = box_rules.Rules(
         clip is not None,
@@ -269,8 +251,8 @@ def box_statistics(
         int(used.maxiters),
         used.center == "mean",
         used.spread == "mad_std",
-        box_rules.MEDIAN if callable(estimator) else _ESTIMATOR_CODE[estimator],
-        box_rules.STD if callable(rms_estimator) else _RMS_CODE[rms_estimator],
+        MEDIAN if callable(locating) else locating,
+        STD if callable(scattering) else scattering,
     )
     kinds = (data.dtype, data.dtype, np.int64)
     shape = (-(-data.shape[0] // box[0]), -(-data.shape[1] // box[1]))
@@ -280,7 +262,7 @@ def box_statistics(
         n = grid.n_rows * grid.n_columns
         flat = box_rules.FlatStatistics(*(np.empty(n, dtype) for dtype in (*kinds, np.float64, np.float64)))
         kernel(data, mask, grid, rules, flat)
-        for function, values in ((estimator, flat.background), (rms_estimator, flat.rms)):
+        for function, values in ((locating, flat.background), (scattering, flat.rms)):
             if callable(function):
                 _apply(_without_own_clip(function), data, mask, grid, flat, values)
         for mesh, values in zip(result, flat, strict=False):

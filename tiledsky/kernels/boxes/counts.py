@@ -21,21 +21,17 @@ from tiledsky.kernels._simd.passes import (
     probe,
     scale_sums_between,
 )
+from tiledsky.kernels.boxes.estimators import BIWEIGHT, BIWEIGHT_SCALE, MAD_STD, STD, location
 from tiledsky.kernels.boxes.rules import (
-    BIWEIGHT,
-    BIWEIGHT_SCALE,
     LOCATION_TUNING,
-    MAD_STD,
     MAD_TO_STD,
     SCALE_TUNING,
-    STD,
     BoxGrid,
     FlatStatistics,
     Rules,
     box_corner,
     clip_limits,
     deviation_from_sums,
-    location,
     select,
     tied_limits,
 )

@@ -20,11 +20,9 @@ from tiledsky.kernels._simd.lanes import (
     moments,
     sort_lanes,
 )
+from tiledsky.kernels.boxes.estimators import BIWEIGHT, BIWEIGHT_SCALE, MAD_STD, location
 from tiledsky.kernels.boxes.rules import (
-    BIWEIGHT,
-    BIWEIGHT_SCALE,
     LOCATION_TUNING,
-    MAD_STD,
     MAD_TO_STD,
     SCALE_TUNING,
     BoxGrid,
@@ -33,7 +31,6 @@ from tiledsky.kernels.boxes.rules import (
     box_corner,
     clip_limits,
     deviation_from_sums,
-    location,
     tied_limits,
 )
 

@@ -8,9 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-MEDIAN, MEAN, MODE, SEXTRACTOR, BIWEIGHT = range(5)
-STD, MAD_STD, BIWEIGHT_SCALE = range(3)
-
 MAD_TO_STD = 1.482602218505602  # 1 / (3/4 quantile of the normal distribution)
 LOCATION_TUNING, SCALE_TUNING = 6.0, 9.0  # of the biweights, in median absolute deviations (Beers et al. 1990)
 _EPSILON = 2.0**-52
@@ -91,21 +88,6 @@ def deviation_from_sums(n: int, sum0: float, sum1: float) -> tuple[float, float]
     """
     offset = sum0 / n
     return offset, math.sqrt(max(sum1 / n - offset * offset, 0.0))
-
-
-@njit(nogil=True, cache=True)
-def location(estimator: int, median: float, mean: float, std: float) -> float:
-    """Return the background of a box from its median, mean and standard deviation."""
-    if estimator == MEAN:
-        return mean
-    if estimator == MODE:
-        return 3.0 * median - 2.0 * mean
-    if estimator == SEXTRACTOR:
-        if std == 0.0:
-            return mean
-        if abs(mean - median) / std < 0.3:
-            return 2.5 * median - 1.5 * mean
-    return median
 
 
 @njit(nogil=True, cache=True)

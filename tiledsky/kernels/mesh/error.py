@@ -5,8 +5,9 @@ variance::
 
     v = f * E(n) * s**2 / n
 
-E is the estimator's variance over that of the mean (`inefficiency`), f that of a mean of many pixels over what it would
-be if they were independent (`noise_factor`): drizzled and resampled pixels share their noise.
+E is the estimator's variance over that of the mean (`tiledsky.kernels.boxes.estimators.inefficiency`), f that of a
+mean of many pixels over what it would be if they were independent (`noise_factor`): drizzled and resampled pixels share
+their noise.
 
 A median of K boxes of one sky has E_median(K) times the variance of their mean. Filter and interpolation are hence
 taken as linear: pixel p is ``sum over boxes c of r_c(p) b_c``, where r_c is the response of interpolator and mean
@@ -25,7 +26,6 @@ are for skies that are flat over their window.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,19 +33,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tiledsky.geometry import row_bands
-from tiledsky.kernels._simd import elementary
+from tiledsky.kernels.boxes.estimators import Function, inefficiency, median_inefficiency
 from tiledsky.kernels.mesh.guards import MAD_TO_STD
-from tiledsky.kernels.mesh.idw import idw_evaluate
-from tiledsky.kernels.mesh.mesh import spline_coefficients, spline_evaluate
 
-#: One step of the biweight (6 MAD = 4.05 standard deviations) from the median, for many pixels.
-_BIWEIGHT = 1.134
 #: Fewer third differences than this do not tell the noise factor.
 _MIN_DIFFERENCES = 20
 _SAMPLED_CELLS = 1 << 21
-#: The cubic spline's response falls by 0.268 a box.
-_SPLINE_REACH = 12
-_SIDE = 32  # pixels of a box that an IDW response is made with: it depends on the box's shape, hardly on its size
 _MAX_SHARE = 0.2
 
 Pair = tuple[int, int]
@@ -53,46 +46,9 @@ Floats = NDArray[Any]
 Factors = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def median_inefficiency(n: Any) -> Any:
-    """Variance of the median of n normal values over that of their mean.
-
-    ``pi n / (2 (n - 1) + pi)`` for odd n (exact for 1, within 2% beyond); an even number, whose median is a mean of
-    two, does a little better: ``pi n / (2 n + pi - 1/2)``, within 1% from 4 on. Both tend to pi / 2.
-    """
-    n = np.asarray(n, np.float64)
-    return np.pi * n / (2.0 * n + np.where(n % 2 == 0, np.pi - 0.5, np.pi - 2.0))
-
-
-def inefficiency(estimator: Any, n: Any) -> Any:
-    """Variance of an estimator of boxes over that of the mean, for n normal pixels.
-
-    Parameters
-    ----------
-    estimator : str or callable
-        Of `tiledsky.kernels.boxes.boxes.ESTIMATORS`. A callable counts as the mean: what it does worse is then
-        measured, as part of `noise_factor`.
-    n : array_like
-        Number of pixels.
-
-    Notes
-    -----
-    The covariance of median and mean is the mean's variance (the mean is complete and sufficient, so it is independent
-    of the difference between the two: Basu 1955). With E of `median_inefficiency`, mode and MMM, 3 median - 2 mean,
-    have ``9 E + 4 - 12``, SExtractor's 2.5 median - 1.5 mean has ``6.25 E + 2.25 - 7.5``.
-
-    The biweight stops after one step from the median. Its influence function is ``psi / w + (1 - d / w)`` times the
-    median's, with d and w the means of psi's derivative and of the weights: 1.134 for normal noise. (Iterated to the
-    end it would be 1.094; Kafadar 1983, J. Res. NBS 88, 105, gives 1.08 for 4 standard deviations and 20 values.)
-    """
-    if callable(estimator) or estimator == "mean":
-        return np.ones_like(np.asarray(n, np.float64))
-    if estimator == "biweight":
-        return np.full_like(np.asarray(n, np.float64), _BIWEIGHT)
-    median = median_inefficiency(n)
-    return {"median": median, "sextractor": 6.25 * median - 5.25}.get(estimator, 9.0 * median - 8.0)
-
-
-def box_variance(rms: Floats, n_good: NDArray[Any], *, estimator: Any, population: bool) -> NDArray[np.float64]:
+def box_variance(
+    rms: Floats, n_good: NDArray[Any], *, estimator: str | Function, population: bool
+) -> NDArray[np.float64]:
     """Variance of the values of boxes for white noise: ``inefficiency * rms**2 / n_good``.
 
     Parameters
@@ -206,73 +162,6 @@ def window_counts(n: int, size: int) -> NDArray[np.float64]:
     return np.asarray(np.minimum(i + half, n - 1) - np.maximum(i - half, 0) + 1, np.float64)
 
 
-@lru_cache(maxsize=32)
-def _spline_factors(n: int, box: int, size: int) -> NDArray[np.float64]:
-    half = size // 2
-    counts, total = window_counts(n, size), np.zeros(n * box)
-    for c in range(n):
-        mesh = np.where(np.abs(np.arange(n) - c) <= half, 1.0 / counts, 0.0)[:, np.newaxis]
-        response = spline_evaluate(spline_coefficients(mesh), (box, 1), (0, n * box, 0, 1), dtype=np.float64)
-        total += response[:, 0] ** 2
-    return np.asarray(total.reshape(n, box).mean(axis=1))
-
-
-def spline_factors(shape: Pair, box_size: Pair, size: Pair) -> Factors:
-    """Factors G of mean filter and spline: those of a box are the product of its row's and its column's.
-
-    Made by evaluating the spline through the filtered response to each box of an axis; meshes of more boxes than the
-    spline and the filter reach repeat their interior.
-    """
-    factors = []
-    for n, box, width in zip(shape, box_size, size, strict=True):
-        half = width // 2 + _SPLINE_REACH
-        held = _spline_factors(min(n, 2 * half + 1), int(box), int(width))
-        middle = np.full(max(n - held.size, 0), held[held.size // 2])
-        factors.append(np.concatenate([held[: held.size // 2], middle, held[held.size // 2 :]]))
-    return factors[0], factors[1]
-
-
-@lru_cache(maxsize=32)
-def _idw_factor(box_size: Pair, size: Pair, n_neighbors: int, power: float, regularization: float) -> float:
-    """G of one response, from boxes made smaller (distances and hence the regularization with them)."""
-    longest = max(min(_SIDE, int(_SIDE * np.sqrt(10 / n_neighbors))), 2)
-    scale = max(max(box_size) / longest, 1.0)
-    by, bx = (max(round(b / scale), 1) for b in box_size)
-    # the n-th box is within the radius of a disc of the area of n, a diagonal more for pixels beside the centre
-    radius = np.sqrt(n_neighbors * by * bx / np.pi) + 1.5 * np.hypot(by, bx)
-    reach = int(np.ceil(radius / by)), int(np.ceil(radius / bx))
-    half = size[0] // 2, size[1] // 2
-    # pixels that see the response, and beyond them boxes that are their neighbours
-    seen = half[0] + reach[0], half[1] + reach[1]
-    middle = seen[0] + reach[0], seen[1] + reach[1]
-    mesh = np.zeros((2 * middle[0] + 1, 2 * middle[1] + 1))
-    window = tuple(slice(m - h, m + h + 1) for m, h in zip(middle, half, strict=True))
-    mesh[window] = 1.0 / (size[0] * size[1])
-    region = (
-        *((middle[0] - seen[0]) * by, (middle[0] + seen[0] + 1) * by),
-        *((middle[1] - seen[1]) * bx, (middle[1] + seen[1] + 1) * bx),
-    )
-    smaller = regularization / elementary.power(scale, power)
-    response = idw_evaluate(
-        mesh, (by, bx), region, n_neighbors=n_neighbors, power=power, regularization=smaller, dtype=np.float64
-    )
-    return float(np.sum(response**2) / (by * bx))
-
-
-def idw_factors(
-    shape: Pair, box_size: Pair, size: Pair, *, n_neighbors: int, power: float, regularization: float
-) -> Factors:
-    """Factors G of mean filter and inverse-distance weights; as `spline_factors`.
-
-    That of the interior, and at the edges of the mesh more as far as windows of the filter hold fewer boxes. Boxes that
-    are left out, so that neighbours are farther away, are not looked at.
-    """
-    law = (min(n_neighbors, shape[0] * shape[1]), power, regularization)
-    interior = _idw_factor((int(box_size[0]), int(box_size[1])), (int(size[0]), int(size[1])), *law)
-    rows, columns = (s / window_counts(n, s) for n, s in zip(shape, size, strict=True))
-    return interior * rows, columns
-
-
 def window_means(values: NDArray[np.float64], size: Pair, *, rows: slice = slice(None)) -> NDArray[np.float64]:
     """Mean of the boxes of a window about each of some rows; those beyond the mesh are not counted."""
     start, stop, _ = rows.indices(values.shape[0])
@@ -297,7 +186,7 @@ def filtered_variance(
     variance : ndarray (nby, nbx), float64
         Of the boxes, filled.
     factors : two arrays, (nby,) and (nbx,)
-        Of `spline_factors` or `idw_factors`, made for this size.
+        Of `tiledsky.operations.interpolators.Interpolator.error_factors`, made for this size.
     size : (int, int)
         Window of the filter, in boxes, odd; (1, 1) does not filter.
     rows : slice

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, Region
-from tiledsky.kernels.mesh import error as mesh_error
+from tiledsky.kernels._simd import elementary
 from tiledsky.kernels.mesh import idw as kernel
+from tiledsky.kernels.mesh.error import Factors, window_counts
 from tiledsky.operations.interpolators.base import Interpolator, Term
 from tiledsky.recipe import IDWInterpolator
 
@@ -19,6 +21,48 @@ from tiledsky.recipe import IDWInterpolator
 #: more: `_HOLE_CELL` bytes for each box of the square about it.
 HOLE, _HOLE_CELL = 64, 160
 _CANDIDATES = 20_000_000
+_SIDE = 32  # pixels of a box that an IDW response is made with: it depends on the box's shape, hardly on its size
+
+
+@lru_cache(maxsize=32)
+def _idw_factor(box_size: Pair, size: Pair, n_neighbors: int, power: float, regularization: float) -> float:
+    """G of one response, from boxes made smaller (distances and hence the regularization with them)."""
+    longest = max(min(_SIDE, int(_SIDE * np.sqrt(10 / n_neighbors))), 2)
+    scale = max(max(box_size) / longest, 1.0)
+    by, bx = (max(round(b / scale), 1) for b in box_size)
+    # the n-th box is within the radius of a disc of the area of n, a diagonal more for pixels beside the centre
+    radius = np.sqrt(n_neighbors * by * bx / np.pi) + 1.5 * np.hypot(by, bx)
+    reach = int(np.ceil(radius / by)), int(np.ceil(radius / bx))
+    half = size[0] // 2, size[1] // 2
+    # pixels that see the response, and beyond them boxes that are their neighbours
+    seen = half[0] + reach[0], half[1] + reach[1]
+    middle = seen[0] + reach[0], seen[1] + reach[1]
+    mesh = np.zeros((2 * middle[0] + 1, 2 * middle[1] + 1))
+    window = tuple(slice(m - h, m + h + 1) for m, h in zip(middle, half, strict=True))
+    mesh[window] = 1.0 / (size[0] * size[1])
+    region = (
+        *((middle[0] - seen[0]) * by, (middle[0] + seen[0] + 1) * by),
+        *((middle[1] - seen[1]) * bx, (middle[1] + seen[1] + 1) * bx),
+    )
+    smaller = regularization / elementary.power(scale, power)
+    response = kernel.idw_evaluate(
+        mesh, (by, bx), region, n_neighbors=n_neighbors, power=power, regularization=smaller, dtype=np.float64
+    )
+    return float(np.sum(response**2) / (by * bx))
+
+
+def idw_factors(
+    shape: Pair, box_size: Pair, size: Pair, *, n_neighbors: int, power: float, regularization: float
+) -> Factors:
+    """Factors G of mean filter and inverse-distance weights; see `Interpolator.error_factors`.
+
+    That of the interior, and at the edges of the mesh more as far as windows of the filter hold fewer boxes. Boxes that
+    are left out, so that neighbours are farther away, are not looked at.
+    """
+    box, window = (int(box_size[0]), int(box_size[1])), (int(size[0]), int(size[1]))
+    interior = _idw_factor(box, window, min(n_neighbors, shape[0] * shape[1]), power, regularization)
+    rows, columns = (s / window_counts(n, s) for n, s in zip(shape, size, strict=True))
+    return interior * rows, columns
 
 
 class IDW(Interpolator[IDWInterpolator]):
@@ -29,9 +73,9 @@ class IDW(Interpolator[IDWInterpolator]):
 
     lookup_maps: ClassVar[Mapping[str, str | None]] = {"reach": "int32"}
 
-    def error_factors(self, shape: Pair, box_size: Pair, size: Pair) -> mesh_error.Factors:
-        """See `tiledsky.kernels.mesh.error.idw_factors`."""
-        return mesh_error.idw_factors(
+    def error_factors(self, shape: Pair, box_size: Pair, size: Pair) -> Factors:
+        """See `idw_factors`."""
+        return idw_factors(
             shape,
             box_size,
             size,

@@ -4,16 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, Region
-from tiledsky.kernels.mesh import error as mesh_error
 from tiledsky.kernels.mesh import mesh as kernel
+from tiledsky.kernels.mesh.error import Factors, window_counts
 from tiledsky.operations.interpolators.base import Interpolator, Parameters, Term
 from tiledsky.recipe import ZoomInterpolator
+
+#: The cubic spline's response falls by 0.268 a box.
+_SPLINE_REACH = 12
+
+
+@lru_cache(maxsize=32)
+def _spline_factors(n: int, box: int, size: int) -> NDArray[np.float64]:
+    half = size // 2
+    counts, total = window_counts(n, size), np.zeros(n * box)
+    for c in range(n):
+        mesh = np.where(np.abs(np.arange(n) - c) <= half, 1.0 / counts, 0.0)[:, np.newaxis]
+        response = kernel.spline_evaluate(
+            kernel.spline_coefficients(mesh), (box, 1), (0, n * box, 0, 1), dtype=np.float64
+        )
+        total += response[:, 0] ** 2
+    return np.asarray(total.reshape(n, box).mean(axis=1))
+
+
+def spline_factors(shape: Pair, box_size: Pair, size: Pair) -> Factors:
+    """Factors G of mean filter and spline: those of a box are the product of its row's and its column's.
+
+    Made by evaluating the spline through the filtered response to each box of an axis; meshes of more boxes than the
+    spline and the filter reach repeat their interior.
+    """
+    factors = []
+    for n, box, width in zip(shape, box_size, size, strict=True):
+        half = width // 2 + _SPLINE_REACH
+        own = _spline_factors(min(n, 2 * half + 1), int(box), int(width))
+        middle = np.full(max(n - own.size, 0), own[own.size // 2])
+        factors.append(np.concatenate([own[: own.size // 2], middle, own[own.size // 2 :]]))
+    return factors[0], factors[1]
 
 
 class Spline(Interpolator[Parameters]):
@@ -31,9 +63,9 @@ class Spline(Interpolator[Parameters]):
         """A spline that is cut to the range of the map, so that no error is negative."""
         return Zoom(ZoomInterpolator(clip=True))
 
-    def error_factors(self, shape: Pair, box_size: Pair, size: Pair) -> mesh_error.Factors:
-        """See `tiledsky.kernels.mesh.error.spline_factors`."""
-        return mesh_error.spline_factors(shape, box_size, size)
+    def error_factors(self, shape: Pair, box_size: Pair, size: Pair) -> Factors:
+        """See `spline_factors`."""
+        return spline_factors(shape, box_size, size)
 
     def values(self, cells: NDArray[Any], excluded: NDArray[np.bool_]) -> NDArray[Any]:
         """Coefficients of the spline."""
