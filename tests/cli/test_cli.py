@@ -148,13 +148,21 @@ def test_recipes_that_are_none(refused: Callable[..., None], image: Path, tmp_pa
         ("--memory-limit", "2", "memory limit '2' is less than the 256 MB"),
         ("--workers", 0, "0 workers with 1 threads do no work"),
         ("--threads", 0, "2 workers with 0 threads do no work"),
+        ("--workers", 10_001, "10001 workers are more than the 10000 that can work on one run; use fewer workers"),
+        ("--threads", 10**20, f"{10**20} threads are more than the 1000 that can work on one run; use fewer threads"),
         ("--tile-size", 0, "tile size 0 holds no pixel; use --tile-size of at least 1"),
+        (
+            "--tile-size",
+            10**23,
+            f"tile size {10**23} is more than an image of 130 x 140 px can use, and .* at most 16384",
+        ),
     ],
 )
 def test_options_that_cannot_work(
     refused: Callable[..., None], image: Path, sky: list[object], option: str, value: object, message: str
 ) -> None:
     refused(2, message, "run", image, *sky, option, value)
+    refused(2, message, "plan", image, *sky[:2], option, value)
 
 
 @pytest.mark.parametrize("words", [("run",), ("run", "a.fits", "--workers", "two"), ("nonsense",), ("recipes", "hide")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +100,9 @@ def _goes_on_with_its_own_alone(folder: Path, words: list[str]) -> None:
         assert "exists and is not overwritten; change the name or remove it" in str(refused.exception)
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in copied.rglob("c/*/*")} == before
     assert [p.name for p in theirs.iterdir()] == ["thesis.tex"]
+    shutil.rmtree(copied)  # then the image is made anew, with other sources, and the run on it is of another image
+    other = [*words, *sources, "--seed", "2"]
+    advised = str(CliRunner().invoke(app, other).exception)
+    assert advised.endswith(f"results must not be mixed: change --out, or remove {words[-1]}")
+    shutil.rmtree(words[-1])
+    assert CliRunner().invoke(app, other).exit_code == 0

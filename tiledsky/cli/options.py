@@ -24,70 +24,95 @@ app = typer.Typer(
 )
 
 HduOption = Annotated[str | None, typer.Option(help="HDU of the science image (name or number), or a Zarr array.")]
-_PLANE: Any = {"metavar": "FILE[:HDU]"}
-#: What can be said of an input (`tiledsky.io.options.InputOptions`), for every command that has one.
-INPUTS: dict[str, Any] = {
-    "hdu": HduOption,
-    "nodata": Annotated[
+ChecksumOption = Annotated[
+    bool, typer.Option("--checksum/--no-checksum", help="Refuse FITS files whose CHECKSUM or DATASUM is wrong.")
+]
+_PLANE = "FILE[:HDU]"
+
+
+def _options(
+    *,
+    hdu: HduOption = None,
+    nodata: Annotated[
         str | None,
         typer.Option(
             metavar="NUMBER|auto",
             help="Pixels that are this number have no data; auto: the number that fills patches at the border or 0.5%.",
         ),
-    ],
-    "weight": Annotated[str | None, typer.Option(**_PLANE, help="Weight: pixels not above 0 are invalid.")],
-    "error": Annotated[str | None, typer.Option(**_PLANE, help="Standard deviation: pixels not above 0 are invalid.")],
-    "variance": Annotated[str | None, typer.Option(**_PLANE, help="Its square root is the error; instead of --error.")],
-    "dq": Annotated[
-        str | None, typer.Option(**_PLANE, help="Data quality: pixels with the recipe's flags are invalid.")
-    ],
-    "coverage": Annotated[
-        str | None, typer.Option(**_PLANE, help="Coverage: pixels that are 0 are invalid and get no sky.")
-    ],
-    "mask": Annotated[
+    ] = None,
+    weight: Annotated[str | None, typer.Option(metavar=_PLANE, help="Weight: pixels not above 0 are invalid.")] = None,
+    error: Annotated[
+        str | None, typer.Option(metavar=_PLANE, help="Standard deviation: pixels not above 0 are invalid.")
+    ] = None,
+    variance: Annotated[
+        str | None, typer.Option(metavar=_PLANE, help="Its square root is the error; instead of --error.")
+    ] = None,
+    dq: Annotated[
+        str | None, typer.Option(metavar=_PLANE, help="Data quality: pixels with the recipe's flags are invalid.")
+    ] = None,
+    coverage: Annotated[
+        str | None, typer.Option(metavar=_PLANE, help="Coverage: pixels that are 0 are invalid and get no sky.")
+    ] = None,
+    mask: Annotated[
         str | None,
         typer.Option(
-            **_PLANE,
+            metavar=_PLANE,
             help="Left out of statistics: non-zero pixels, a region file (.reg, .crtf), or the sources of RUN.zarr or "
             "of what merge-masks wrote.",
         ),
-    ],
-    "user_mask": Annotated[
+    ] = None,
+    user_mask: Annotated[
         str | None,
-        typer.Option(**_PLANE, help="A mask of your own, beside the one of a run: pixels or a region file."),
-    ],
-}
-ChecksumOption = Annotated[
-    bool, typer.Option("--checksum/--no-checksum", help="Refuse FITS files whose CHECKSUM or DATASUM is wrong.")
-]
+        typer.Option(metavar=_PLANE, help="A mask of your own, beside the one of a run: pixels or a region file."),
+    ] = None,
+    checksum: ChecksumOption = True,
+) -> InputOptions:
+    """All that can be said of an input: the options of every command that has one, with their defaults and texts."""
+    return InputOptions(
+        hdu=hdu,
+        nodata=nodata,
+        weight=weight,
+        error=error,
+        variance=variance,
+        dq=dq,
+        coverage=coverage,
+        mask=mask,
+        user_mask=user_mask,
+        checksum=checksum,
+    )
 
+
+def _parameters(function: Callable[..., object]) -> dict[str, Parameter]:
+    """Parameters of a function, by keyword alone, with what their annotations stand for."""
+    hints = get_type_hints(function, include_extras=True)
+    found = signature(function).parameters.values()
+    return {p.name: p.replace(annotation=hints[p.name], kind=Parameter.KEYWORD_ONLY) for p in found}
+
+
+_INPUT = _parameters(_options)
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 def with_inputs(*, checksum: bool = True) -> Callable[[_Command], _Command]:
-    """Give a command, in place of its parameter ``inputs``, the options of `INPUTS` and (if asked for) --checksum."""
-    kinds = {**INPUTS, **({"checksum": ChecksumOption} if checksum else {})}
-    defaults: dict[str, Any] = {"checksum": True}
+    """Give a command the options of an input, in place of its parameter ``inputs``, which gets what they say.
+
+    ``checksum``: whether there is the option --checksum too; else nothing is compared.
+    """
+    given = {name: option for name, option in _INPUT.items() if checksum or name != "checksum"}
 
     def decorate(command: _Command) -> _Command:
-        known = get_type_hints(command, include_extras=True)
-
         @wraps(command)
-        def called(**options: Any) -> None:
-            inputs = {name: options.pop(name) for name in kinds}
-            command(**options, inputs=inputs)
+        def called(**options: object) -> None:
+            said: Any = {name: options.pop(name) for name in given}
+            inputs = _options(**said)
+            command(**options, inputs=inputs if checksum else InputOptions(**{**inputs, "checksum": False}))
 
         parameters: list[Parameter] = []
-        for name, parameter in signature(command).parameters.items():
-            if name != "inputs":
-                parameters.append(parameter.replace(annotation=known[name], kind=Parameter.KEYWORD_ONLY))
-                continue
-            for option, kind in kinds.items():
-                default = defaults.get(option)
-                parameters.append(Parameter(option, Parameter.KEYWORD_ONLY, default=default, annotation=kind))
-        hints = {parameter.name: parameter.annotation for parameter in parameters}
+        for name, parameter in _parameters(command).items():
+            parameters += given.values() if name == "inputs" else [parameter]
         made: Any = called
-        made.__signature__, made.__annotations__ = Signature(parameters), hints
+        made.__signature__ = Signature(parameters)
+        made.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         del made.__wrapped__  # else the parameters of the command itself are looked at
         return cast(_Command, made)
 
@@ -96,7 +121,7 @@ def with_inputs(*, checksum: bool = True) -> Callable[[_Command], _Command]:
 
 def words_of(inputs: InputOptions) -> list[str]:
     """Words of a command line that give these options again, but for --checksum."""
-    given = [(name, inputs.get(name)) for name in INPUTS]
+    given = [(name, inputs.get(name)) for name in _INPUT if name != "checksum"]
     return [word for name, value in given if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,7 +123,7 @@ def advise(
         say(line)
 
 
-def _ranking(found: dict[str, Any]) -> list[str]:
+def _ranking(found: Mapping[str, Any]) -> list[str]:
     """Lines of the tables of recipes and boxes, and the advice."""
     lines = []
     by_size = sorted(found["boxes"]["rows"], key=lambda row: int(row["name"]))
@@ -150,7 +151,7 @@ def _numbers(option: str, text: str, example: str = "100,1000", *, whole: bool =
     return found
 
 
-def _table(verdict: dict[str, Any], *, reasons: bool) -> list[str]:
+def _table(verdict: Mapping[str, Any], *, reasons: bool) -> list[str]:
     """Lines of the table of checks."""
     lines = [f"{'check':22}{'value':>10}{'error':>10}  {'unit':6}{'warn':>8}{'fail':>8}  result"]
     for row in verdict["checks"]:

@@ -15,7 +15,7 @@ from tiledsky.cli.options import app, say, with_inputs
 from tiledsky.cli.reports import write_after
 from tiledsky.cluster.configuration import ClusterFile, load_cluster
 from tiledsky.cluster.job_queues import check_report, cluster_client, reported
-from tiledsky.cluster.local import parse_memory
+from tiledsky.cluster.local import check_sizes, parse_memory
 from tiledsky.engine.executors import TASK_TIMEOUT
 from tiledsky.engine.forecast import describe
 from tiledsky.engine.result import open_run
@@ -42,12 +42,11 @@ def plan_of(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: integers, sizes in bytes.")] = False,
 ) -> None:
     """Say what a run will take: tasks, bytes, memory of a worker, room on the disk. Reads headers and a few pixels."""
-    inputs["checksum"] = False
+    check_sizes(workers, threads)
     limit = parse_memory(memory_limit)
-    limits: dict[str, Any] = {"memory_limit": limit, "threads": threads}
-    made = planned(recipe, source, tile_size=tile_size, **inputs, **limits)
-    made.check_fits(**limits)
-    report = describe(made.recipe, made.plan, made.source, workers=workers, **limits)
+    made = planned(recipe, source, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
+    made.check_fits(memory_limit=limit, threads=threads)
+    report = describe(made.recipe, made.plan, made.source, workers=workers, memory_limit=limit, threads=threads)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=1))
         return
@@ -110,8 +109,8 @@ def run(
     with reporting(goes_on=True) as report:
         # of another scheduler the workers say themselves what they have
         limit = parse_memory(config.memory) if config.kind != "scheduler" else None
-        limits: dict[str, Any] = {"memory_limit": limit, "threads": config.threads}
-        prepared = prepare(recipe, source, out, tile_size=tile_size, **inputs, **limits)
+        threads = config.threads
+        prepared = prepare(recipe, source, out, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
         prepared.check(restart=restart)
         result = None
         while result is None:
@@ -149,11 +148,20 @@ def _connected(config: ClusterFile, client: Any) -> str:
     return f"{workers} at {client.scheduler.address}{open_to}"
 
 
-def _cluster(cluster: str, scheduler: str | None, *, dashboard: bool, **sizes: Any) -> ClusterFile:
+def _cluster(
+    cluster: str,
+    scheduler: str | None,
+    *,
+    workers: int | None,
+    threads: int | None,
+    memory: str | None,
+    dashboard: bool,
+) -> ClusterFile:
     """Return where the workers come from, by the options of the command line."""
-    if scheduler is None:
-        return load_cluster(cluster).changed(dashboard=dashboard or None, **sizes)
     config = load_cluster(cluster)
+    sized = config.changed(workers=workers, threads=threads, memory=memory, dashboard=dashboard or None)
+    if scheduler is None:
+        return sized
     if config.kind not in ("local", "scheduler"):
         raise ParameterError(f"--scheduler and a cluster of kind {config.kind} do not go together; leave one out")
     return config.changed(kind="scheduler", address=scheduler, dashboard=dashboard or None)

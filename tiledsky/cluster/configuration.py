@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from tiledsky.cluster.local import parse_memory
+from tiledsky.cluster.local import check_sizes, parse_memory
 from tiledsky.errors import ParameterError
 from tiledsky.recipe import validated
 from tiledsky.recipe.parameters import Model
@@ -106,8 +106,7 @@ class ClusterFile(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> ClusterFile:
-        if self.workers < 1 or self.threads < 1:
-            raise ValueError(f"{self.workers} workers with {self.threads} threads do no work; use at least one of each")
+        check_sizes(self.workers, self.threads)
         parse_memory(self.memory)
         if self.seconds < _SHORTEST:
             raise ValueError(f"walltime {self.walltime} ends before a worker has done much; use at least 00:02:00")

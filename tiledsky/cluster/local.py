@@ -24,6 +24,8 @@ from tiledsky.cluster.stop import held
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.operations.memory import FREED
 
+#: Most workers of a run, which one scheduler serves, and most threads of a worker.
+WORKERS, THREADS = 10_000, 1_000
 #: Worker processes do not spill: a task's memory is bounded, and what it holds is not worth a disk.
 _CONFIG = {
     "distributed.worker.memory.target": False,
@@ -84,6 +86,20 @@ def worker_limits(client: Any) -> tuple[int | None, int]:
     return min(limits, default=None), max((worker["nthreads"] for worker in workers.values()), default=1)
 
 
+def check_sizes(workers: int, threads: int) -> None:
+    """Refuse numbers of workers, and of threads of each, that do no work or that no machine has.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if workers < 1 or threads < 1:
+        raise ParameterError(f"{workers} workers with {threads} threads do no work; use at least one of each")
+    for count, most, what in ((workers, WORKERS, "workers"), (threads, THREADS, "threads")):
+        if count > most:
+            raise ParameterError(f"{count} {what} are more than the {most} that can work on one run; use fewer {what}")
+
+
 @contextmanager
 def local_client(
     *, workers: int = 2, threads: int = 1, memory_limit: str = "2GB", dashboard: bool = False
@@ -93,8 +109,7 @@ def local_client(
     No other user of the machine can connect. With ``dashboard``, that of Dask is at a secret address of 127.0.0.1, the
     client's ``dashboard_link``.
     """
-    if workers < 1 or threads < 1:
-        raise ParameterError(f"{workers} workers with {threads} threads do no work; use at least one of each")
+    check_sizes(workers, threads)
     from distributed import Client, LocalCluster
     from distributed.security import Security
 

@@ -20,6 +20,8 @@ from tiledsky.recipe import Recipe
 
 #: Tiles of the default plan are near this size: large enough that halos are cheap, small enough for 1 GB a worker.
 TILE = 1920
+#: The largest tile that is asked for without an image as large.
+LARGEST = 16_384
 #: Inner chunks are near this size, so tiles are multiples of it where the boxes allow.
 _CHUNK = 256
 #: Name of the operation that copies the input, where it is files.
@@ -127,10 +129,15 @@ def make_plan(recipe: Recipe, shape: Pair, dtype: str, *, tile_size: int | None,
     Raises
     ------
     PlanError, InputError
-        A tile size below 1, a box larger than the image.
+        A tile size below 1, or above both the image and `LARGEST`; a box larger than the image.
     """
     if tile_size is not None and tile_size < 1:
         raise PlanError(f"tile size {tile_size} holds no pixel; use --tile-size of at least 1")
+    if tile_size is not None and tile_size > (most := max(LARGEST, *shape)):
+        raise PlanError(
+            f"tile size {tile_size} is more than an image of {shape[0]} x {shape[1]} px can use, and memory is planned "
+            f"for whole tiles; use --tile-size of at most {most}"
+        )
     operations = [o for o in compiled(recipe).stages if ingest or o.name != INGEST]
     for operation in operations:
         operation.check(shape)

@@ -29,7 +29,7 @@ _START = re.compile(r"\s*(?:([A-Za-z][A-Za-z0-9+.-]*)://|(s3|gs|az|https?|ftp):[
 _HERE = ("127.0.0.1", "localhost", "::1")
 #: Requests that fail in a way that may pass are repeated for this long. A wait is drawn from between the first and
 #: ``base`` times the last: with a base below e the waits shrink, and all tries are over in seconds.
-_RETRIES: dict[str, Any] = {
+_RETRIES = {
     "max_retries": 100,
     "retry_timeout": timedelta(seconds=120),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 4},
@@ -105,12 +105,10 @@ def bucket(url: str) -> Any:
     """Store of obstore at an address."""
     from_url = library(url).store.from_url
     plain = urlsplit(os.environ.get("AWS_ENDPOINT_URL", url))
-    client: dict[str, Any] = {"timeout": _TIMEOUT}
-    if plain.scheme == "http" and plain.hostname in _HERE:
-        client["allow_http"] = True
-    options: Any = {"client_options": client, "retry_config": _RETRIES}
+    unencrypted = plain.scheme == "http" and plain.hostname in _HERE
+    client = {"timeout": _TIMEOUT, **({"allow_http": True} if unencrypted else {})}
     try:
-        return from_url(url, **options)
+        return from_url(url, client_options=client, retry_config=_RETRIES)
     except Exception as error:  # obstore has its own for each store
         raise InputError(f"{url} cannot be opened ({_line(error)}); check address and environment") from None
 

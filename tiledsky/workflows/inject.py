@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,11 +87,24 @@ def inject(
             group.attrs[_WHOSE] = whose
     write_bytes(copied / "sources.csv", _table(sources).encode())
     tile = before.plan.tile_size
-    after = run_recipe(before.recipe, copied, path, client=client, tile_size=tile, progress=progress)
+    with _advising(path):
+        after = run_recipe(before.recipe, copied, path, client=client, tile_size=tile, progress=progress)
     rows = changes(sources, before.plane("background"), after.plane("background"))
     found = finalize(sources, rows, noise=noise)
     write_json(after.path, "injection.json", found)
     return found
+
+
+@contextmanager
+def _advising(out: Path) -> Iterator[None]:
+    """Say in errors about a run store what works here, where nothing that stands there is replaced."""
+    try:
+        yield
+    except RunError as error:
+        if "--restart" not in str(error):
+            raise
+        said = re.sub(r"(start over|run again|the same) with --restart", f"remove {out}", str(error))
+        raise RunError(said) from error
 
 
 def _is_made(path: Path, whose: dict[str, Any]) -> bool:

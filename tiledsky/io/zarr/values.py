@@ -16,7 +16,7 @@ import binascii
 import math
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +119,7 @@ def values_of(path: str | os.PathLike[str], array: Any) -> Values:
     return Values(stored, scale, offset, tuple(missing))
 
 
-def _check_image(path: str | os.PathLike[str], array: Any, attributes: dict[str, Any]) -> None:
+def _check_image(path: str | os.PathLike[str], array: Any, attributes: Mapping[str, Any]) -> None:
     """Refuse what holds numbers but no pixels, and an image that lies on its side."""
     kind, unit = str(attributes.get("dtype", "")), str(attributes.get("units", ""))
     if kind.startswith(("datetime64", "timedelta64")) or " since " in unit:
