@@ -125,6 +125,19 @@ class Band:
         """Pixels of a plane."""
         return np.ascontiguousarray(getattr(self.pixels, name)[self._slices])
 
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        """Pixels of the cells in the arrays, as far as the image reaches."""
+        rows, columns = (slice(start, start + CELL * n) for start, n in zip(self.origin, self.cells, strict=True))
+        return rows, columns
+
+    def cell_sums(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Sum of the pixels of each cell, shape (rows, columns of cells), of an array with the shape of the planes."""
+        inner = np.asarray(values[self.inner], np.float64)
+        rows, columns = (np.arange(0, size, CELL) for size in inner.shape)
+        sums: NDArray[np.float64] = np.add.reduceat(np.add.reduceat(inner, rows, axis=0), columns, axis=1)
+        return sums
+
     @cached_property
     def background(self) -> NDArray[Any]:
         """Pixels of the background."""
@@ -182,8 +195,7 @@ class Band:
     @cached_property
     def outside(self) -> NDArray[np.uint16]:
         """Squared distance from the nearest masked pixel; beside the cells just what counts for the sky around."""
-        rows = slice(self.origin[0], self.origin[0] + CELL * self.cells[0])
-        return squared_distance(self.masked, LIMIT, rows=rows, elsewhere=SKY_DISTANCE)
+        return squared_distance(self.masked, LIMIT, rows=self.inner[0], elsewhere=SKY_DISTANCE)
 
     @cached_property
     def around(self) -> NDArray[np.float64]:
@@ -193,5 +205,11 @@ class Band:
         where = [
             slice(a, min(a + n * CELL // QUAD, m)) for a, n, m in zip(first, self.cells, counts.shape, strict=True)
         ]
-        options = {"sigma": SKY_SIGMA / QUAD, "radius": SKY_REACH // QUAD, "worst": SKY_VARIANCE}
-        return local_quadratic(counts, sums, where=(where[0], where[1]), **options)  # type: ignore[arg-type]
+        return local_quadratic(
+            counts,
+            sums,
+            sigma=SKY_SIGMA / QUAD,
+            radius=SKY_REACH // QUAD,
+            worst=SKY_VARIANCE,
+            where=(where[0], where[1]),
+        )

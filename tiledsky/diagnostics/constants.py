@@ -51,9 +51,8 @@ class Constants(Fields):
 
 def update(band: Band) -> Floats:
     """Sums of the cells of a band."""
-    (y0, x0), (rows, columns) = band.origin, band.cells
-    inner = slice(y0, y0 + CELL * rows), slice(x0, x0 + CELL * columns)
-    science, bits = band.science[inner], band.bits[inner]
+    rows, columns = band.cells
+    science, bits = band.science[band.inner], band.bits[band.inner]
     used = (bits & (INVALID | USER)) == 0
     kinds = block_kinds(np.ascontiguousarray(science), used & np.isfinite(science))
     height, width = (n * BLOCK for n in kinds.shape)

@@ -15,7 +15,7 @@ from tiledsky.diagnostics.parts import Distribution
 from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
 from tiledsky.diagnostics.protocol import Check, Gathered, Measure, in_noise
 from tiledsky.diagnostics.text import measured_text
-from tiledsky.kernels.residual.cell_sums import CELL, LAGS, REACH, WIDTHS
+from tiledsky.kernels.residual.cell_sums import LAGS, REACH, WIDTHS
 from tiledsky.kernels.residual.sky_sums import GOOD
 from tiledsky.kernels.statistics.histogram import KeyHistogram, KeyTable
 
@@ -75,10 +75,8 @@ class Residual(Fields):
 
 def add_values(band: Band, table: KeyTable) -> None:
     """Add the values of the residual in the cells of a band."""
-    (y0, x0), (rows, columns) = band.origin, band.cells
-    inner = slice(y0, y0 + CELL * rows), slice(x0, x0 + CELL * columns)
-    residual = np.ascontiguousarray(band.residual[inner], np.float32)
-    table.add(residual, mask=band.state[inner] != GOOD)
+    residual = np.ascontiguousarray(band.residual[band.inner], np.float32)
+    table.add(residual, mask=band.state[band.inner] != GOOD)
 
 
 VALUES = Distribution("residual", add_values)

@@ -9,7 +9,6 @@ import numpy as np
 from tiledsky.diagnostics.band import LIMIT, SKY_DISTANCE, Band
 from tiledsky.diagnostics.parts import Cells
 from tiledsky.diagnostics.patches import Floats, ratio
-from tiledsky.kernels.residual.cell_sums import CELL
 from tiledsky.kernels.residual.mask_distance import squared_distance
 from tiledsky.kernels.residual.sky_sums import DISTANCE, GROUP, N_GROUPS, OUTSIDE, sky_columns
 
@@ -41,7 +40,6 @@ _OUTSIDE_BINS, _INSIDE_BINS = _tables()
 
 def update(band: Band) -> Floats:
     """Sums of the cells of a band."""
-    rows = slice(band.origin[0], band.origin[0] + CELL * band.cells[0])
     return sky_columns(
         band.background,
         band.residual,
@@ -49,7 +47,7 @@ def update(band: Band) -> Floats:
         band.state,
         band.bits,
         band.outside,
-        squared_distance(~band.masked, _INSIDE, rows=rows),
+        squared_distance(~band.masked, _INSIDE, rows=band.inner[0]),
         band.around,
         tables=(_OUTSIDE_BINS, _INSIDE_BINS),
         nearest=SKY_DISTANCE**2,
