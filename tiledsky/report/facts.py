@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tiledsky.diagnostics.document import CheckResult, Diagnostics
 from tiledsky.diagnostics.text import measured_text
