@@ -14,7 +14,8 @@ LIBRARIES := tests/io tests/kernels/test_boxes.py tests/kernels/test_ring.py tes
 	tests/cluster/test_tls.py
 
 # Tests that kill and damage.
-FAULTS := tests/faults tests/engine/test_driver.py tests/engine/test_resume.py tests/engine/test_verify.py tests/engine/test_many.py \
+FAULTS := tests/faults tests/engine/test_checked_store.py tests/engine/test_driver.py tests/engine/test_resume.py \
+	tests/engine/test_verify.py tests/engine/test_many.py \
 	tests/engine/test_memory.py tests/cluster/test_stop.py \
 	tests/engine/test_run.py tests/cluster/test_cluster.py tests/cli/test_cli.py tests/io/test_zarrcheck.py \
 	tests/cli/test_names.py tests/test_plain.py tests/io/test_targets.py tests/report/test_report.py tests/diagnostics/test_injection.py

@@ -57,8 +57,8 @@ ROWS = (
         "removed; same bytes"),
     Row("empty", "Tiles without a valid pixel, tiles equal to the fill value", "done, not missing"),
     Row("second", "Two drivers on one store, in one process and in two", "the second is refused, exit code 4"),
-    Row("changed", "Another recipe, parameter, input, tile size or version of the code on a store; an input that "
-        "changes while it is read", "refused, and the change is named; nothing in the store changes"),
+    Row("changed", "Another recipe, parameter, input, tile size or version of the code or a library on a store; an "
+        "input that changes while it is read", "refused, and the change is named; nothing in the store changes"),
     Row("same", "1, 2 and 4 workers, 1 and 3 threads, this process; other tile sizes", "same bytes; same pixels"),
     Row("memory", "Every preset at three tile sizes, one after the other in the same workers",
         "no stage takes more than the plan said"),
@@ -82,7 +82,7 @@ ROWS = (
 COUNTS = {
     "test_zarrcheck.py::test_mutated_metadata": 100,
     "test_driver.py::test_tasks_that_all_kill": 10,
-    "test_cli_names.py::test_secrets_in_arguments": 15,
+    "test_names.py::test_secrets_in_arguments": 15,
     "test_cluster.py::test_every_port_asks": 15,
     "test_memory.py::test_measured_is_below_projected[usual": 9,
     "test_memory.py::test_measured_is_below_projected[every": 39,
@@ -133,7 +133,7 @@ NAMED = {
     "test_verify.py::test_write_refused": "disk",
     "test_verify.py::test_input_that_changes_while_it_is_read": "changed",
     "test_verify.py::test_input_that_goes_away": "changed",
-    "test_cli_names.py::": "names",
+    "test_names.py::": "names",
     "test_targets.py::": "names",
     "test_plain.py::": "names",
     "test_injection.py::test_command": "names",

