@@ -20,7 +20,7 @@ from tiledsky.operations.memory import MEGABYTE, READ, Phase, Sizes
 from tiledsky.operations.mesh import Mesh, finish, maps, surfaces
 from tiledsky.operations.surface import Surface, ceiling, make_surface
 from tiledsky.overlap import Patch, call
-from tiledsky.recipe import BackgroundStep, Recipe
+from tiledsky.recipe import BackgroundStep, MaskStep, Recipe
 
 #: Maps of a mesh that have a surface, in the order of `tiledsky.operations.mesh.surfaces`.
 SURFACES = ("background", "rms", "error")
@@ -61,7 +61,7 @@ def mesh_terms(phase: Phase, step: BackgroundStep, sizes: Sizes) -> Phase:
 class Boxes(Operation):
     """Statistics of the boxes of a tile: of a step, and of its larger boxes.
 
-    ``stage``: name of the operation in whose pass they are measured, where it is not this one.
+    A mask operation measures those of the backgrounds that use it in its own pass.
     """
 
     kind = "boxes"
@@ -69,15 +69,11 @@ class Boxes(Operation):
     def __init__(self, step: BackgroundStep, bits: str) -> None:
         self.parameters, self.bits, self.step = step, bits, step.name
         self.name = f"{step.name}-boxes"
-        self.measures = (step.name,)
+        self.measured = (self,)
 
     def boxes(self) -> list[Pair]:
         """See `Operation.boxes`."""
         return [largest_box(self.parameters)]
-
-    def box_sizes(self) -> dict[str, Pair]:
-        """See `Operation.box_sizes`."""
-        return {self.parameters.name: self.parameters.box_size}
 
     def folder(self, level: int) -> str:
         """Folder of the statistics; of boxes 2**level times as large."""
@@ -120,7 +116,7 @@ class Boxes(Operation):
         levels = range(self.parameters.grow_boxes + 1)
         return [f"{self.folder(level)}/{part}" for level in levels for part in BoxStatistics._fields]
 
-    def measured(self, task: Task, part: str) -> list[NDArray[Any]]:
+    def read(self, task: Task, part: str) -> list[NDArray[Any]]:
         """Read one statistic back, level by level."""
         return [task.array(f"{self.folder(k)}/{part}")[...] for k in range(self.parameters.grow_boxes + 1)]
 
@@ -225,7 +221,7 @@ class MeshOperation(Operation):
         step, written = self.parameters, []
         facts: dict[str, Any] = {"range": {}}
         excluded = np.zeros((0, 0), bool)
-        for name, values in maps(partial(self.measured_by.measured, task), step, limit=self._limit(task)):
+        for name, values in maps(partial(self.measured_by.read, task), step, limit=self._limit(task)):
             if name == "noise_factor":
                 facts |= {"noise_factor": values, "noise_length": values**0.5}
                 continue
@@ -366,13 +362,22 @@ def cell_values(values: Any, region: Region, box: Pair) -> NDArray[Any]:
     return held[np.ix_(rows - cells.y0, columns - cells.x0)]
 
 
-def background_operations(
-    recipe: Recipe, step: BackgroundStep, boxes: Boxes, source: str | None
-) -> Iterable[Operation]:
-    """Operations of a background step; ``source``: the operation that has measured its boxes, if any has."""
-    if source is None:
+def measured_under(recipe: Recipe, mask: MaskStep) -> tuple[Boxes, ...]:
+    """Boxes that are measured in the pass that makes a mask: of the backgrounds that use it."""
+    later = recipe.steps[recipe.steps.index(mask) + 1 :]
+    users = (s for s in later if isinstance(s, BackgroundStep) and recipe.mask_for(s) is mask)
+    return tuple(Boxes(user, mask.name) for user in users if measured_by(recipe, user) is user)
+
+
+def background_operations(recipe: Recipe, step: BackgroundStep, before: Sequence[Operation]) -> Iterator[Operation]:
+    """Operations of a background step; its boxes may be those of an operation before it."""
+    first = measured_by(recipe, step)
+    found = ((o, boxes) for o in before for boxes in o.measured if boxes.parameters is first)
+    source, boxes = next(found, (None, None))
+    if source is None or boxes is None:
+        mask = recipe.mask_for(step)
+        source = boxes = Boxes(step, "base" if mask is None else mask.name)
         yield boxes
-        source = boxes.name
-    mesh = MeshOperation(recipe, step, boxes, source)
+    mesh = MeshOperation(recipe, step, boxes, source.name)
     yield mesh
     yield from (MeshPixels(mesh, which) for which in range(len(SURFACES)))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from tiledsky.geometry import Pair, Region
 from tiledsky.operations.memory import Phase, Sizes
 from tiledsky.overlap import Patch, blank, map_patches
 from tiledsky.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tiledsky.operations.background import Boxes
 
 NO_HALO: Pair = (0, 0)
 #: Planes of the input that operations read by name; what the input has no plane for arrives as None.
@@ -177,8 +180,8 @@ class Operation(ABC):
     step: str | None = None
     #: Whether tasks of one process share its value, which is small or left in the store.
     shared: ClassVar[bool] = False
-    #: Steps whose boxes are measured in the same pass.
-    measures: tuple[str, ...] = ()
+    #: Boxes that are measured in the same pass.
+    measured: tuple[Boxes, ...] = ()
 
     def boxes(self) -> list[Pair]:
         """Sizes that a tile has to hold a whole number of."""
@@ -229,7 +232,12 @@ class Operation(ABC):
 
     def box_sizes(self) -> dict[str, Pair]:
         """Sizes of the boxes that it works on, by step, to be shown."""
-        return {}
+        return {boxes.parameters.name: boxes.parameters.box_size for boxes in self.measured}
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Steps whose boxes are measured in the same pass."""
+        return tuple(boxes.parameters.name for boxes in self.measured)
 
     @abstractmethod
     def phases(self, sizes: Sizes) -> list[Phase]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 from tiledsky.geometry import Pair
-from tiledsky.operations.background import Boxes, MeshOperation, background_operations, measured_by
+from tiledsky.operations.background import MeshOperation, background_operations
 from tiledsky.operations.base import INPUTS, Operation, PixelOperation, Read
 from tiledsky.operations.inputs import Ingest
 from tiledsky.operations.mask import mask_operations
 from tiledsky.operations.output import Output
 from tiledsky.operations.quality import Diagnostics
 from tiledsky.operations.ring import ring_operations
-from tiledsky.operations.search import bits_of
 from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
 
 
@@ -109,29 +109,16 @@ def whole_kinds() -> frozenset[str]:
     return frozenset(kinds)
 
 
-def _operations(recipe: Recipe) -> Iterable[Operation]:
-    yield Ingest()
-    boxes: dict[str, Boxes] = {}
-    sources: dict[str, str] = {}
-    meshes: list[MeshOperation] = []
-    for index, step in enumerate(recipe.steps):
-        if isinstance(step, RingStep):
-            yield from ring_operations(recipe, step)
-        elif isinstance(step, MaskStep):
-            # backgrounds that use this mask are measured in the pass that makes it
-            users = [s for s in recipe.steps[index + 1 :] if isinstance(s, BackgroundStep)]
-            users = [s for s in users if recipe.mask_for(s) is step and measured_by(recipe, s) is s]
-            measured = tuple(Boxes(user, step.name) for user in users)
-            boxes |= {b.parameters.name: b for b in measured}
-            sources |= {b.parameters.name: f"{step.name}-mask" for b in measured}
-            yield from mask_operations(recipe, step, measured)
-        else:
-            first = measured_by(recipe, step).name
-            own = boxes.setdefault(first, Boxes(step, bits_of(recipe, step)))
-            for operation in background_operations(recipe, step, own, sources.get(first)):
-                if isinstance(operation, MeshOperation):
-                    meshes.append(operation)
-                yield operation
-            sources.setdefault(first, own.name)
-    yield Output(recipe, meshes)
-    yield Diagnostics(recipe)
+#: Operations of a step, by its class: a function of the recipe, the step, and the operations of the steps before it.
+STEPS: dict[type[Any], Callable[[Recipe, Any, Sequence[Operation]], Iterable[Operation]]] = {
+    RingStep: ring_operations,
+    MaskStep: mask_operations,
+    BackgroundStep: background_operations,
+}
+
+
+def _operations(recipe: Recipe) -> list[Operation]:
+    operations: list[Operation] = [Ingest()]
+    for step in recipe.steps:
+        operations += STEPS[type(step)](recipe, step, tuple(operations))
+    return [*operations, Output(recipe, operations), Diagnostics(recipe)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from tiledsky.geometry import Pair
 from tiledsky.operations import reliability
-from tiledsky.operations.background import Boxes
+from tiledsky.operations.background import Boxes, measured_under
 from tiledsky.operations.base import Arrays, ArraySpec, Held, Image, Operation, PixelOperation, Read, Task, Written
 from tiledsky.operations.masking import tiers_halo, tiers_patch
 from tiledsky.operations.memory import WRITE, Phase, Sizes
@@ -29,14 +29,14 @@ from tiledsky.overlap import Patch
 from tiledsky.recipe import MaskStep, Recipe
 
 
-def mask_operations(recipe: Recipe, step: MaskStep, boxes: tuple[Boxes, ...]) -> list[Operation]:
-    """Operations of a mask step; ``boxes``: measured in the same pass, under the new mask."""
+def mask_operations(recipe: Recipe, step: MaskStep, before: Sequence[Operation]) -> list[Operation]:
+    """Operations of a mask step; the boxes of the backgrounds that use it are measured in the pass that makes it."""
     detection = Detection(recipe, step)
     local = recipe.noise_source(step) if any(t.noise == "local" for t in step.tiers) else None
     fill = step.masked == "fill"
     searched = Searched(step.name, detection.output, bits_of(recipe, step), detection, local, fill)
     wanted = Wanted(searched, tuple(noise_images(step)), clip_of(step), step.tiers)
-    mask = Mask(recipe, step, wanted, boxes)
+    mask = Mask(recipe, step, wanted, measured_under(recipe, step))
     return [detection, *passes(wanted, MaskStatistics(wanted, step)), mask]
 
 
@@ -84,7 +84,6 @@ class Mask(PixelOperation):
         self.output = self.step = step.name
         self.name = f"{step.name}-mask"
         self.measured = boxes
-        self.measures = tuple(b.parameters.name for b in boxes)
         self.first_bit = recipe.first_bit(step)
         self.is_result = step is recipe.result_mask
         self.plane = "mask" if self.is_result else step.name
@@ -92,10 +91,6 @@ class Mask(PixelOperation):
     def boxes(self) -> list[Pair]:
         """See `Operation.boxes`."""
         return [size for boxes in self.measured for size in boxes.boxes()]
-
-    def box_sizes(self) -> dict[str, Pair]:
-        """See `Operation.box_sizes`."""
-        return {boxes.parameters.name: boxes.parameters.box_size for boxes in self.measured}
 
     def inputs(self) -> list[Read]:
         """See `PixelOperation.inputs`."""

@@ -59,9 +59,10 @@ class Output(Operation):
 
     kind = name = "output"
 
-    def __init__(self, recipe: Recipe, meshes: Iterable[MeshOperation]) -> None:
+    def __init__(self, recipe: Recipe, before: Iterable[Operation]) -> None:
         self.recipe = recipe
         self.planes = output_planes(recipe)
+        meshes = (o for o in before if isinstance(o, MeshOperation))
         self.meshes = [m for m in meshes if m.parameters is recipe.result or m.parameters.keep]
         self.backgrounds = {mesh.parameters.name: mesh.parameters for mesh in self.meshes}
         self.mask = recipe.result_mask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from tiledsky.recipe import Recipe, RingStep
 from tiledsky.statistics import image_statistics
 
 
-def ring_operations(recipe: Recipe, step: RingStep) -> list[Operation]:
+def ring_operations(recipe: Recipe, step: RingStep, before: Sequence[Operation]) -> list[Operation]:
     """Operations of a ring step."""
     searched = Searched(step.name, "science", bits_of(recipe, step))
     wanted = Wanted(searched, tuple(noise_images(step)), clip_of(step))

@@ -89,7 +89,7 @@ class Detection(PixelOperation):
         self.output = f"{step.name}/detection"
         sky = recipe.detection_sky(step)
         #: Whether the sky is a plane of the store; else it is made from a mesh.
-        self.sky_is_plane = isinstance(sky, RingStep)
+        self.sky_is_plane = not isinstance(sky, BackgroundStep)
         self.sky = sky
         self.equalize = step.equalize
         self.noise = recipe.noise_source(step) if step.equalize == "rms" else None

@@ -318,4 +318,4 @@ class BackgroundStep(Model):
 
 
 AnyStep = RingStep | MaskStep | BackgroundStep
-Step = Annotated[RingStep | MaskStep | BackgroundStep, Field(discriminator="kind")]
+Step = Annotated[AnyStep, Field(discriminator="kind")]

@@ -113,7 +113,7 @@ class Recipe(Model):
         """The step whose background is the result."""
         return next(s for s in reversed(self.steps) if isinstance(s, BackgroundStep))
 
-    def step(self, name: str) -> RingStep | MaskStep | BackgroundStep:
+    def step(self, name: str) -> AnyStep:
         """Return the step called ``name``."""
         for step in self.steps:
             if step.name == name:
