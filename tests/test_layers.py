@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import tiledsky
+from tiledsky.recipe import AnyStep
 
 PACKAGE = Path(__file__).parent.parent / "tiledsky"
 
@@ -184,6 +186,17 @@ def test_other_libraries_are_used_by_their_public_names(path):
             assert not private, f"{path.name} imports {name}, which its library may drop in any version"
             internal = [i for i in INTERNAL if name == i or name.startswith(f"{i}.")]
             assert not internal, f"{path.name} imports {name}: {internal[0]} may change in any version"
+
+
+def test_only_recipes_and_operations_name_a_step():
+    """What else asks for a kind of step has to be changed with every new one: it asks the operation instead."""
+    steps = {model.__name__ for model in get_args(AnyStep)}
+    for path in MODULES:
+        if place(path) not in ("recipe", "operations"):
+            names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)} | {
+                name.rpartition(".")[2] for name in imported(path)
+            }
+            assert not names & steps, f"{path} names {names & steps}"
 
 
 def test_only_the_command_line_prints():

@@ -341,10 +341,6 @@ class MeshPixels(PixelOperation):
         """See `Operation.map_arrays`."""
         return self.mesh.surface_arrays(self.which)
 
-    def run(self, task: Task) -> Written:
-        """Nothing is stored of it."""
-        raise NotImplementedError("the pixels of a mesh are made where they are read")
-
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`."""
         return [mesh_terms(Phase("evaluating"), self.mesh.parameters, sizes)]

@@ -271,8 +271,10 @@ class PixelOperation(Operation):
 
     output: str
     stored: ClassVar[bool] = True
-    #: Path of its plane in a store.
+    #: Path of its plane in a store, whether a run keeps it, and whether it is bits of a mask.
     plane: str = ""
+    keep: bool = False
+    is_mask: ClassVar[bool] = False
 
     @abstractmethod
     def inputs(self) -> list[Read]:
@@ -294,6 +296,25 @@ class PixelOperation(Operation):
     @abstractmethod
     def dtype(self, image: np.dtype[Any]) -> np.dtype[Any]:
         """Of the output."""
+
+    def arrays(self, image: Image, tile: Pair) -> dict[str, ArraySpec]:
+        """See `Operation.arrays`: the plane."""
+        dtype = self.dtype(np.dtype(image.dtype)).name
+        return {self.plane: ArraySpec(image.shape, dtype, tile, self.is_mask)} if self.stored else {}
+
+    @property
+    def kept(self) -> bool:
+        """See `Operation.kept`."""
+        return self.keep
+
+    @property
+    def scratch(self) -> tuple[str, ...]:
+        """See `Operation.scratch`."""
+        return () if self.keep or not self.stored else (self.plane,)
+
+    def run(self, task: Task) -> Written:
+        """See `Operation.run`: write the plane."""
+        return Written([task.write(self.plane, task.region, self.patch(task, task.region).crop(task.region))])
 
     def patch(self, task: Task, region: Region) -> Patch:
         """Make the output for a region of a store."""

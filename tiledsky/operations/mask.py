@@ -77,7 +77,7 @@ class MaskStatistics(Final):
 class Mask(PixelOperation):
     """Bits of a mask step, and of the masks that it goes on from."""
 
-    kind = "mask"
+    kind, is_mask = "mask", True
 
     def __init__(self, recipe: Recipe, step: MaskStep, wanted: Wanted, boxes: tuple[Boxes, ...]) -> None:
         self.wanted, self.searched, self.parameters = wanted, wanted.searched, step
@@ -85,8 +85,9 @@ class Mask(PixelOperation):
         self.name = f"{step.name}-mask"
         self.measured = boxes
         self.first_bit = recipe.first_bit(step)
-        self.is_result = step is recipe.result_mask
-        self.plane = "mask" if self.is_result else step.name
+        is_result = step is recipe.result_mask
+        self.keep = step.keep or is_result
+        self.plane = "mask" if is_result else step.name
 
     def boxes(self) -> list[Pair]:
         """See `Operation.boxes`."""
@@ -118,7 +119,7 @@ class Mask(PixelOperation):
 
     def arrays(self, image: Image, tile: Pair) -> dict[str, ArraySpec]:
         """See `Operation.arrays`."""
-        specs = {self.plane: ArraySpec(image.shape, "uint8", tile, mask_bits=True)}
+        specs = super().arrays(image, tile)
         for boxes in self.measured:
             specs |= boxes.arrays(image, tile)
         return specs
@@ -126,12 +127,7 @@ class Mask(PixelOperation):
     @property
     def kept(self) -> bool:
         """See `Operation.kept`."""
-        return bool(self.measured) or not self.scratch
-
-    @property
-    def scratch(self) -> tuple[str, ...]:
-        """See `Operation.scratch`."""
-        return () if self.is_result or self.parameters.keep else (self.plane,)
+        return self.keep or bool(self.measured)
 
     def array_bytes(self, size: int, shape: Pair) -> Held:
         """See `Operation.array_bytes`."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tiledsky.geometry import Pair
-from tiledsky.operations.base import Arrays, ArraySpec, Held, Image, Operation, PixelOperation, Read, Task, Written
+from tiledsky.operations.base import Arrays, Held, Operation, PixelOperation, Read, Task
 from tiledsky.operations.filters import ring_halo, ring_step_patch
 from tiledsky.operations.memory import WRITE, Phase, Sizes
 from tiledsky.operations.passes import Final, Wanted, known, passes
@@ -58,6 +58,7 @@ class Ring(PixelOperation):
     def __init__(self, wanted: Wanted, step: RingStep) -> None:
         self.wanted, self.searched, self.parameters = wanted, wanted.searched, step
         self.name = self.output = self.plane = self.step = step.name
+        self.keep = step.keep
 
     def inputs(self) -> list[Read]:
         """See `PixelOperation.inputs`."""
@@ -75,27 +76,9 @@ class Ring(PixelOperation):
         """See `PixelOperation.dtype`."""
         return image
 
-    def arrays(self, image: Image, tile: Pair) -> dict[str, ArraySpec]:
-        """See `Operation.arrays`."""
-        return {self.name: ArraySpec(image.shape, image.dtype, tile)}
-
-    @property
-    def kept(self) -> bool:
-        """See `Operation.kept`."""
-        return self.parameters.keep
-
-    @property
-    def scratch(self) -> tuple[str, ...]:
-        """See `Operation.scratch`."""
-        return () if self.parameters.keep else (self.name,)
-
     def array_bytes(self, size: int, shape: Pair) -> Held:
         """See `Operation.array_bytes`."""
         return Held(size + 1 + self.wanted.array_bytes, size)
-
-    def run(self, task: Task) -> Written:
-        """See `Operation.run`."""
-        return Written([task.write(self.name, task.region, self.patch(task, task.region).crop(task.region))])
 
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`."""

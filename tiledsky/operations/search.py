@@ -14,7 +14,7 @@ import numpy as np
 
 from tiledsky.geometry import Pair, Region
 from tiledsky.operations.background import mesh_terms
-from tiledsky.operations.base import PixelOperation, Read, Task, Written
+from tiledsky.operations.base import PixelOperation, Read, Task
 from tiledsky.operations.filters import taps_of
 from tiledsky.operations.masking import detection_image, growth_radius
 from tiledsky.operations.memory import READ, Phase, Sizes
@@ -134,10 +134,6 @@ class Detection(PixelOperation):
             detection.add("scale and its making", 3 * max([4, *noise]), "px read", sizes.read)
             detection.add("noise plane while read", READ * max(noise, default=0), "px read", sizes.read)
         return [made, detection]
-
-    def run(self, task: Task) -> Written:
-        """Nothing is stored of it."""
-        raise NotImplementedError("a detection image is made where it is read")
 
 
 def _detection(image: Patch, sky: Patch) -> Patch:
