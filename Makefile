@@ -20,7 +20,7 @@ FAULTS := tests/faults tests/engine/test_checked_store.py tests/engine/test_driv
 	tests/engine/test_run.py tests/cluster/test_cluster.py tests/cli/test_cli.py tests/io/test_zarrcheck.py \
 	tests/cli/test_names.py tests/test_plain.py tests/io/test_targets.py tests/report/test_report.py tests/diagnostics/test_injection.py
 
-.PHONY: demo test test-oldest test-newest test-wheel test-slurm test-s3 test-azure check-kubernetes check bench scaling accuracy quality faults install clean
+.PHONY: demo test test-oldest test-newest test-wheel test-slurm test-s3 test-azure check-kubernetes check digests bench scaling accuracy quality faults install clean
 
 install: $(VENV)/installed-$(VERSION)
 
@@ -102,6 +102,11 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# All planes and meshes of all presets on three scenes, compared bit by bit with tests/digests.json; some presets alone:
+# make digests DIGESTS='--only deep-sky,sextractor'.
+digests: install
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.digests $(DIGESTS)
 
 # Speed beside scipy, astropy, photutils and sep on one thread; a part of it: make bench BENCH='--only ring'.
 bench: install

@@ -22,7 +22,6 @@ from tiledsky import Recipe
 from tiledsky.cli import app
 from tiledsky.cluster import process_memory
 from tiledsky.cluster.local import local_client, worker_environment, worker_limits
-from tiledsky.cluster.process_memory import KEPT
 from tiledsky.engine.dependencies import halo_of
 from tiledsky.engine.forecast import check_fits, describe, fits, fitted_plan, fitting_tile
 from tiledsky.engine.memory import peak
@@ -32,7 +31,7 @@ from tiledsky.errors import InputError, PlanError
 from tiledsky.geometry import Region
 from tiledsky.io.fits.image import FitsImage
 from tiledsky.io.source import open_source
-from tiledsky.operations.memory import BASE, MEGABYTE, Plane
+from tiledsky.operations.memory import BASE, FREED, MEGABYTE, Plane
 from tiledsky.recipe import preset_names
 
 SHAPE = (600, 490)
@@ -81,7 +80,10 @@ def test_measured_is_below_projected(presets: list[str], scene: dict[str, str], 
         memory = run.provenance["memory"]
         assert set(memory) == {stage.name for stage in run.plan.stages}
         for name, found in memory.items():
-            assert BASE / 2 < found["measured"] <= found["projected"], f"{preset}, tile {tile}, {name}"
+            assert found["measured"] <= found["projected"], f"{preset}, tile {tile}, {name}"
+        projected, measured = (max(found[kind] for found in memory.values()) for kind in ("projected", "measured"))
+        # of small tiles the statistics of the whole image take most, in the worst case: all values near a median
+        assert projected <= (2 if tile > TILES[0] else 2.5) * measured, f"{preset}, tile {tile}"
 
 
 #: Does all tasks of a run; prints, for each stage, what its last task added to the process.
@@ -117,7 +119,7 @@ def test_large_tiles_take_what_their_terms_say(tmp_path: Path) -> None:
         terms = peak(recipe, plan, stage, PLANES).bytes - BASE
         assert added[stage.name] <= terms, stage.name
         if stage.kind not in GATHER:
-            assert added[stage.name] >= 0.6 * (terms - KEPT), stage.name
+            assert added[stage.name] >= 0.6 * (terms - FREED), stage.name
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -267,8 +267,11 @@ def test_everything_at_once(image: Path, copy: Path, whole: dict[str, str]) -> N
     for name in (*OBJECTS, *FILES):
         if "identity" not in name:
             next(damages, Path.unlink)(copy / name)
-    verify(copy)
-    again(image, copy, whole, verify="decode")
+    # without recipe and plan verify knows no tiles
+    assert [fault.path for fault in verify(copy)] == ["run/recipe.json", "run/plan.json"]
+    # 20 tasks of the thresholds with all rings, 4 masks (one for the boxes too), the mask of the result, the science
+    # tile, 2 outputs, 2 meshes
+    assert again(image, copy, whole, verify="decode") == 20 + 4 + 1 + 1 + 2 + 2
 
 
 def test_markers_all_gone(image: Path, copy: Path, whole: dict[str, str]) -> None:

@@ -90,8 +90,9 @@ def test_errors_in_gaps_are_right():
         found = MeshFit(values, weight, box_size=(6, 6), model=model).rows()
         pulls.append(((found.background - truth) / found.error)[weight == 0])
         filled.append(((found.background - truth) / found.error)[weight > 0])
-    assert 0.6 < np.sqrt(np.mean(np.square(np.concatenate(pulls)))) < 1.4
-    assert 0.7 < np.sqrt(np.mean(np.square(np.concatenate(filled)))) < 1.4
+    # one sky scatters by 0.13 in its gaps, so four of them by 0.07 about 1
+    assert 0.87 < np.sqrt(np.mean(np.square(np.concatenate(pulls)))) < 1.13
+    assert 0.85 < np.sqrt(np.mean(np.square(np.concatenate(filled)))) < 1.0
 
 
 def test_maps_of_blocks():

@@ -3,6 +3,8 @@
 A buffer holds one value of each of :data:`LANES` boxes in a row, so one vector instruction works on sixteen boxes and
 no column ever meets another: what a column becomes depends on that column alone, whichever lane it is in. The
 loops are given to the compiler as vectors because it does not find them in scalar code.
+
+``tests/kernels/twins.py`` has each function once more in plain numpy, with the same bits: read that first.
 """
 
 from __future__ import annotations

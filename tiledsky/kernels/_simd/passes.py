@@ -3,6 +3,8 @@
 A run is a contiguous array whose length is a multiple of :data:`LANES`; NaN in it is left out everywhere. Counts,
 smallest and largest do not depend on an order; sums are taken in sixteen interleaved parts that are added in order at
 the end, so they depend on nothing but the run. The compiler does not vectorise the scalar form of these loops.
+
+``tests/kernels/twins.py`` has each function once more in plain numpy, with the same bits: read that first.
 """
 
 from __future__ import annotations

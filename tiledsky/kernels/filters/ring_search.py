@@ -3,6 +3,8 @@
 Every pixel has a pivot code. A pass over the footprint counts in vector lanes how many members lie above the pivots;
 the distance to the wanted count, times the codes between two members, tells where to look next. The compiler is given
 vectors, because it would keep the counters of a scalar loop in memory; they are generic: any processor will do.
+
+Its twin is `scipy.ndimage.rank_filter`: ``tests/kernels/test_ring.py`` compares the two bit by bit.
 """
 
 from __future__ import annotations
