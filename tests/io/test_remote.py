@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import zarr
 from astropy.io import fits
+from zarr.storage import ObjectStore
 
 from tests.engine.certificates import write_certificate
 from tests.engine.scenes import RESULTS, make_planes
@@ -248,3 +249,23 @@ def test_what_is_an_address() -> None:
         map(remote.is_url, ("s3://b/k", "gs://b/k", "az://b/k", "https://h/k", "S3://b/k", "tcp://h:1", "s3:/b/k"))
     )
     assert not any(map(remote.is_url, ("a/b.zarr", "/a/b", "file.fits:SCI", "C:/x", Path("a"))))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "account"),
+    [
+        ("AZURE_STORAGE_ACCOUNT_NAME", "sky", "sky"),
+        ("AZURE_STORAGE_USE_EMULATOR", "true", "devstoreaccount1"),
+    ],
+)
+def test_account_of_azure_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, account: str
+) -> None:
+    """Zarr writes the name of its store when it opens one, at which obstore must not end."""
+    for given in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_USE_EMULATOR"):
+        monkeypatch.delenv(given, raising=False)
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
+    remote.bucket.cache_clear()
+    assert f'account_name="{account}"' in str(ObjectStore(remote.bucket("az://container/mosaic.zarr")))
+    remote.bucket.cache_clear()

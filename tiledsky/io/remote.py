@@ -107,10 +107,22 @@ def bucket(url: str) -> Any:
     plain = urlsplit(os.environ.get("AWS_ENDPOINT_URL", url))
     unencrypted = plain.scheme == "http" and plain.hostname in _HERE
     client = {"timeout": _TIMEOUT, **({"allow_http": True} if unencrypted else {})}
+    account = _azure_account() if url.startswith("az://") else {}
     try:
-        return from_url(url, client_options=client, retry_config=_RETRIES)
+        return from_url(url, client_options=client, retry_config=_RETRIES, **account)
     except Exception as error:  # obstore has its own for each store
         raise InputError(f"{url} cannot be opened ({_line(error)}); check address and environment") from None
+
+
+def _azure_account() -> dict[str, str]:
+    """Name of the account, as the environment gives it.
+
+    obstore reads it there by itself, but then panics when Zarr asks for the name of the store (``repr`` of an
+    ``AzureStore`` in 0.12; this goes when that answers).
+    """
+    emulated = "devstoreaccount1" if "AZURE_STORAGE_USE_EMULATOR" in os.environ else ""
+    name = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", emulated)
+    return {"account_name": name} if name else {}
 
 
 def open_node(url: str) -> zarr.Array[Any] | zarr.Group:
