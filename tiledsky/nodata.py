@@ -77,6 +77,27 @@ def without(science: NDArray[Any], nodata: float | None) -> NDArray[Any]:
     return np.where(empty(pixels, nodata), pixels.dtype.type(np.nan), pixels)
 
 
+#: Of an image without noise.
+NO_NOISE = "the image shows no noise"
+
+
+def nodata_option(number: str = "") -> str:
+    """Return the option that says which number means no data, as it is written on the command line and in Python."""
+    return f"--nodata{' ' * bool(number)}{number} (Python: nodata={number})"
+
+
+def share_words(share: float, number: str | None) -> str:
+    """Say how many pixels have a number; None: not one and the same."""
+    has = "have one value each in patches" if number is None else f"are exactly {number}"
+    return f"{100 * share:.3g}% of the pixels {has}"
+
+
+def sky_words(share: str, where: str, number: str | None) -> str:
+    """Say that pixels count as sky that may mean no data, and what to do; ``share``: of `share_words`."""
+    advice = "" if number is None else f"; if that means no data, give {nodata_option(number)}"
+    return f"{share}, {where}, and count as sky{advice}"
+
+
 @dataclass(frozen=True)
 class Look:
     """What a look at an image found.
@@ -121,22 +142,19 @@ class Look:
 
     def words(self, label: str, beside: Sequence[str] = ()) -> str | None:
         """One line on what is wrong; None if nothing is. ``beside``: options that give planes of the same file."""
-        share = f"{'' if self.whole else 'about '}{100 * self.share:.3g}% of the pixels are exactly {self.text}"
+        share = ("" if self.whole else "about ") + share_words(self.share, self.text)
         where = f"as around pixel (y, x) = ({self.place[0]}, {self.place[1]})"
         if not self.noisy:
             same = f" ({share}, {where})" if self.value is not None else ""
             return (
-                f"{label}: the image shows no noise{same}, so thresholds in units of it mean little, and so do tests "
-                "of the sky; add noise, or use a recipe without a mask step; a number that means no data is given with "
-                "--nodata (Python: nodata=)"
+                f"{label}: {NO_NOISE}{same}, so thresholds in units of it mean little, and so do tests of the sky; add "
+                "noise, or use a recipe without a mask step; a number that means no data is given with "
+                f"{nodata_option()}"
             )
         if self.nodata is None:
             return None
         planes = f", or the plane in the same file: {' or '.join(beside)}" if beside else ""
-        return (
-            f"{label}: {share}, {where}, and count as sky; if that means no data, give --nodata {self.text} (Python: "
-            f"nodata={self.text}){planes}"
-        )
+        return f"{label}: {sky_words(share, where, self.text)}{planes}"
 
     @property
     def text(self) -> str:

@@ -10,11 +10,12 @@ import pytest
 from scipy import ndimage, stats
 
 from tests.quality.scenes import unbiased
-from tiledsky.diagnostics import measure
+from tiledsky.diagnostics import measure, remarks
 from tiledsky.diagnostics.blocks import BLOCK, regions
 from tiledsky.diagnostics.patches import gaussian_deviate, jackknife
 from tiledsky.diagnostics.sky import EDGE_BINS
 from tiledsky.errors import InputError, ParameterError
+from tiledsky.nodata import look_at
 
 
 def noise(shape: tuple[int, int], seed: int = 1, sigma: float = 1.0) -> np.ndarray[Any, Any]:
@@ -192,3 +193,26 @@ def test_wrong_arguments() -> None:
         measure(image, image, np.zeros((70, 80), bool))
     with pytest.raises(ParameterError, match="box 4 has no central pixel"):
         measure(image, image, box=4)
+
+
+def test_pixels_of_one_value_are_named_as_before_a_run() -> None:
+    """What is said of a number that fills part of an image: the same words before and after."""
+    image = noise((384, 384), 15)
+    image[:, :40] = -99
+    found = measure(image, np.zeros_like(image))
+    before = look_at(lambda region: image[region.slices], image.shape).words("m.fits")
+    after = remarks(found)
+    share = f"{100 * np.mean(image == -99):.3g}% of the pixels are exactly -99, "
+    end = ", and count as sky; if that means no data, give --nodata -99 (Python: nodata=-99)"
+    assert len(after) == 1
+    assert before is not None
+    assert before.startswith(f"m.fits: {share}as around pixel (y, x) = (")
+    assert after[0].startswith(f"{share}most of them in rows ")
+    assert before.endswith(end)
+    assert after[0].endswith(end)
+    image[:, :20] = 7
+    several = remarks(measure(image, np.zeros_like(image)))
+    assert "% of the pixels have one value each in patches, most of them in rows" in several[0]
+    flat = np.zeros_like(image)
+    none = remarks(measure(flat, flat, rms=flat + 1))
+    assert none == ["the image shows no noise, so tests in units of it mean nothing"]

@@ -1,4 +1,4 @@
-"""Measure 10: which recipe and which box size do best on samples of an image, by the measures of their backgrounds."""
+"""Which recipe and which box size do best on samples of an image, by the measures of their backgrounds."""
 
 from __future__ import annotations
 

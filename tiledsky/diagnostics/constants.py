@@ -1,4 +1,4 @@
-"""Measure 12: pixels of one value where noise should be, which count as sky; whether there is any noise.
+"""Pixels of one value where noise should be, which count as sky; whether there is any noise.
 
 Of the whole image, exact: blocks of 4 x 4 pixels of one value, and blocks with noise
 (`tiledsky.kernels.detection.constants`).
@@ -18,7 +18,7 @@ from tiledsky.diagnostics.protocol import Check, Gathered, Measure, exact
 from tiledsky.geometry import Pair
 from tiledsky.kernels.detection.constants import BLOCK, DIP, NEAR, SOLID, UNUSED, block_kinds
 from tiledsky.kernels.residual.cell_sums import CELL
-from tiledsky.nodata import BY_CHANCE, TEXTURE, number_text
+from tiledsky.nodata import BY_CHANCE, NO_NOISE, TEXTURE, number_text, share_words, sky_words
 from tiledsky.planes import INVALID, USER
 
 #: Of a cell: blocks, with a dip, nearly solid, solid, solid and not masked; of these the values and their squares.
@@ -118,16 +118,12 @@ def advice(found: Constants) -> str | None:
     """One line on what is wrong; None if nothing is."""
     largest = found.largest
     if not is_noisy(found):
-        return "the image shows no noise, so tests in units of it mean nothing"
+        return f"{NO_NOISE}, so tests in units of it mean nothing"
     if not found.fraction or largest is None:
         return None
-    what = "have one value each in patches" if largest.value is None else f"are {largest.value} in patches"
-    again = "" if largest.value is None else f"; if that means no data, run again with --nodata {largest.value}"
-    y, x = int(largest.y), int(largest.x)
-    return (
-        f"{100 * found.fraction:.3g}% of the pixels {what}, and count as sky: most in rows {y} to "
-        f"{y + largest.size - 1}, columns {x} to {x + largest.size - 1}{again}"
-    )
+    (y0, y1), (x0, x1) = ((int(first), int(first) + largest.size - 1) for first in (largest.y, largest.x))
+    where = f"most of them in rows {y0} to {y1}, columns {x0} to {x1}"
+    return sky_words(share_words(found.fraction, largest.value), where, largest.value)
 
 
 MEASURE = Measure(

@@ -1,4 +1,4 @@
-"""Measure 3: the background by distance from the edge of the masks."""
+"""The background by distance from the edge of the masks."""
 
 from __future__ import annotations
 

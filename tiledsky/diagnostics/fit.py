@@ -1,12 +1,10 @@
-"""Measure 11: where a fitted mesh is as narrow as it can be, so that it may follow what is no sky."""
+"""Where a fitted mesh is as narrow as it can be, so that it may follow what is no sky."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tiledsky.diagnostics.fields import Fields, Number
 from tiledsky.diagnostics.patches import number
@@ -22,29 +20,6 @@ DEFINITION = (
 )
 
 
-def fit_facts(bandwidths: Iterable[NDArray[Any]], *, narrowest: float) -> dict[str, Any]:
-    """Share of cells at the narrowest bandwidth.
-
-    Parameters
-    ----------
-    bandwidths : iterable of ndarray
-        Parts of the map of a `tiledsky.operations.mesh.Mesh`, pixels, each cell in one of them.
-    narrowest : float
-        Of the fit, pixels.
-
-    Returns
-    -------
-    dict
-        ``definition``, ``narrowest``, ``cells``, ``share_at_narrowest``.
-    """
-    cells = narrow = 0
-    for part in bandwidths:
-        cells += part.size
-        narrow += int(np.count_nonzero(part <= _AT * narrowest))
-    share = number(narrow / cells, 4)
-    return {"definition": DEFINITION, "narrowest": number(narrowest, 4), "cells": cells, "share_at_narrowest": share}
-
-
 class Fit(Fields):
     """Facts of the fit."""
 
@@ -53,8 +28,15 @@ class Fit(Fields):
 
 def finalize(gathered: Gathered) -> dict[str, Any] | None:
     """Return the measure; None of a mesh of another kind."""
-    given = gathered.known.bandwidths
-    return None if given is None else fit_facts(given.parts, narrowest=given.narrowest)
+    known = gathered.known.bandwidths
+    if known is None:
+        return None
+    cells = narrow = 0
+    for part in known.parts:
+        cells += part.size
+        narrow += int(np.count_nonzero(part <= _AT * known.narrowest))
+    share = number(narrow / cells, 4)
+    return {"narrowest": number(known.narrowest, 4), "cells": cells, "share_at_narrowest": share}
 
 
 MEASURE = Measure(

@@ -1,4 +1,4 @@
-"""Measure 5: sources of known flux and size put into the image, and what the background takes from them."""
+"""Sources of known flux and size put into the image, and what the background takes from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from tiledsky.diagnostics.patches import number
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair, Region
 
-NAME = "injection"
 #: Sources end at this many half-light radii (Gaussians hold all but 1e-5 of their flux, Sersic n = 4 all but 8%).
 REACH = 5.0
 #: Most sources in all; largest half-light radius (px), with which one is drawn in 100 MB; largest flux.

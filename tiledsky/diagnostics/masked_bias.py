@@ -1,4 +1,4 @@
-"""Measure 2: bias of the background under masks."""
+"""Bias of the background under masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure 6: regions where the residual is too low, and the medians and scatter of apertures on empty sky."""
+"""Regions where the residual is too low, and the medians and scatter of apertures on empty sky."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure 4: bias of the background under sources, against their flux and size, and at random positions beside them."""
+"""Bias of the background under sources, against their flux and size, and at random positions beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure 8: histogram and shape of the residual, correlation of its pixels, power by scale."""
+"""Histogram and shape of the residual, correlation of its pixels, power by scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure 1: rms of the residual against scale, beside what noise alone would have."""
+"""Rms of the residual against scale, beside what noise alone would have."""
 
 from __future__ import annotations
 

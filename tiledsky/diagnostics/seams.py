@@ -1,4 +1,4 @@
-"""Measure 7: step and change of slope of the background across the edges of tiles, beside lines that are no edges."""
+"""Step and change of slope of the background across the edges of tiles, beside lines that are no edges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure 9: where the residual is worst, for a look."""
+"""Where the residual is worst, for a look."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair
+from tiledsky.nodata import nodata_option
 from tiledsky.operations.filters import smooth_patch, taps_of
 from tiledsky.operations.reliability import Counts, counts, merged, ranks, reliable_n_sigma
 from tiledsky.overlap import Patch, call, map_patches
@@ -96,7 +97,7 @@ def center_and_noise(tier: Tier, statistics: Statistics) -> tuple[float, float]:
     if tier.noise in ("mad_std", "biweight") and noises[tier.noise] == 0 and statistics.std > 0:
         raise InputError(
             f"the noise of the image is 0 by its {tier.noise}: more than half of the pixels have one value, and all "
-            "above it would be taken for sources; if it means no data, give it with --nodata (Python: nodata=), else "
+            f"above it would be taken for sources; if it means no data, give it with {nodata_option()}, else "
             'use a recipe whose tiers have noise = "clipped_std", as complex-sky'
         )
     return centers[tier.center], noises[tier.noise]
