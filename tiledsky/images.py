@@ -337,8 +337,8 @@ def _lazy(value: Any, name: str) -> tuple[Any, Any, Any]:
         )
     _, hidden, unit = _peeled(meta)
     masked = hidden is not None
-    kind: dict[str, Any] = {"dtype": value.dtype, "meta": np.empty((0,) * value.ndim, value.dtype)}
-    pixels = value.map_blocks(_chunk_values, masked=masked, named=name, **kind)
+    empty = np.empty((0,) * value.ndim, value.dtype)
+    pixels = value.map_blocks(_chunk_values, masked=masked, named=name, dtype=value.dtype, meta=empty)
     if not masked:
         return pixels, None, unit
     return pixels, value.map_blocks(_chunk_mask, dtype=bool, meta=np.empty((0,) * value.ndim, bool)), unit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from tiledsky.errors import InputError, InputWarning
 from tiledsky.images import Image, as_float, float_dtype, same_kind, taken_apart
 from tiledsky.nodata import AUTO, Look, checked, empty, look, places, without
-from tiledsky.operations.base import INPUTS, PixelOperation
+from tiledsky.operations.base import INPUTS, NO_HALO, PixelOperation
 from tiledsky.operations.compile import compiled
 from tiledsky.operations.surface import sky_pixels
 from tiledsky.overlap import Patch, blank, call, is_dask_array, map_patches
@@ -179,23 +180,25 @@ def estimated(
     nodes.run()
     outside = None
     if recipe.uncovered == "invalid" or coverage is not None or nodata is not None:
-        options: dict[str, Any] = {"halo": (0, 0), "dtype": bool, "name": "uncovered"}
+        func = partial(_uncovered_patch, where=recipe.uncovered)
         pixels = None if nodata is None else whole
-        outside = map_patches(
-            _uncovered_patch, base, coverage, pixels, **options, where=recipe.uncovered, nodata=nodata
-        )
+        outside = map_patches(func, base, coverage, pixels, halo=NO_HALO, dtype=bool, name="uncovered", nodata=nodata)
     fill = float(recipe.fill_value)
     surfaces = nodes.values[nodes.operations.meshes[recipe.result.name].name]
-    options = {"dtype": image.dtype, "coverage": outside, "fill_value": fill}
-    background, rms, deviation = (sky_pixels(blank(image), surfaces, which, **options) for which in (0, 1, 2))
-    options = {"halo": (0, 0), "dtype": image.dtype, "name": "subtracted"}
+    background, rms, deviation = (
+        sky_pixels(blank(image), surfaces, which, dtype=image.dtype, coverage=outside, fill_value=fill)
+        for which in range(3)
+    )
+    subtract = partial(_subtracted_patch, fill_value=fill)
     chosen = recipe.result_mask
     sky = Sky(
         background=background,
         background_rms=rms,
         background_error=deviation,
         mask=base if chosen is None else nodes.nodes[chosen.name],
-        subtracted=map_patches(_subtracted_patch, image, background, outside, **options, fill_value=fill),
+        subtracted=map_patches(
+            subtract, image, background, outside, halo=NO_HALO, dtype=image.dtype, name="subtracted"
+        ),
         meshes=nodes.meshes,
         nodata=nodata,
     )
@@ -219,8 +222,8 @@ def _in_unit(sky: Sky, image: Image) -> Sky:
 
 
 def _base(image: Any, planes: Mapping[str, Any], *, dq_bits: int | None = None) -> Any:
-    options: dict[str, Any] = {"halo": (0, 0), "dtype": np.uint8, "name": "base_mask"}
-    return map_patches(_base_patch, image, *planes.values(), **options, names=tuple(planes), dq_bits=dq_bits)
+    func = partial(_base_patch, names=tuple(planes), dq_bits=dq_bits)
+    return map_patches(func, image, *planes.values(), halo=NO_HALO, dtype=np.uint8, name="base_mask")
 
 
 def _without(image: Any, nodata: Any) -> Any:
@@ -287,7 +290,7 @@ class _Nodes:
 
 
 def _base_patch(image: Patch, *planes: Patch, names: tuple[str, ...], dq_bits: int | None) -> Patch:
-    others: dict[str, Any] = {name: plane.data for name, plane in zip(names, planes, strict=True)}
+    others = {name: plane.data for name, plane in zip(names, planes, strict=True)}
     return image.replaced(base_mask(image.data, **others, dq_bits=dq_bits))
 
 

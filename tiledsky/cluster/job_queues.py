@@ -64,8 +64,12 @@ def cluster_client(config: ClusterFile, *, insecure: bool = False) -> Iterator[A
         No worker comes, a queue does not take the job, a scheduler does not answer.
     """
     if config.kind == "local":
-        sizes: dict[str, Any] = {"workers": config.workers, "threads": config.threads, "memory_limit": config.memory}
-        made = local_client(**sizes, dashboard=config.dashboard)
+        made = local_client(
+            workers=config.workers,
+            threads=config.threads,
+            memory_limit=config.memory,
+            dashboard=config.dashboard,
+        )
     elif config.kind == "scheduler":
         made = _scheduler_client(config, insecure=insecure)
     elif config.kind == "allocation":

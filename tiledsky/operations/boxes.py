@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,8 +100,14 @@ def array_box_statistics(image: Any, ignore: Any, step: BackgroundStep | MeshPar
     for level in range(step.grow_boxes + 1):
         size = level_box(step, level)
         chunks = tuple(tuple(-(-n // b) for n in c) for c, b in zip(aligned.chunks, size, strict=True))
-        kind: dict[str, Any] = {"dtype": float, "meta": np.empty((0, 0, 0)), "new_axis": 0, "chunks": ((3,), *chunks)}
-        stacked = da.map_blocks(_stacked, *blocks, step=step, level=level, **kind)
+        stacked = da.map_blocks(
+            partial(_stacked, step=step, level=level),
+            *blocks,
+            dtype=float,
+            meta=np.empty((0, 0, 0)),
+            new_axis=0,
+            chunks=((3,), *chunks),
+        )
         levels.append(call(_unstacked, stacked, image.dtype, mesh_shape(image.shape, size)))
     return levels
 
@@ -130,12 +137,16 @@ def box_levels(
     inclusive = isinstance(step, MeshParameters) and step.inclusive
     bad = []
     for k, (background, counted) in enumerate(zip(backgrounds, counts, strict=True)):
-        limit: dict[str, Any] = {"box_npixels": (by * bx) << 2 * k, "exclude_percentile": step.exclude_percentile}
-        limit["inclusive"] = inclusive
+        exclude = partial(
+            kernel.exclude,
+            box_npixels=(by * bx) << 2 * k,
+            exclude_percentile=step.exclude_percentile,
+            inclusive=inclusive,
+        )
         unusable = np.empty(background.shape, bool)
         for rows in row_bands(background.shape):
             values, n_good = background[rows], counted[rows]
-            left_out = np.isnan(kernel.exclude(values, values, n_good, **limit)[0])
+            left_out = np.isnan(exclude(values, values, n_good)[0])
             unusable[rows] = left_out | (n_good < step.min_pixels)
         bad.append(unusable)
     level = grown_boxes(bad)

@@ -243,8 +243,8 @@ def ring_median(
         raise ParameterError(f"percentile {percentile} is no rank among the ring's pixels; use 0 to 100")
     footprint = _coarse_footprint(radius_in, width, downsample)
     func = partial(ring_patch, footprint=footprint, percentile=percentile, mode=mode, downsample=int(downsample))
-    options: dict[str, Any] = {"halo": _halo(footprint, downsample), "dtype": float_dtype(image.dtype)}
-    return given.in_unit(map_patches(func, image, mask, name="ring_median", fill=fill, **options))
+    halo, dtype = _halo(footprint, downsample), float_dtype(image.dtype)
+    return given.in_unit(map_patches(func, image, mask, halo=halo, dtype=dtype, name="ring_median", fill=fill))
 
 
 def taps_of(*, fwhm: float = 0.0, sigma: float = 0.0, kernel_radius: int | None = None) -> NDArray[np.float64] | None:

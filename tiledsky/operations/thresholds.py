@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -187,7 +188,14 @@ def tier_thresholds(detection: Any, tiers: Sequence[Tier], *, mask: Any, clip: S
         if tier.reliability is None:
             found.append(None)
             continue
-        of_tier: dict[str, Any] = {"tier": tier, "statistics": statistics[image]}
-        options: dict[str, Any] = {"halo": ranks_halo([tier]), "dtype": np.int8, "name": "ranks"}
-        found.append(reduced(counts, merged, map_patches(ranks_patch, detection, mask, **options, **of_tier), None))
+        ranked = map_patches(
+            partial(ranks_patch, tier=tier),
+            detection,
+            mask,
+            halo=ranks_halo([tier]),
+            dtype=np.int8,
+            name="ranks",
+            statistics=statistics[image],
+        )
+        found.append(reduced(counts, merged, ranked, None))
     return call(thresholds, tuple(tiers), [statistics[i] for i in wanted], found, fill=fill)

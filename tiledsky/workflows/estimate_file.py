@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -25,7 +26,7 @@ from tiledsky.io.options import InputOptions
 from tiledsky.io.plane_reader import SourcePlane
 from tiledsky.io.source import Source
 from tiledsky.operations.background import Boxes
-from tiledsky.operations.base import PixelOperation
+from tiledsky.operations.base import NO_HALO, PixelOperation
 from tiledsky.operations.compile import compiled
 from tiledsky.overlap import Patch, blank, is_dask_array, map_patches
 from tiledsky.recipe import Recipe
@@ -204,8 +205,8 @@ def _sky(recipe: Recipe, source: Source, header: Any, rows: int, stack: ExitStac
     for name, plane in source.planes.items():
         pixels = _Pixels(plane)
         stack.callback(pixels.reader.close)
-        options: dict[str, Any] = {"halo": (0, 0), "dtype": np.dtype(plane.dtype), "name": f"read_{name}"}
-        planes[name] = map_patches(_read, template, **options, pixels=pixels)
+        func = partial(_read, pixels=pixels)
+        planes[name] = map_patches(func, template, halo=NO_HALO, dtype=np.dtype(plane.dtype), name=f"read_{name}")
     nodata = source.planes["science"].nodata
     return estimated(planes.pop("science"), recipe, planes, nodata=nodata, header=header)[0]
 
@@ -232,8 +233,9 @@ def _write(arrays: Sequence[Any], images: Sequence[NewImage], threads: int, prog
     for array, image in zip(arrays, images, strict=True):
         starts = tuple(np.cumsum((0, *array.chunks[0])).tolist())
         chunks = tuple((1,) * n for n in array.numblocks)
-        kind: dict[str, Any] = {"dtype": bool, "meta": np.empty((0, 0), bool), "chunks": chunks}
-        writes.append(da.map_blocks(_put, array, **kind, name=f"write-{array.name}", image=image, starts=starts))
+        put = partial(_put, image=image, starts=starts)
+        meta = np.empty((0, 0), bool)
+        writes.append(da.map_blocks(put, array, dtype=bool, meta=meta, chunks=chunks, name=f"write-{array.name}"))
     # the pool, which is left when all its threads rest: none of them writes to a file that is closed after an error
     with Callback(posttask=told), ThreadPoolExecutor(threads) as pool:
         compute(*writes, scheduler=get, pool=pool)

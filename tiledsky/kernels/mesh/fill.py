@@ -90,7 +90,6 @@ def _fill_in_blocks(hole: NDArray[np.bool_], filled: Floats) -> None:
     """
     reach = idw_reach(~hole, FILL_NEIGHBOURS)
     ny, nx = shape = (filled.shape[0], filled.shape[1])
-    options: dict[str, Any] = {"n_neighbors": FILL_NEIGHBOURS, "power": 1.0, "regularization": 0.0}
     for y, x in itertools.product(range(0, ny, _BAND), range(0, nx, _COLUMNS)):
         block = (y, min(y + _BAND, ny), x, min(x + _COLUMNS, nx))
         here = slice(*block[:2]), slice(*block[2:])
@@ -98,5 +97,15 @@ def _fill_in_blocks(hole: NDArray[np.bool_], filled: Floats) -> None:
             continue
         i0, i1, j0, j1 = idw_window(block, (1, 1), reach)
         window = np.where(hole[i0:i1, j0:j1], np.asarray(np.nan, filled.dtype), filled[i0:i1, j0:j1])
-        sky = idw_evaluate(window, (1, 1), block, origin=(i0, j0), mesh_shape=shape, dtype=filled.dtype, **options)
+        sky = idw_evaluate(
+            window,
+            (1, 1),
+            block,
+            n_neighbors=FILL_NEIGHBOURS,
+            power=1.0,
+            regularization=0.0,
+            origin=(i0, j0),
+            mesh_shape=shape,
+            dtype=filled.dtype,
+        )
         filled[here][hole[here]] = sky[hole[here]]
