@@ -14,6 +14,7 @@ from scipy import stats
 import tiledsky
 from tiledsky import Recipe, estimate_background
 from tiledsky.errors import ParameterError
+from tiledsky.geometry import Region
 from tiledsky.kernels.boxes.boxes import box_statistics
 from tiledsky.kernels.boxes.estimators import (
     ESTIMATORS,
@@ -104,6 +105,35 @@ def test_an_unknown_estimator_has_no_scatter():
         Estimator(0)
     with pytest.raises(TypeError, match="population"):
         RmsEstimator(0)
+
+
+class Recorded:
+    """An array that remembers how many rows and columns are asked for."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.read = values, values.shape, []
+
+    def __getitem__(self, index):
+        self.read.append(self.values[index].shape)
+        return self.values[index]
+
+
+@pytest.mark.parametrize("model", sorted(INTERPOLATORS, key=lambda m: m.__name__))
+@pytest.mark.parametrize("box", [(6, 6), (7, 20)])
+def test_no_more_cells_are_read_than_foreseen(model, box):
+    """Tiles begin at corners of boxes, their halos anywhere."""
+    interpolator, rng = interpolator_of(model()), np.random.default_rng(12)
+    cells, excluded = rng.normal(size=(60, 50)), rng.random((60, 50)) < 0.3
+    values = Recorded(interpolator.values(cells, excluded))
+    shape, lookups = (60 * box[0], 50 * box[1]), interpolator.lookups(excluded)
+    assert lookups.keys() == interpolator.lookup_maps.keys()
+    for _ in range(50):
+        (y0, y1), (x0, x1) = (np.sort(rng.choice(n, 2, replace=False)) for n in shape)
+        region, options = Region(int(y0), int(y1), int(x0), int(x1)), {"box_size": box, "dtype": np.dtype(np.float64)}
+        interpolator.evaluate(values, region, lookups=lookups, limits=(cells.min(), cells.max()), **options)
+        most = interpolator.cells_read(region.shape, box_size=box, mesh=cells.shape)
+        assert all(n <= m for n, m in zip(values.read.pop(), most, strict=True))
+    assert not values.read
 
 
 class NearestInterpolator(InterpolatorParameters):

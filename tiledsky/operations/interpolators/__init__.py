@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tiledsky.errors import ParameterError
-from tiledsky.operations.interpolators.base import Boxes, Interpolator, Term, a_cell
+from tiledsky.operations.interpolators.base import Interpolator, MeasuredBoxes, Term, a_cell
 from tiledsky.operations.interpolators.idw import IDW
 from tiledsky.operations.interpolators.local_polynomial import LocalPolynomial
 from tiledsky.operations.interpolators.zoom import Zoom
@@ -16,7 +16,7 @@ from tiledsky.recipe import (
     ZoomInterpolator,
 )
 
-__all__ = ["INTERPOLATORS", "Boxes", "Interpolator", "Term", "a_cell", "interpolator_of"]
+__all__ = ["INTERPOLATORS", "Interpolator", "MeasuredBoxes", "Term", "a_cell", "interpolator_of"]
 
 #: What interpolates a mesh, by the class of its parameters.
 INTERPOLATORS: dict[type[InterpolatorParameters], type[Interpolator[Any]]] = {

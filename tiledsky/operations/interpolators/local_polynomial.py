@@ -13,7 +13,7 @@ from tiledsky.geometry import Pair, row_bands
 from tiledsky.kernels.fit.local_polynomial import HALO, FitModel, MeshFit, fit_model
 from tiledsky.kernels.fit.robust import robust_weights
 from tiledsky.kernels.mesh.mesh import median_filter
-from tiledsky.operations.interpolators.base import Boxes, Term, a_cell, filling_memory
+from tiledsky.operations.interpolators.base import MeasuredBoxes, Term, a_cell, filling_memory
 from tiledsky.operations.interpolators.zoom import Spline
 from tiledsky.recipe import LocalPolynomialInterpolator
 
@@ -87,15 +87,15 @@ class LocalPolynomial(Spline[LocalPolynomialInterpolator]):
 
     def bandwidths(self, shape: Pair, box_size: Pair) -> tuple[float, ...]:
         """Those that are tried."""
-        return self._fits(shape, box_size).bandwidths
+        return self._model(shape, box_size).bandwidths
 
-    def _fits(self, shape: Pair, box_size: Pair) -> FitModel:
+    def _model(self, shape: Pair, box_size: Pair) -> FitModel:
         """Bandwidths and degrees that are tried on a mesh of this shape."""
         given = self.parameters
         bandwidth = None if given.bandwidth == "auto" else float(given.bandwidth)
         return fit_model(shape, box_size, order=given.order, bandwidth=bandwidth, narrowest=given.bandwidth_min)
 
-    def maps(self, boxes: Boxes) -> Iterator[tuple[str, NDArray[Any]]]:
+    def maps(self, boxes: MeasuredBoxes) -> Iterator[tuple[str, NDArray[Any]]]:
         """Fits of the background with their errors; the rms is filled and filtered.
 
         Raises
@@ -113,7 +113,7 @@ class LocalPolynomial(Spline[LocalPolynomialInterpolator]):
         yield "rms", boxes.rms()
 
     def _fitted(
-        self, values: NDArray[Any], rms: NDArray[Any], n_good: NDArray[Any], boxes: Boxes
+        self, values: NDArray[Any], rms: NDArray[Any], n_good: NDArray[Any], boxes: MeasuredBoxes
     ) -> dict[str, NDArray[Any]]:
         """Background, error, bandwidth and degree of each cell, in the dtype of the values.
 
@@ -130,8 +130,8 @@ class LocalPolynomial(Spline[LocalPolynomialInterpolator]):
         judged, robust = weight, self.parameters.robust_bandwidth
         if robust:
             weight = robust_weights(values, weight, box_size=box_size, bandwidth=robust, cells=_BAND_CELLS)
-        fits = self._fits(shape, box_size)
-        fit = MeshFit(values, weight, box_size=box_size, model=fits, judged=judged, shared=boxes.shared_noise)
+        model = self._model(shape, box_size)
+        fit = MeshFit(values, weight, box_size=box_size, model=model, judged=judged, shared=boxes.shared_noise)
         made = {part: np.empty(shape, values.dtype) for part in ("background", "error", *self.fit_maps)}
         for rows in row_bands(shape, cells=_BAND_CELLS):
             band = fit.rows(rows)
