@@ -314,3 +314,33 @@ def test_region_files(image: Path, group: Path, tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none.fits"):
         open_source(tmp_path / "none.fits")
+
+
+def test_planes_of_any_kind_are_told_and_read_alike(image: Path, group: Path, tmp_path: Path) -> None:
+    """FITS, Zarr as it is and packed, regions, variances: the same questions, answered by what the pixels are."""
+    pytest.importorskip("regions")
+    packed = zarr.create_array(str(tmp_path / "packed.zarr"), data=pixels("i2"), chunks=(9, 50))
+    packed.attrs.update(scale_factor=0.5, add_offset=3.0)
+    (tmp_path / "m.reg").write_text("image; box(20,11,9,5,0)")
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    source = open_source(
+        f"{image}:SCI", weight=packed.store_path.store.root, variance=group / "science", mask=tmp_path / "m.reg"
+    )
+    expected = {
+        "science": pixels(),
+        "weight": pixels() * 0.5 + 3,
+        "error": np.sqrt(pixels()),
+        "user_mask": (abs(x - 19) <= 4) & (abs(y - 10) <= 2),
+    }
+    kinds = {"science": "fits", "weight": "array", "error": "array", "user_mask": "regions"}
+    assert {name: plane.kind for name, plane in source.planes.items()} == kinds
+    for name, plane in source.planes.items():
+        assert plane.again() == plane_from_json(json.loads(json.dumps(plane.to_json()))) == plane
+        reader = plane.open()
+        assert (reader.shape, reader.dtype) == (plane.shape, plane.dtype)
+        for region in (Region.whole(SHAPE), Region(3, 17, 2, 31), Region(8, 9, 0, 1)):
+            found = reader.read(region)
+            assert found.dtype == reader.dtype
+            assert found.flags.writeable
+            np.testing.assert_array_equal(found, expected[name][region.slices].astype(plane.dtype))
+        reader.close()
