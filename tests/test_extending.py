@@ -78,11 +78,39 @@ print([s.name for s in run.plan.stages])
 """
 
 
-def test_a_step(copy: Path) -> None:
-    changed = apply("A step", copy)
-    assert len(changed) <= 4
+def write_image(root: Path) -> None:
+    """Write an image of noise with a source."""
     rng = np.random.default_rng(5)
     image = rng.normal(3.0, 0.1, (200, 230)).astype(np.float32)
     image[60:64, 100:104] += 5
-    fits.PrimaryHDU(image).writeto(copy / "image.fits")
+    fits.PrimaryHDU(image).writeto(root / "image.fits")
+
+
+def test_a_step(copy: Path) -> None:
+    assert len(apply("A step", copy)) <= 4
+    write_image(copy)
     assert "'blurred', 'sources-histogram'" in python(copy, A_STEP)
+
+
+A_MESH = """
+import numpy as np, tiledsky
+from astropy.io import fits
+from scipy.ndimage import median_filter
+
+image = fits.getdata("image.fits").astype("f4")
+run = tiledsky.run("nearest.toml", "image.fits", "run.zarr", tile_size=80)
+sky = tiledsky.estimate_background(image, "nearest.toml")
+for name in ("background", "background_rms", "background_error"):
+    assert np.array_equal(run.plane(name)[...], getattr(sky, name)), name
+box = image[40:60, 80:100].astype("f8").ravel()
+low, high = np.quantile(box, (0.25, 0.75))
+assert np.ptp(sky.background[40:60, 80:100]) == 0
+print(np.isfinite(sky.background_error).all(), abs(run.mesh("sky")["background"][2, 4] - (low + high) / 2) < 0.05)
+"""
+
+
+def test_an_estimator_and_an_interpolator(copy: Path) -> None:
+    assert len(apply("An estimator", copy)) == 2
+    assert len(apply("An interpolator", copy)) == 3  # its file, its parameters, and a line of the registry
+    write_image(copy)
+    assert python(copy, A_MESH).split() == ["True", "True"]
