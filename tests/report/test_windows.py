@@ -12,11 +12,12 @@ from astropy.nddata import block_reduce
 
 from tests.engine.scenes import make_planes, stored_bytes, write_arrays
 from tiledsky import Recipe, Run, run
-from tiledsky.engine.plan import LEVELS, make_plan
+from tiledsky.engine.plan import make_plan
 from tiledsky.engine.verify import verify
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Region
 from tiledsky.io.zarr.reader import read_plane
+from tiledsky.operations.output import OVERVIEWS
 from tiledsky.report import windows
 from tiledsky.report.windows import planes_to_look_at, read_window
 
@@ -66,7 +67,7 @@ def block_nanmean(pixels: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, An
 
 
 def test_levels_are_means_of_the_pixels(wide: Run, inputs: dict[str, str]) -> None:
-    for size in LEVELS:
+    for size in OVERVIEWS:
         for name in ("science", "background", "subtracted", "residual", "mask"):
             expected = block_nanmean(pixels_of(wide, inputs, name), size)
             stored = wide.array(f"levels/{size}/{name}")[...]
@@ -77,8 +78,8 @@ def test_levels_are_means_of_the_pixels(wide: Run, inputs: dict[str, str]) -> No
 @pytest.mark.parametrize("tile_size", [160, 700])
 def test_levels_do_not_depend_on_tiles(wide: Run, inputs: dict[str, str], tmp_path: Path, tile_size: int) -> None:
     other = run(RECIPE, out=tmp_path / "run.zarr", tile_size=tile_size, **inputs)
-    assert all(n % LEVELS[-1] == 0 for n in other.plan.stage("output").tile)
-    for size in LEVELS:
+    assert all(n % OVERVIEWS[-1] == 0 for n in other.plan.stage("output").tile)
+    for size in OVERVIEWS:
         for name in ("science", "background", "subtracted", "residual", "mask"):
             path = f"levels/{size}/{name}"
             np.testing.assert_array_equal(other.array(path)[...], wide.array(path)[...])
@@ -142,7 +143,7 @@ def test_what_can_be_looked_at(wide: Run) -> None:
 
 def test_small_images_have_no_levels() -> None:
     plans = [make_plan(RECIPE, (n, 70), "float32", tile_size=None, ingest=True) for n in (2048, 2049)]
-    assert [plan.stage("output").levels for plan in plans] == [(), LEVELS]
+    assert [plan.stage("output").overviews for plan in plans] == [(), OVERVIEWS]
 
 
 def test_no_more_is_read_than_is_shown(wide: Run, monkeypatch: pytest.MonkeyPatch) -> None:

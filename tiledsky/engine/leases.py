@@ -51,7 +51,7 @@ def machine() -> str | None:
         return None
 
 
-class _Lost(KeyboardInterrupt):
+class _LeaseLoss(KeyboardInterrupt):
     """Raised in the thread of a driver whose lease was taken."""
 
 
@@ -103,7 +103,7 @@ class _Lease:
             if tag is None:
                 self.lost = True
                 # not by a signal, which a driver in the background may ignore
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.driver), ctypes.py_object(_Lost))
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.driver), ctypes.py_object(_LeaseLoss))
                 return
             self.tag = tag
 
@@ -132,7 +132,7 @@ def leased(lock: Path) -> Iterator[str]:
     lease = _Lease(cast(Address, lock))
     try:
         yield lease.id
-    except _Lost:
+    except _LeaseLoss:
         raise RunError(
             f"{lease.lock.parent.parent}: this process did not renew its lease in {STALE:.0f} s, and another one "
             "drives the run now; what was done is kept"

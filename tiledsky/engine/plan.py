@@ -45,7 +45,7 @@ class Stage:
         Size of its tiles; a gather stage has the whole image as its one tile.
     measures : tuple of str
         Background steps whose boxes it measures.
-    levels : tuple of int
+    overviews : tuple of int
         Of the output: sides of the blocks whose means it writes beside the planes; its tiles are whole blocks.
     """
 
@@ -54,7 +54,7 @@ class Stage:
     step: str | None
     tile: Pair
     measures: tuple[str, ...] = ()
-    levels: tuple[int, ...] = ()
+    overviews: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,21 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data."""
-        return json.loads(json.dumps(asdict(self)))
+        data = json.loads(json.dumps(asdict(self)))
+        for stage in data["stages"]:
+            stage["levels"] = stage.pop("overviews")  # the name in stores
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Plan:
         """Inverse of `to_json`."""
-        pairs = ("tile", "measures", "levels")
-        stages = (Stage(**{**s, **{name: tuple(s[name]) for name in pairs}}) for s in data["stages"])
+        stages = []
+        for stage in data["stages"]:
+            fields = {**stage, "overviews": stage["levels"]}
+            del fields["levels"]
+            stages.append(
+                Stage(**{**fields, **{name: tuple(fields[name]) for name in ("tile", "measures", "overviews")}})
+            )
         return cls(tuple(data["shape"]), data["dtype"], data["tile_size"], tuple(stages))
 
 

@@ -70,8 +70,7 @@ class Checks(Model):
     flux_slope: Limit = _limit(
         0.1,
         0.2,
-        "rise of the bias at masked sources with a decade of flux, in units of the noise: the background takes light "
-        "from bright ones",
+        "rise of the bias at masked sources with a decade of flux, in units of the noise: bright ones are eaten",
     )
     negative_area: Limit = _limit(
         1024, 2304, "area in px of the largest region below -3 sigma: noise alone makes single blocks of 256 px"

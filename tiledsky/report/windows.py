@@ -49,7 +49,7 @@ class Window:
 def planes_to_look_at(run: Run) -> list[str]:
     """Names that `read_window` takes: the planes of the result, ``residual``, and ``science`` if it is there."""
     names = [*OVERVIEW_PLANES, *_SMOOTH]
-    return [name for name in names if name != "science" or _levels(run) or _science(run) is not None]
+    return [name for name in names if name != "science" or _overviews(run) or _science(run) is not None]
 
 
 def read_window(run: Run, name: str, region: Region | None = None, *, largest: int = 1024) -> Window:
@@ -85,7 +85,7 @@ def read_window(run: Run, name: str, region: Region | None = None, *, largest: i
     if not Region.whole(shape).contains(region) or min(region.shape) < 1:
         raise ParameterError(f"{region} is no part of an image of {shape[0]} x {shape[1]} px; choose pixels inside it")
     wanted = -(-max(region.shape) // largest)
-    stored = max(size for size in (1, *_levels(run)) if size <= wanted)
+    stored = max(size for size in (1, *_overviews(run)) if size <= wanted)
     size = stored * (-(-wanted // stored))
     cells = boxes_of(_aligned(region, size), (size, size))
     whole = Region(cells.y0 * size, cells.y1 * size, cells.x0 * size, cells.x1 * size).grown((0, 0), shape)
@@ -104,8 +104,8 @@ def _aligned(region: Region, size: int) -> Region:
     return region._replace(y0=region.y0 // size * size, x0=region.x0 // size * size)
 
 
-def _levels(run: Run) -> tuple[int, ...]:
-    return run.plan.stage("output").levels
+def _overviews(run: Run) -> tuple[int, ...]:
+    return run.plan.stage("output").overviews
 
 
 def _read(run: Run, name: str, region: Region, stored: int) -> NDArray[Any]:
