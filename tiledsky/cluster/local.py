@@ -54,6 +54,8 @@ _ENVIRONMENT = {
 _SMALLEST = 256_000_000
 #: Files and connections that this process may have open at once: 28, and 11 for each worker, were measured.
 _FILES, _FILES_OF_WORKER = 40, 12
+#: Bytes of addresses (not of memory) that a process needs: with 0.7 GB workers could not load their libraries.
+_ADDRESSES = 1_000_000_000
 
 
 def parse_memory(text: str) -> int:
@@ -116,7 +118,7 @@ def local_client(
     from tiledsky.cluster.closed import NO_DASHBOARD, NO_PAGES, ClosedNanny, pages_closed, private_folder
 
     memory = parse_memory(memory_limit)
-    _check_open_files(workers)
+    _check_limits(workers)
     environment = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in _ENVIRONMENT.items()}
     with dask.config.set({**_CONFIG, **NO_PAGES, **environment}), ExitStack() as stack:
         with held():
@@ -145,8 +147,14 @@ def local_client(
                 stack.close()
 
 
-def _check_open_files(workers: int) -> None:
-    """Refuse a limit of open files under which the cluster would wait for ever for a connection that it cannot open."""
+def _check_limits(workers: int) -> None:
+    """Refuse limits of the system under which the run would wait for workers or connections that cannot come."""
+    addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if addresses != resource.RLIM_INFINITY and addresses < _ADDRESSES:
+        raise RunError(
+            f"the system gives a process {addresses / 1e6:.0f} MB of addresses, too few for a worker to start; raise "
+            f"the limit (ulimit -v {_ADDRESSES // 1000}), then the same command goes on"
+        )
     allowed, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], _FILES + _FILES_OF_WORKER * workers
     if allowed != resource.RLIM_INFINITY and allowed < needed:
         raise RunError(
