@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from tiledsky.engine.plan import Plan, Stage
 from tiledsky.geometry import Pair
 from tiledsky.operations.base import Read
-from tiledsky.operations.compile import compiled
+from tiledsky.operations.stages import compiled_run
 from tiledsky.recipe import Recipe
 
 
 def halo_of(recipe: Recipe, stage: Stage) -> Pair:
     """Halo of a stage: the pixels around its tile that a task reads."""
-    return compiled(recipe)[stage.name].halo
+    return compiled_run(recipe)[stage.name].halo
 
 
 def reads(recipe: Recipe, plan: Plan, stage: Stage) -> list[Read]:
     """Return what the tasks of a stage read of earlier ones; the nodes are names of stages."""
-    names, operations = {s.name for s in plan.stages}, compiled(recipe)
+    names, operations = {s.name for s in plan.stages}, compiled_run(recipe)
     return [read for read in operations.stored_reads(operations[stage.name]) if read.node in names]
 
 
@@ -67,7 +67,7 @@ def needed(recipe: Recipe, plan: Plan, state: State) -> dict[str, list[Pair]]:
 
 def keeps(recipe: Recipe, stage: Stage) -> bool:
     """Whether a run keeps something of what the tasks of a stage make."""
-    return compiled(recipe)[stage.name].kept
+    return compiled_run(recipe)[stage.name].kept
 
 
 def covered(plan: Plan, stage: Stage, tasks: list[Pair], source: Stage, halo: Pair | None) -> NDArray[np.bool_]:

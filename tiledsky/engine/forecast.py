@@ -22,8 +22,8 @@ from tiledsky.geometry import Pair, inner_chunk
 from tiledsky.io.source import Source
 from tiledsky.nodata import number_text
 from tiledsky.operations.base import INPUTS, ArraySpec, Operation
-from tiledsky.operations.compile import compiled
 from tiledsky.operations.memory import MEGABYTE, Memory, Plane, Planes
+from tiledsky.operations.stages import compiled_run
 from tiledsky.recipe import Recipe
 
 #: Share of a worker's limit that a plan may fill: Dask ends a worker at 0.98 of it.
@@ -303,7 +303,7 @@ def check_fits(recipe: Recipe, plan: Plan, planes: Planes, *, memory_limit: int,
 
 def _fitting(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, memory_limit: int, threads: int) -> str | None:
     """Return what to change in a recipe so that a stage fits; None if nothing helps."""
-    for change, other in compiled(recipe)[stage.name].alternatives(recipe, plan.shape):
+    for change, other in compiled_run(recipe)[stage.name].alternatives(recipe, plan.shape):
         if fits(peak(other, plan, stage, planes, threads=threads), memory_limit):
             return change
     return None

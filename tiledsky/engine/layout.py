@@ -15,7 +15,7 @@ from tiledsky.geometry import Pair
 from tiledsky.io.plane_reader import HEADER, MASK_BITS
 from tiledsky.io.store import RUN_FOLDER, create_plane
 from tiledsky.operations.base import ArraySpec, Image
-from tiledsky.operations.compile import compiled
+from tiledsky.operations.stages import compiled_run
 from tiledsky.recipe import Recipe
 
 FORMAT = 1
@@ -26,7 +26,7 @@ class Layout:
 
     def __init__(self, recipe: Recipe, plan: Plan, dtypes: Mapping[str, str]) -> None:
         self.recipe, self.plan, self.dtypes = recipe, plan, dict(dtypes)
-        self.operations = compiled(recipe)
+        self.operations = compiled_run(recipe)
 
     @cached_property
     def arrays(self) -> dict[str, ArraySpec]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tiledsky.engine.plan import INGEST, Plan, Stage
 from tiledsky.operations.base import Operation
-from tiledsky.operations.compile import compiled
 from tiledsky.operations.memory import Memory, Plane, Planes, Sizes
+from tiledsky.operations.stages import compiled_run
 from tiledsky.recipe import Recipe
 
 
@@ -37,6 +37,6 @@ def peak(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, *, threads: i
     Memory
         Of a tile stage: the same for any size of the image, once that is larger than a tile and its halos.
     """
-    operation = compiled(recipe)[stage.name]
+    operation = compiled_run(recipe)[stage.name]
     phases = operation.phases(sizes_of(operation, plan, stage, planes))
     return max(phases, key=lambda phase: phase.bytes).memory(threads)

@@ -14,8 +14,8 @@ from tiledsky.cluster.versions import libraries
 from tiledsky.errors import PlanError
 from tiledsky.geometry import Pair, TileGrid, aligned_tile
 from tiledsky.operations.base import Operation
-from tiledsky.operations.compile import compiled, whole_kinds
 from tiledsky.operations.inputs import Ingest
+from tiledsky.operations.stages import compiled_run, whole_kinds
 from tiledsky.recipe import Recipe
 
 #: Tiles of the default plan are near this size: large enough that halos are cheap, small enough for 1 GB a worker.
@@ -146,7 +146,7 @@ def make_plan(recipe: Recipe, shape: Pair, dtype: str, *, tile_size: int | None,
             f"tile size {tile_size} is more than an image of {shape[0]} x {shape[1]} px can use, and memory is planned "
             f"for whole tiles; use --tile-size of at most {most}"
         )
-    operations = [o for o in compiled(recipe).stages if ingest or o.name != INGEST]
+    operations = [o for o in compiled_run(recipe).stages if ingest or o.name != INGEST]
     for operation in operations:
         operation.check(shape)
     stages = tuple(_stage(operation, shape, tile_size) for operation in operations)

@@ -1,6 +1,6 @@
 """What an operation is: one part of a recipe that knows what it reads, writes, holds in memory and does.
 
-`tiledsky.operations.compile` makes a list of operations of a recipe, once. Two executors run the list and know none of
+`tiledsky.operations.compile` makes a list of operations of a recipe, once (`tiledsky.operations.stages` for runs). Two executors run the list and know none of
 its kinds: `tiledsky.arrays.estimate` on numpy and dask arrays, `tiledsky.engine` on stores, where each operation is one
 stage of tasks.
 

@@ -12,8 +12,6 @@ from tiledsky.operations.background import MeshOperation, background_operations
 from tiledsky.operations.base import INPUTS, Operation, PixelOperation, Read
 from tiledsky.operations.inputs import Ingest
 from tiledsky.operations.mask import mask_operations
-from tiledsky.operations.output import Output
-from tiledsky.operations.quality import Diagnostics
 from tiledsky.operations.ring import ring_operations
 from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
 
@@ -95,18 +93,10 @@ def _larger(one: Pair | None, other: Pair | None) -> Pair | None:
 @lru_cache(maxsize=32)
 def compiled(recipe: Recipe) -> Operations:
     """Compile a recipe, whose cumulative masks are expanded (`tiledsky.recipe.recipe.Recipe.expanded`)."""
-    return Operations(_operations(recipe))
-
-
-def whole_kinds() -> frozenset[str]:
-    """Kinds of operations that are one task for the whole image."""
-    waiting, kinds = [Operation], set()
-    while waiting:
-        found = waiting.pop()
-        waiting += found.__subclasses__()
-        if found.whole and hasattr(found, "kind"):
-            kinds.add(found.kind)
-    return frozenset(kinds)
+    operations: list[Operation] = []
+    for step in recipe.steps:
+        operations += STEPS[type(step)](recipe, step, tuple(operations))
+    return Operations(operations)
 
 
 #: Operations of a step, by its class: a function of the recipe, the step, and the operations of the steps before it.
@@ -115,10 +105,3 @@ STEPS: dict[type[Any], Callable[[Recipe, Any, Sequence[Operation]], Iterable[Ope
     MaskStep: mask_operations,
     BackgroundStep: background_operations,
 }
-
-
-def _operations(recipe: Recipe) -> list[Operation]:
-    operations: list[Operation] = [Ingest()]
-    for step in recipe.steps:
-        operations += STEPS[type(step)](recipe, step, tuple(operations))
-    return [*operations, Output(recipe, operations), Diagnostics(recipe)]
