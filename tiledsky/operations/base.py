@@ -1,8 +1,8 @@
 """What an operation is: one part of a recipe that knows what it reads, writes, holds in memory and does.
 
-`tiledsky.operations.compile` makes a list of operations of a recipe, once (`tiledsky.operations.stages` for runs). Two executors run the list and know none of
-its kinds: `tiledsky.arrays.estimate` on numpy and dask arrays, `tiledsky.engine` on stores, where each operation is one
-stage of tasks.
+`tiledsky.operations.compile` makes a list of operations of a recipe, once (`tiledsky.operations.stages` for runs). Two
+executors run the list and know none of its kinds: `tiledsky.arrays.estimate` on numpy and dask arrays,
+`tiledsky.engine` on stores, where each operation is one stage of tasks.
 
 Operations pass on *nodes*, each with a name. Planes of pixels: ``science``, ``base`` (bits that are known before any
 step), ``weight``, ``error``, ``coverage``, and the outputs of `PixelOperation` (ring ``NAME``, mask ``NAME``,
