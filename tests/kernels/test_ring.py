@@ -281,7 +281,7 @@ def test_a_second_process_does_not_compile_again():
     """The vector code is in the cache: a process that finds it there loads instead of compiling."""
     program = textwrap.dedent("""
         import numpy as np
-        from tiledsky.kernels import ring, ring_search
+        from tiledsky.kernels.filters import ring, ring_search
         ring.footprint_percentile(np.ones((40, 40), np.float32), np.ones((3, 3), bool))
         kernels = (ring._rank_keys, ring._write_values, ring_search.search_codes)
         for counts in ("cache_hits", "cache_misses"):

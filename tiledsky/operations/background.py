@@ -204,7 +204,7 @@ class MeshOperation(Operation):
         step = self.parameters
         for box in range(min(step.box_size) + 1, min(_LARGEST_BOX, *shape)):
             change = step.model_copy(update={"box_size": (box, box)})
-            steps = tuple(change if s is step else s for s in recipe.steps)
+            steps = tuple(change if s.name == step.name else s for s in recipe.steps)
             yield f"box_size {box} in step {step.name}", recipe.model_copy(update={"steps": steps})
 
     def surface_arrays(self, which: int) -> list[str]:

@@ -63,7 +63,7 @@ class Output(Operation):
         self.recipe = recipe
         self.planes = output_planes(recipe)
         meshes = (o for o in before if isinstance(o, MeshOperation))
-        self.meshes = [m for m in meshes if m.parameters is recipe.result or m.parameters.keep]
+        self.meshes = [m for m in meshes if m.parameters.name == recipe.result.name or m.parameters.keep]
         self.backgrounds = {mesh.parameters.name: mesh.parameters for mesh in self.meshes}
         self.mask = recipe.result_mask
 
