@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 from tiledsky.geometry import Pair, Region, boxes_of, mesh_shape
 from tiledsky.kernels.boxes.boxes import BoxStatistics
 from tiledsky.kernels.mesh.fill import fill_bytes
-from tiledsky.operations.base import Arrays, ArraySpec, Held, Image, Operation, PixelOperation, Read, Task, Written
+from tiledsky.operations.base import (
+    Arrays,
+    ArraySpec,
+    Held,
+    Image,
+    Operation,
+    PixelOperation,
+    Read,
+    Task,
+    Written,
+    bits_of,
+)
 from tiledsky.operations.boxes import array_box_statistics, box_statistics, cells_of, largest_box, level_box, same_boxes
 from tiledsky.operations.interpolators import Interpolator, Term, a_cell, interpolator_of
 from tiledsky.operations.memory import MEGABYTE, READ, Phase, Sizes
@@ -371,8 +382,7 @@ def background_operations(recipe: Recipe, step: BackgroundStep, before: Sequence
     found = ((o, boxes) for o in before for boxes in o.measured if boxes.parameters is first)
     source, boxes = next(found, (None, None))
     if source is None or boxes is None:
-        mask = recipe.mask_for(step)
-        source = boxes = Boxes(step, "base" if mask is None else mask.name)
+        source = boxes = Boxes(step, bits_of(recipe, step))
         yield boxes
     mesh = MeshOperation(recipe, step, boxes, source.name)
     yield mesh

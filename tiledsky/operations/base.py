@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tiledsky.geometry import Pair, Region
 from tiledsky.operations.memory import Phase, Sizes
 from tiledsky.overlap import Patch, blank, map_patches
-from tiledsky.recipe import Recipe
+from tiledsky.recipe import AnyStep, Recipe
 
 if TYPE_CHECKING:
     from tiledsky.operations.background import Boxes
@@ -42,6 +42,12 @@ class Read(NamedTuple):
     node: str
     halo: Pair | None = NO_HALO
     boxes: bool = False
+
+
+def bits_of(recipe: Recipe, step: AnyStep) -> str:
+    """Node of the bits that a step leaves out: of the mask that it uses, else those known before any step."""
+    before = recipe.mask_for(step)
+    return "base" if before is None else before.name
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,22 @@ import numpy as np
 from tiledsky.geometry import Pair
 from tiledsky.operations import reliability
 from tiledsky.operations.background import Boxes, measured_under
-from tiledsky.operations.base import Arrays, ArraySpec, Held, Image, Operation, PixelOperation, Read, Task, Written
+from tiledsky.operations.base import (
+    Arrays,
+    ArraySpec,
+    Held,
+    Image,
+    Operation,
+    PixelOperation,
+    Read,
+    Task,
+    Written,
+    bits_of,
+)
 from tiledsky.operations.masking import tiers_halo, tiers_patch
 from tiledsky.operations.memory import WRITE, Phase, Sizes
 from tiledsky.operations.passes import Final, Wanted, known, passes
-from tiledsky.operations.search import Detection, Searched, bits_of, left_out, search_phases
+from tiledsky.operations.search import Detection, Searched, left_out, search_phases
 from tiledsky.operations.thresholds import (
     Thresholds,
     clip_of,

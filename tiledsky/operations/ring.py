@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from tiledsky.geometry import Pair
-from tiledsky.operations.base import Arrays, Held, Operation, PixelOperation, Read, Task
+from tiledsky.operations.base import Arrays, Held, Operation, PixelOperation, Read, Task, bits_of
 from tiledsky.operations.filters import ring_halo, ring_step_patch
 from tiledsky.operations.memory import WRITE, Phase, Sizes
 from tiledsky.operations.passes import Final, Wanted, known, passes
-from tiledsky.operations.search import Searched, bits_of, left_out
+from tiledsky.operations.search import Searched, left_out
 from tiledsky.operations.thresholds import clip_of, fill_value, noise_images
 from tiledsky.overlap import Patch, call
 from tiledsky.recipe import Recipe, RingStep

@@ -20,13 +20,7 @@ from tiledsky.operations.masking import detection_image, growth_radius
 from tiledsky.operations.memory import READ, Phase, Sizes
 from tiledsky.overlap import Patch
 from tiledsky.planes import noise_scale
-from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep, Tier
-
-
-def bits_of(recipe: Recipe, step: RingStep | MaskStep | BackgroundStep) -> str:
-    """Node of the bits that a step leaves out: of the mask that it uses, else those known before any step."""
-    before = recipe.mask_for(step)
-    return "base" if before is None else before.name
+from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, Tier
 
 
 @dataclass(frozen=True)

@@ -58,14 +58,15 @@ def _kept(recipe: Recipe, source: Source, planes: Sequence[str]) -> float:
     """Bytes a pixel of the image, the most of all steps."""
     size = float_dtype(source.planes["science"].dtype).itemsize
     always = float(size + 1) if len(recipe.steps) > 1 else size * ("subtracted" in planes) + ("mask" in planes)
-    nodes = {node for operation in compiled(recipe).stages for node in compiled(recipe).pixel_nodes(operation)}
+    operations = compiled(recipe)
+    nodes = {node for operation in operations.stages for node in operations.pixel_nodes(operation)}
     for name, plane in source.planes.items():
         if name == "coverage" or name in nodes & {"weight", "error"}:
             always += np.dtype(plane.dtype).itemsize
     if source.planes["science"].nodata is not None:
         always += size + 1  # the image as it is, and where it has no data
     most = 0.0
-    for operation in compiled(recipe).stages:
+    for operation in operations.stages:
         held = operation.array_bytes(size, source.shape)
         most, always = max(most, always + held.made), always + held.kept
     return most
