@@ -9,7 +9,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask import compute, is_dask_collection
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tiledsky.errors import ParameterError
 
@@ -53,7 +53,11 @@ def irregular_chunkings(shape: Sequence[int]) -> list[Chunks]:
 
 
 def assert_tile_invariant(
-    func: Callable[..., Any], image: NDArray[Any], *, chunks: Iterable[Chunks] | None = None, **planes: Any
+    func: Callable[..., Any],
+    image: NDArray[Any],
+    *,
+    chunks: Iterable[Chunks] | None = None,
+    **planes: ArrayLike | None,
 ) -> None:
     """Check that ``func`` gives the same bits for numpy arrays and for dask arrays in any chunks.
 
@@ -89,7 +93,8 @@ def assert_tile_invariant(
                 "they are masked"
             )
     image = np.asarray(image)
-    given = {"image": image} | {k: None if v is None else np.asarray(v) for k, v in planes.items()}
+    others = {k: None if v is None else np.asarray(v) for k, v in planes.items()}
+    given = {"image": image, **others}
     for name, plane in given.items():
         if plane is not None and plane.shape != image.shape:
             raise ParameterError(f"plane {name} {plane.shape} and image {image.shape} differ in shape; give one grid")
@@ -97,15 +102,14 @@ def assert_tile_invariant(
     if not cuts:
         raise ParameterError("no chunks to try, so nothing would be tested; give at least one in chunks")
     before = {k: None if v is None else v.copy() for k, v in given.items()}
-    whole = dict(_leaves(func(given.pop("image"), **given)))
+    whole = dict(_leaves(func(image, **others)))
     if not whole:
         raise AssertionError("func returned nothing to compare; it must return arrays or numbers")
-    given = {"image": image, **given}
     _check_unchanged(given, before, "numpy arrays")
     for cut in cuts:
         where = f"chunks {cut}"
-        tiled: dict[str, Any] = {k: None if v is None else da.from_array(v, chunks=cut) for k, v in given.items()}
-        cut_image = tiled.pop("image")
+        cut_image = da.from_array(image, chunks=cut)
+        tiled = {k: None if v is None else da.from_array(v, chunks=cut) for k, v in others.items()}
         result = func(cut_image, **tiled)
         _check_lazy(result, whole, image.shape, cut_image.chunks, where)
         (computed,) = compute(result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import dask.array as da
@@ -249,11 +249,12 @@ class Background2D:
                 fill_value=self._fill_value,
             )
             return self._in_unit(self._computed(pixels))
-        options: dict[str, Any] = {"shape": self._shape, "dtype": self._dtype, "box_size": self.box_size}
-        if isinstance(self.interpolator, BkgIDWInterpolator):
-            options |= {"mesh_yxcen": self._centres(), "mesh_nan_mask": self._mesh.excluded}
+        mesh = (self.background_mesh, self.background_rms_mesh)[which]
         resize: Any = self.interpolator
-        pixels = np.array(resize((self.background_mesh, self.background_rms_mesh)[which], **options))
+        resize = partial(resize, shape=self._shape, dtype=self._dtype, box_size=self.box_size)
+        if isinstance(self.interpolator, BkgIDWInterpolator):
+            resize = partial(resize, mesh_yxcen=self._centres(), mesh_nan_mask=self._mesh.excluded)
+        pixels = np.array(resize(mesh))
         if self.coverage_mask is not None:
             pixels[self.coverage_mask] = self._fill_value
         return self._in_unit(pixels)
@@ -308,8 +309,15 @@ class Background2D:
     @property
     def n_pixels_map(self) -> Any:
         """`n_pixels_mesh` for every pixel, (ny, nx); made anew at each access."""
-        options = {"n_good": self._mesh.n_good, "box": self._box}
-        return map_patches(_counts, self._template, halo=(0, 0), dtype=np.int64, name="n_pixels_map", **options)
+        return map_patches(
+            _counts,
+            self._template,
+            halo=(0, 0),
+            dtype=np.int64,
+            name="n_pixels_map",
+            n_good=self._mesh.n_good,
+            box=self._box,
+        )
 
     def _centres(self) -> NDArray[np.float64]:
         """Pixel positions (y, x) of the centres of the boxes that are not excluded, (2, n)."""
@@ -349,7 +357,9 @@ class Background2D:
         if outlines:
             by, bx = self._box
             for corner in zip(x - bx / 2, y - by / 2, strict=True):
-                ax.add_patch(Rectangle(corner, bx, by, **{"fill": False, "color": color, "alpha": alpha, **kwargs}))
+                outline = Rectangle(corner, bx, by, fill=False, color=color, alpha=alpha)
+                outline.set(**kwargs)
+                ax.add_patch(outline)
 
     def _described(self) -> dict[str, Any]:
         array = f"<array; shape={self._shape}>"

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import Any, get_args
 
 from tiledsky.errors import ParameterError
 from tiledsky.operations.interpolators.base import Interpolator, MeasuredBoxes, Term, a_cell
-from tiledsky.operations.interpolators.idw import IDW
-from tiledsky.operations.interpolators.local_polynomial import LocalPolynomial
-from tiledsky.operations.interpolators.zoom import Zoom
-from tiledsky.recipe import (
-    IDWInterpolator,
-    InterpolatorParameters,
-    LocalPolynomialInterpolator,
-    ZoomInterpolator,
-)
+from tiledsky.recipe import InterpolatorParameters
+from tiledsky.recipe.parameters import AnyInterpolator
 
 __all__ = ["INTERPOLATORS", "Interpolator", "MeasuredBoxes", "Term", "a_cell", "interpolator_of"]
 
-#: What interpolates a mesh, by the class of its parameters.
-INTERPOLATORS: dict[type[InterpolatorParameters], type[Interpolator[Any]]] = {
-    ZoomInterpolator: Zoom,
-    IDWInterpolator: IDW,
-    LocalPolynomialInterpolator: LocalPolynomial,
-}
+
+def _implementation(model: type[InterpolatorParameters]) -> type[Interpolator[Any]]:
+    """Return class ``LocalPolynomial`` of module ``local_polynomial`` for ``LocalPolynomialInterpolator``."""
+    module = import_module(f"{__name__}.{model.model_fields['kind'].default.replace('-', '_')}")
+    implementation: type[Interpolator[Any]] = getattr(module, model.__name__.removesuffix("Interpolator"))
+    return implementation
+
+
+#: Implementation of each interpolator, by the class of its parameters.
+INTERPOLATORS = {model: _implementation(model) for model in get_args(AnyInterpolator)}
 
 
 def interpolator_of(parameters: InterpolatorParameters) -> Interpolator[Any]:
-    """Return what interpolates with these parameters.
+    """Return the interpolator with these parameters.
 
     Raises
     ------

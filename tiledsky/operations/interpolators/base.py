@@ -95,8 +95,8 @@ class MeasuredBoxes:
 class Interpolator(ABC, Generic[Parameters]):
     """One way from boxes to maps, and from a map to the sky at any pixel.
 
-    Registered in `tiledsky.operations.interpolators.INTERPOLATORS` by the class of its parameters. It holds nothing but
-    these; all that it makes is the same, bit for bit, for any region and window.
+    The interpolator of ``NearestInterpolator``, kind "nearest", is the class ``Nearest`` of the module ``nearest``. It
+    holds nothing but its parameters; all that it makes is the same, bit for bit, for any region and window.
 
     Attributes
     ----------
