@@ -11,6 +11,7 @@ from tests.arrays.background_cases import theirs
 from tests.kernels import oracles
 from tiledsky.arrays.photutils_objects import INCLUSIVE
 from tiledsky.errors import InputError, ParameterError
+from tiledsky.geometry import Region, TileGrid
 from tiledsky.kernels.mesh.fill import fill
 from tiledsky.kernels.mesh.mesh import (
     exclude,
@@ -20,6 +21,7 @@ from tiledsky.kernels.mesh.mesh import (
     spline_evaluate,
     spline_window,
 )
+from tiledsky.kernels.mesh.prefilter import SPLINE_HALO, cubic_coefficients
 
 DTYPES = [np.float32, np.float64]
 BOXES = [(6, 6), (10, 10), (7, 11)]
@@ -229,6 +231,38 @@ def test_spline_equals_the_background_of_photutils(box, dtype):
     assert np.mean(got != reference.background) < 1e-5 or dtype == np.float64
     assert got.min() == mesh.min()
     assert got.max() == mesh.max()
+
+
+def _tiles(shape, size):
+    return [Region(*TileGrid(shape, (size, size)).region(index)) for index in TileGrid(shape, (size, size))]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (2, 3), (33, 31), (65, 130), (32, 97), (700, 3), (3, 700)])
+def test_coefficients_have_the_same_bits_for_any_tiling(shape):
+    mesh = _mesh(shape) + 2e4
+    whole = spline_coefficients(mesh)
+    larger, (y, x) = oracles.drawn_out(mesh - 2e4)
+    expected = ndimage.spline_filter(larger, order=3, mode="reflect")[y:, x:][: shape[0], : shape[1]]
+    np.testing.assert_allclose(spline_coefficients(mesh - 2e4), expected, rtol=1e-14)
+    for size in (32, 64, 96):
+        for inner in _tiles(shape, size):
+            outer = inner.grown((SPLINE_HALO, SPLINE_HALO), shape)
+            part = cubic_coefficients(mesh[outer.slices], inner, outer, shape)
+            np.testing.assert_array_equal(part, whole[inner.slices])
+
+
+def test_coefficients_reach_as_far_as_the_halo_and_no_farther():
+    mesh = np.zeros((100, 1))
+    mesh[50] = 1.0
+    reached = np.flatnonzero(spline_coefficients(mesh)[:, 0])
+    assert (reached[0], reached[-1]) == (50 - SPLINE_HALO, 50 + SPLINE_HALO)
+    with pytest.raises(ParameterError, match="are not the 31 around"):
+        cubic_coefficients(mesh[20:], Region(50, 60, 0, 1), Region(20, 100, 0, 1), (100, 1))
+
+
+def test_a_constant_is_its_own_spline_to_the_last_bit():
+    for shape in [(1, 1), (1, 2), (3, 3), (70, 40)]:
+        np.testing.assert_array_equal(spline_coefficients(np.full(shape, 20000.1)), 20000.1)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (1, 7), (5, 4), (300, 3)])

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from tiledsky import geometry
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.kernels.mesh.prefilter import cubic_coefficients
 
@@ -181,7 +182,8 @@ def spline_coefficients(mesh: Floats) -> NDArray[np.float64]:
             f"{np.count_nonzero(~np.isfinite(mesh))} boxes of the mesh are NaN or infinite, and the spline would "
             "spread them over the whole image; fill the mesh first"
         )
-    return cubic_coefficients(mesh)
+    whole = geometry.Region.whole(mesh.shape)
+    return cubic_coefficients(mesh, whole, whole, whole.shape)
 
 
 def region_cells(region: Region, box_size: tuple[int, int], mesh_shape: tuple[int, int]) -> Region:
