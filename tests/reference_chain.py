@@ -201,7 +201,7 @@ def run_chain(image: NDArray, invalid: NDArray[np.bool_] | None = None) -> Chain
     return Chain(ring, bright, bkg3, bkg4, tiers, bkg5)
 
 
-class Masked(NamedTuple):
+class NotebookStart(NamedTuple):
     """What the notebook's first two backgrounds start from; the first sky is pixels."""
 
     first: NDArray
@@ -209,11 +209,11 @@ class Masked(NamedTuple):
     sources: NDArray[np.bool_]
 
 
-def masked_at_three_sigma(image: NDArray, invalid: NDArray[np.bool_]) -> Masked:
+def masked_at_three_sigma(image: NDArray, invalid: NDArray[np.bool_]) -> NotebookStart:
     """First mesh and make_source_mask(nsigma=3, npixels=3, dilate_size=5, filter_fwhm=3), clipped in 5 rounds."""
     first = background(image, invalid, box_size=50, filter_size=3, exclude_percentile=50, maxiters=5).background
     search = tier_search(detection_image(image, first, invalid), invalid, 3.0, n_sigma=3.0, maxiters=5)
-    return Masked(first, search, ndimage.binary_dilation(search.found, np.ones((5, 5))))
+    return NotebookStart(first, search, ndimage.binary_dilation(search.found, np.ones((5, 5))))
 
 
 def masked_background(image: NDArray, ignore: NDArray[np.bool_], box_size: int) -> Background2D:

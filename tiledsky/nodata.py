@@ -99,8 +99,8 @@ def sky_words(share: str, where: str, number: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a look at an image found.
+class Candidate:
+    """The number of an image that may mean no data.
 
     Attributes
     ----------
@@ -184,24 +184,24 @@ def places(shape: Pair) -> list[Region]:
     return [Region(y, y + size[0], x, x + size[1]) for y, x in starts]
 
 
-def look_at(read: Callable[[Region], NDArray[Any]], shape: Pair, nodata: float | None = None) -> Look:
+def look_at(read: Callable[[Region], NDArray[Any]], shape: Pair, nodata: float | None = None) -> Candidate:
     """Look at an image of ``shape``, of which ``read`` gives regions; pixels that are ``nodata`` do not count."""
     regions = places(shape)
     return look([read(region) for region in regions], regions, shape, nodata)
 
 
-def look(patches: Sequence[Any], regions: Sequence[Region], shape: Pair, nodata: float | None = None) -> Look:
+def look(patches: Sequence[Any], regions: Sequence[Region], shape: Pair, nodata: float | None = None) -> Candidate:
     """Look at the pixels of some regions of an image."""
     pixels = [as_float(np.asarray(patch)) for patch in patches]
     used = [np.isfinite(p) if nodata is None else np.isfinite(p) & ~empty(p, nodata) for p in pixels]
     kinds = [block_kinds(np.ascontiguousarray(p), u) for p, u in zip(pixels, used, strict=True)]
     counts = np.sum([np.bincount(k.ravel(), minlength=SOLID + 1) for k in kinds], axis=0)
     if counts.sum() == counts[UNUSED]:
-        return Look(whole=len(regions) == 1)
+        return Candidate(whole=len(regions) == 1)
     solid, near = int(counts[SOLID]), int(counts[NEAR])
     others = int(counts.sum()) - int(counts[UNUSED]) - solid
     noisy = others > 0 and counts[DIP] >= TEXTURE * others
-    found = Look(noisy=bool(noisy), whole=regions[0] == Region.whole(shape), by_chance=near > BY_CHANCE * solid)
+    found = Candidate(noisy=bool(noisy), whole=regions[0] == Region.whole(shape), by_chance=near > BY_CHANCE * solid)
     if not solid:
         return found
     values = np.concatenate([_corners(p)[k == SOLID] for p, k in zip(pixels, kinds, strict=True)])
@@ -211,7 +211,7 @@ def look(patches: Sequence[Any], regions: Sequence[Region], shape: Pair, nodata:
     evenly = list(zip(pixels, used, strict=True))[-PATCHES:]
     share = _count(empty(p, value) for p, _ in evenly) / max(_count(u for _, u in evenly), 1)
     seen = list(zip(pixels, regions, strict=True))
-    return Look(
+    return Candidate(
         value,
         share,
         _place(pixels, kinds, regions, value),

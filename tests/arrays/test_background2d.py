@@ -229,7 +229,7 @@ def _old(name, **options):
         return getattr(reference, name)(**options)
 
 
-class Weighted(reference.BkgIDWInterpolator):
+class WeightInterpolator(reference.BkgIDWInterpolator):
     """A subclass: called, with the positions of the boxes."""
 
     def __init__(self):
@@ -242,7 +242,7 @@ class Weighted(reference.BkgIDWInterpolator):
         lambda: _old("BkgZoomInterpolator"),
         lambda: _old("BkgZoomInterpolator", clip=False),
         lambda: _old("BkgZoomInterpolator", order=1, mode="nearest"),
-        lambda: Weighted(),
+        lambda: WeightInterpolator(),
         lambda: nearest,
     ],
     ids=["zoom", "zoom-unclipped", "zoom-1-nearest", "subclass", "function"],

@@ -38,7 +38,7 @@ _GROWTH = 1.10  # CPU seconds a pixel may grow by this much from the smallest to
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """One number of a program, beside its peer or its limit.
 
     Attributes
@@ -78,9 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--workdir", type=Path, help="where images are made (default: the system's temporary folder)")
 
 
-def measure_programs(names: Sequence[str], options: argparse.Namespace) -> list[Measured]:
+def measure_programs(names: Sequence[str], options: argparse.Namespace) -> list[Measurement]:
     """Measure the programs named."""
-    functions: dict[str, Callable[[Path, argparse.Namespace], list[Measured]]] = dict(
+    functions: dict[str, Callable[[Path, argparse.Namespace], list[Measurement]]] = dict(
         zip(NAMES, (_from_fits_to_fits, _copy, _growth, _start_up, _memory), strict=True)
     )
     found = []
@@ -94,7 +94,7 @@ def measure_programs(names: Sequence[str], options: argparse.Namespace) -> list[
     return found
 
 
-def program_table(measured: Sequence[Measured]) -> str:
+def program_table(measured: Sequence[Measurement]) -> str:
     """Table of the programs."""
     rows = []
     for one in measured:
@@ -160,7 +160,7 @@ def _median(runs: Sequence[_Took]) -> _Took:
     return sorted(runs, key=lambda run: run.wall)[len(runs) // 2]
 
 
-def _from_fits_to_fits(folder: Path, options: argparse.Namespace) -> list[Measured]:
+def _from_fits_to_fits(folder: Path, options: argparse.Namespace) -> list[Measurement]:
     """The recipe `sextractor` against the program: a FITS image in, background and rms as FITS out."""
     size = options.program_size
     for side, name in ((600, "small.fits"), (size, "scene.fits")):
@@ -185,14 +185,14 @@ def _from_fits_to_fits(folder: Path, options: argparse.Namespace) -> list[Measur
     ]
 
 
-def _against_program(name: str, mine: _Took, peer: str, other: _Took | None, *, goal: bool) -> Measured:
+def _against_program(name: str, mine: _Took, peer: str, other: _Took | None, *, goal: bool) -> Measurement:
     note = f"our largest process {mine.peak / 1e6:.0f} MB, CPU {mine.cpu:.1f} s"
     asked = "<= 1" if goal else ""
     if other is None:
-        return Measured(name, mine.wall, "s wall", peer, None, asked, None, note)
+        return Measurement(name, mine.wall, "s wall", peer, None, asked, None, note)
     note += f"; theirs {other.peak / 1e6:.0f} MB, CPU {other.cpu:.1f} s"
     met = mine.wall <= other.wall if goal else None
-    return Measured(name, mine.wall, "s wall", peer, other.wall, asked, met, note)
+    return Measurement(name, mine.wall, "s wall", peer, other.wall, asked, met, note)
 
 
 _TWO_PLANES = ("--planes", "background,background_rms", "--overwrite")
@@ -236,7 +236,7 @@ def _sextractor(program: str, image: str, folder: Path) -> _Took:
     return took
 
 
-def _copy(folder: Path, options: argparse.Namespace) -> list[Measured]:
+def _copy(folder: Path, options: argparse.Namespace) -> list[Measurement]:
     """A run from Zarr to Zarr against a copy of all planes that it leaves."""
     size = options.program_size
     _tiledsky("simulate", "scene.zarr", "--size", str(size), folder=folder)
@@ -245,10 +245,11 @@ def _copy(folder: Path, options: argparse.Namespace) -> list[Measured]:
     run, copy = statistics.median(found["run"]), statistics.median(found["copy"])
     peer = "Dask copy of its planes"
     note = ", ".join(found["planes"])
-    return [Measured(f"sextractor, {size} px, Zarr to Zarr", run, "s wall", peer, copy, "<= 2", run <= 2 * copy, note)]
+    name = f"sextractor, {size} px, Zarr to Zarr"
+    return [Measurement(name, run, "s wall", peer, copy, "<= 2", run <= 2 * copy, note)]
 
 
-def _growth(folder: Path, options: argparse.Namespace) -> list[Measured]:
+def _growth(folder: Path, options: argparse.Namespace) -> list[Measurement]:
     """CPU seconds a pixel and peak memory of complex-sky as the image grows."""
     sizes = [int(word) for word in options.growth_sizes.split(",")]
     found = []
@@ -264,7 +265,7 @@ def _growth(folder: Path, options: argparse.Namespace) -> list[Measured]:
         larger = size != sizes[0]
         peer = f"at {sizes[0]} px" if larger else ""
         measured += [
-            Measured(
+            Measurement(
                 f"complex-sky, {size} px, CPU",
                 rate,
                 "s/Mpix",
@@ -274,7 +275,7 @@ def _growth(folder: Path, options: argparse.Namespace) -> list[Measured]:
                 rate <= _GROWTH * first if larger else None,
                 f"{one['tasks']} tasks, wall {one['wall']:.0f} s",
             ),
-            Measured(
+            Measurement(
                 f"complex-sky, {size} px, largest worker",
                 peak,
                 "MB",
@@ -287,7 +288,7 @@ def _growth(folder: Path, options: argparse.Namespace) -> list[Measured]:
     return measured
 
 
-def _memory(folder: Path, options: argparse.Namespace) -> list[Measured]:
+def _memory(folder: Path, options: argparse.Namespace) -> list[Measurement]:
     """Peak of a worker against what the plan says: every preset, then one recipe as the image grows."""
     sizes = [int(word) for word in options.memory_sizes.split(",")]
     measured = []
@@ -307,21 +308,21 @@ def _memory(folder: Path, options: argparse.Namespace) -> list[Measured]:
     for size, peak in zip(sizes[1:], flat[1:], strict=True):
         met = peak <= _GROWTH * flat[0]
         row = (f"complex-sky, {size} px, tiles alone", peak, "MB", f"at {sizes[0]} px", flat[0], "<= 1.1", met)
-        measured.append(Measured(*row))
+        measured.append(Measurement(*row))
     return measured
 
 
-def _memory_row(name: str, stages: dict[str, dict[str, int]]) -> Measured:
+def _memory_row(name: str, stages: dict[str, dict[str, int]]) -> Measurement:
     """Row of the stage that comes nearest to what was projected."""
     near = max(stages, key=lambda stage: stages[stage]["measured"] / stages[stage]["projected"])
     value, projected = stages[near]["measured"] / 1e6, stages[near]["projected"] / 1e6
     over = [stage for stage, one in stages.items() if one["measured"] > one["projected"]]
     least = min(one["measured"] / one["projected"] for one in stages.values())
     note = f"{near}; least of all stages {least:.2f}" + (f"; OVER: {', '.join(over)}" if over else "")
-    return Measured(name, value, "MB", "projected", projected, "<= 1", not over, note)
+    return Measurement(name, value, "MB", "projected", projected, "<= 1", not over, note)
 
 
-def _start_up(folder: Path, options: argparse.Namespace) -> list[Measured]:
+def _start_up(folder: Path, options: argparse.Namespace) -> list[Measurement]:
     """Time to the first result of a process, without and with compiled kernels on disk; of a command; of an import."""
     measured = []
     for recipe in ("sextractor", "complex-sky"):
@@ -332,15 +333,15 @@ def _start_up(folder: Path, options: argparse.Namespace) -> list[Measured]:
         )
         note = f"CPU {cold.cpu:.1f} s"
         measured += [
-            Measured(f"{recipe}, first process ever", cold.wall, "s wall", note=note),
-            Measured(f"{recipe}, later process", warm.wall, "s wall", goal="< 2 s", met=warm.wall < 2),
+            Measurement(f"{recipe}, first process ever", cold.wall, "s wall", note=note),
+            Measurement(f"{recipe}, later process", warm.wall, "s wall", goal="< 2 s", met=warm.wall < 2),
         ]
     _tiledsky("simulate", "small.fits", "--size", "300", folder=folder)
     words = ("estimate", "small.fits", "sky.fits", "--recipe", "sextractor", "--overwrite")
     runs = [_tiledsky(*words, folder=folder) for _ in range(options.program_repeat + 1)]
     wall = _median(runs[1:]).wall  # the first may compile
-    measured.append(Measured("sextractor, 300 px, FITS to FITS", wall, "s wall", goal="< 2 s", met=wall < 2))
+    measured.append(Measurement("sextractor, 300 px, FITS to FITS", wall, "s wall", goal="< 2 s", met=wall < 2))
     for what, statement in (("python alone", "pass"), ("import tiledsky", "import tiledsky")):
         runs = [_command(sys.executable, "-c", statement, folder=folder) for _ in range(options.program_repeat)]
-        measured.append(Measured(what, _median(runs).wall, "s wall"))
+        measured.append(Measurement(what, _median(runs).wall, "s wall"))
     return measured

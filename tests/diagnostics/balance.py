@@ -11,7 +11,7 @@ from tiledsky.diagnostics.curve import RESIDUAL, Rows, floats
 from tiledsky.diagnostics.fields import Fields, Number
 from tiledsky.diagnostics.parts import Cells
 from tiledsky.diagnostics.patches import Floats, jackknife, number, ratio
-from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure
+from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure
 
 
 class Balance(Fields):
@@ -30,13 +30,13 @@ def update(band: Band) -> Floats:
 SUMS = Cells("balance", 2, update)
 
 
-def finalize(gathered: Gathered) -> dict[str, Any]:
+def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
-    found = jackknife(gathered.sums(SUMS).table(), lambda sums: ratio(sums[..., 1], sums[..., 0])[..., None])
+    found = jackknife(image.sums(SUMS).table(), lambda sums: ratio(sums[..., 1], sums[..., 0])[..., None])
     return {"unit": "1", "share": number(found.value[0]), "share_error": number(found.error[0])}
 
 
-def _excess(found: Balance, noise: float) -> Found:
+def _excess(found: Balance, noise: float) -> CheckValue:
     return None if found.share is None else (found.share - 0.5, found.share_error)
 
 

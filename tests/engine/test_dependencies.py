@@ -19,7 +19,7 @@ from tests.engine.scenes import KEEPING, make_planes, stored_bytes
 from tiledsky import Recipe, run
 from tiledsky.engine import tasks
 from tiledsky.engine.context import forget
-from tiledsky.engine.dependencies import Done, needed, reads
+from tiledsky.engine.dependencies import TaskState, needed, reads
 from tiledsky.engine.layout import Layout
 from tiledsky.engine.plan import Plan, make_plan
 from tiledsky.engine.tasks import execute
@@ -83,7 +83,7 @@ def watched() -> Iterator[list[str]]:
         _opened = None
 
 
-class Watched:
+class WatchedRun:
     """A finished run, what each of its tasks was seen to read, and what it wrote."""
 
     def __init__(self, recipe: Recipe, folder: Path, tile: int) -> None:
@@ -154,30 +154,31 @@ def _interrupt(state: Any) -> None:
 
 
 @pytest.fixture(scope="module", params=["rich", "keeping", "complex-sky"])
-def watched_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+def watched_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> WatchedRun:
     recipe = {"rich": RICH, "keeping": KEEPING}.get(request.param) or Recipe.load(request.param).expanded()
-    return Watched(recipe, tmp_path_factory.mktemp(request.param), {"rich": 60, "keeping": 72}.get(request.param, 100))
+    tile = {"rich": 60, "keeping": 72}.get(request.param, 100)
+    return WatchedRun(recipe, tmp_path_factory.mktemp(request.param), tile)
 
 
-def test_empty_store_needs_every_task(watched_run: Watched) -> None:
-    plan, nothing = watched_run.plan, Done(kept=False, usable=False)
+def test_empty_store_needs_every_task(watched_run: WatchedRun) -> None:
+    plan, nothing = watched_run.plan, TaskState(kept=False, usable=False)
     found = needed(watched_run.recipe, plan, lambda stage, index: nothing)
     assert found == {stage.name: list(plan.grid(stage)) for stage in plan.stages}
     assert set(watched_run.reads) == {(name, index) for name, some in found.items() for index in some}
 
 
-def test_whole_store_needs_none(watched_run: Watched) -> None:
+def test_whole_store_needs_none(watched_run: WatchedRun) -> None:
     assert watched_run.found(watched_run.path) == set()
 
 
-def test_reads_are_those_that_were_seen(watched_run: Watched) -> None:
+def test_reads_are_those_that_were_seen(watched_run: WatchedRun) -> None:
     recipe, plan = watched_run.recipe, watched_run.plan
     for stage in plan.stages:
         seen = {watched_run.writers[f][0] for i in plan.grid(stage) for f in watched_run.reads[stage.name, i]}
         assert {read.node for read in reads(recipe, plan, stage)} == seen, stage.name
 
 
-def test_lost_objects_one_by_one_of_a_finished_run(watched_run: Watched, tmp_path: Path) -> None:
+def test_lost_objects_one_by_one_of_a_finished_run(watched_run: WatchedRun, tmp_path: Path) -> None:
     """Each object away alone: the tasks are those that its repair was seen to read, and scratch is remade for them."""
     root, sizes = watched_run.path, set()
     names = sorted({f for files in watched_run.writes.values() for f in files} & set(watched_run.bytes))
@@ -192,7 +193,7 @@ def test_lost_objects_one_by_one_of_a_finished_run(watched_run: Watched, tmp_pat
     assert max(sizes) > 1 or watched_run.recipe is KEEPING
 
 
-def test_several_lost_objects(watched_run: Watched, tmp_path: Path) -> None:
+def test_several_lost_objects(watched_run: WatchedRun, tmp_path: Path) -> None:
     rng, root = np.random.default_rng(3), tmp_path / "run.zarr"
     names = sorted({f for files in watched_run.writes.values() for f in files} & set(watched_run.bytes))
     for count in (2, 3, 5, 9):
@@ -207,7 +208,7 @@ def test_several_lost_objects(watched_run: Watched, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lost", ["output", "mask", "mesh", "ingest", "statistics"])
 def test_repair_does_these_tasks_and_no_other(
-    watched_run: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+    watched_run: WatchedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     root, done = tmp_path / "run.zarr", set()
     shutil.copytree(watched_run.path, root)
@@ -234,13 +235,13 @@ import json, resource, sys, time
 from pathlib import Path
 from tiledsky import Recipe
 from tiledsky.engine.layout import Layout
-from tiledsky.engine.dependencies import Done, needed
+from tiledsky.engine.dependencies import TaskState, needed
 from tiledsky.engine.plan import make_plan
 
 recipe = Recipe.from_dict(json.loads(sys.argv[1]))
 plan = make_plan(recipe, (49000, 49000), "float32", tile_size=200, ingest=True)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-none, every = Done(False, False), Done(True, False)
+none, every = TaskState(False, False), TaskState(True, False)
 results = []
 for state in (lambda s, i: none, lambda s, i: none if s.kind == "output" else every, lambda s, i: every):
     before, began = peak(), time.process_time()
@@ -266,5 +267,5 @@ def test_sixty_thousand_tiles() -> None:
 def test_plan_without_tiles_in_common() -> None:
     """Grids of other tiles: a tile of the last stage reads just the tiles of the first that hold its pixels."""
     plan = make_plan(RICH, (190, 210), "float32", tile_size=60, ingest=True)
-    state = lambda stage, index: Done(stage.name != "coarse-boxes" or index != (1, 2), True)  # noqa: E731
+    state = lambda stage, index: TaskState(stage.name != "coarse-boxes" or index != (1, 2), True)  # noqa: E731
     assert [k for k, v in needed(RICH, plan, state).items() if v] == ["coarse-boxes"]

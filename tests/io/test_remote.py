@@ -25,7 +25,7 @@ from tiledsky import run
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Region
 from tiledsky.io import remote
-from tiledsky.io.fetch import Fetched
+from tiledsky.io.fetch import LocalCopy
 from tiledsky.io.source import open_source
 
 
@@ -132,7 +132,7 @@ def test_run_from_a_fits_file_at_an_address(served: str, fits_file: Path, tmp_pa
 def test_from_an_address_with_tls(
     served_over_tls: str, fits_file: Path, group: Path, planes: dict[str, Any], tmp_path: Path
 ) -> None:
-    copy = Fetched(f"{served_over_tls}/mosaic.fits", tmp_path)
+    copy = LocalCopy(f"{served_over_tls}/mosaic.fits", tmp_path)
     assert copy.path.read_bytes() == fits_file.read_bytes()
     plane = open_source(f"{served_over_tls}/mosaic.zarr/science").planes["science"].open()
     found = plane.read(Region(0, 130, 0, 140))
@@ -140,7 +140,7 @@ def test_from_an_address_with_tls(
 
 
 def test_copies_are_removed(served: str, fits_file: Path, tmp_path: Path) -> None:
-    copy = Fetched(f"{served}/mosaic.fits", tmp_path)
+    copy = LocalCopy(f"{served}/mosaic.fits", tmp_path)
     assert copy.path.read_bytes() == fits_file.read_bytes()
     assert copy.path.parent == tmp_path
     assert copy.path.stat().st_mtime_ns // 10**9 == fits_file.stat().st_mtime_ns // 10**9
@@ -151,7 +151,7 @@ def test_copies_are_removed(served: str, fits_file: Path, tmp_path: Path) -> Non
 
 def test_copy_that_breaks_off_is_begun_again(served: str, fits_file: Path, tmp_path: Path) -> None:
     Handler.short = 1
-    copy = Fetched(f"{served}/mosaic.fits", tmp_path)
+    copy = LocalCopy(f"{served}/mosaic.fits", tmp_path)
     assert copy.path.read_bytes() == fits_file.read_bytes()
 
 
@@ -159,7 +159,7 @@ def test_copy_that_breaks_off_is_begun_again(served: str, fits_file: Path, tmp_p
 def test_copy_that_always_breaks_off_is_an_error(served: str, fits_file: Path, tmp_path: Path) -> None:
     Handler.short = 10**6
     with pytest.raises(RunError, match=rf"{served}/mosaic.fits .*the same command"):
-        Fetched(f"{served}/mosaic.fits", tmp_path)
+        LocalCopy(f"{served}/mosaic.fits", tmp_path)
     assert list(tmp_path.glob("tiledsky-*")) == []
 
 

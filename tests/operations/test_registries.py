@@ -108,7 +108,7 @@ def test_an_unknown_estimator_has_no_scatter():
         RmsEstimator(0)
 
 
-class Recorded:
+class RecordingArray:
     """An array that remembers how many rows and columns are asked for."""
 
     def __init__(self, values):
@@ -125,7 +125,7 @@ def test_no_more_cells_are_read_than_foreseen(model, box):
     """Tiles begin at corners of boxes, their halos anywhere."""
     interpolator, rng = interpolator_of(model()), np.random.default_rng(12)
     cells, excluded = rng.normal(size=(60, 50)), rng.random((60, 50)) < 0.3
-    values = Recorded(interpolator.values(cells, excluded))
+    values = RecordingArray(interpolator.values(cells, excluded))
     shape, lookups = (60 * box[0], 50 * box[1]), interpolator.lookups(excluded)
     assert lookups.keys() == interpolator.lookup_maps.keys()
     for _ in range(50):

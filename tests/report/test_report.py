@@ -21,7 +21,7 @@ from tiledsky.cli import app
 from tiledsky.diagnostics.text import measured_text
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.report import report_path, save_figures, write_comparison, write_report
-from tiledsky.report.colors import Shown, palette, ranges
+from tiledsky.report.colors import ColorRange, palette, ranges
 from tiledsky.report.panels import encode
 from tiledsky.report.view import fill, seen
 
@@ -160,7 +160,7 @@ def test_comparison(store: Path, tmp_path: Path) -> None:
 def test_codes_are_the_values() -> None:
     values = np.random.default_rng(1).normal(3, 1, (40, 50)).astype(np.float32)
     values[0, 0], values[1, 1], values[2, 2] = np.nan, 1e9, -1e9
-    codes, offset, step = encode(values, Shown(1.0, 6.0, "even"))
+    codes, offset, step = encode(values, ColorRange(1.0, 6.0, "even"))
     assert codes.dtype == np.uint16
     assert (codes == 0).tolist() == np.isnan(values).tolist()
     back = (codes.astype(float) - 1) * step + offset

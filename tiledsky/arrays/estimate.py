@@ -12,7 +12,7 @@ import numpy as np
 
 from tiledsky.errors import InputError, InputWarning
 from tiledsky.images import Image, as_float, float_dtype, same_kind, taken_apart
-from tiledsky.nodata import AUTO, Look, checked, empty, look, places, without
+from tiledsky.nodata import AUTO, Candidate, checked, empty, look, places, without
 from tiledsky.operations.base import INPUTS, NO_HALO, PixelOperation
 from tiledsky.operations.compile import compiled
 from tiledsky.operations.surface import sky_pixels
@@ -132,7 +132,7 @@ def estimate_background(
         "source_mask": given.plane(source_mask, "source_mask", power=0, fill=int(SOURCES)),
     }
     sky, found = estimated(image, recipe, planes, nodata=nodata, header=header, told=True)
-    if isinstance(found, Look):
+    if isinstance(found, Candidate):
         _warn(found, stacklevel=3)
     return sky if given.unit is None else _in_unit(sky, given)
 
@@ -156,7 +156,7 @@ def estimated(
     header: Mapping[str, Any] | None = None,
     told: bool = False,
 ) -> tuple[Sky, Any]:
-    """Return what `estimate_background` does, and with ``told`` a `Look` at the image (lazy for a dask array).
+    """Return what `estimate_background` does, and with ``told`` its `Candidate` (lazy for a dask array).
 
     ``image`` and ``planes``, by their names in `tiledsky.planes.base_mask`, are plain numpy or dask arrays of one grid;
     warnings are those of lazy looks alone.
@@ -240,17 +240,17 @@ def _look(image: Any, base: Any) -> Any:
     return call(look, patches, regions, image.shape)
 
 
-def _nodata_of(found: Look) -> float | None:
+def _nodata_of(found: Candidate) -> float | None:
     return found.nodata
 
 
-def _warn(found: Look, stacklevel: int = 2) -> None:
+def _warn(found: Candidate, stacklevel: int = 2) -> None:
     """Warn of numbers that count as sky; of an image without noise the caller knows."""
     if found.nodata is not None:
         warnings.warn(str(found.words("the image")), InputWarning, stacklevel=stacklevel)
 
 
-def _warned(mesh: Any, found: Look) -> Any:
+def _warned(mesh: Any, found: Candidate) -> Any:
     _warn(found)
     return mesh
 
@@ -267,7 +267,7 @@ class _Nodes:
         self.values: dict[str, Any] = {}
         self.meshes: dict[str, Any] = {}
         self._result = self.operations.meshes[recipe.result.name].name
-        self._found = None if isinstance(found, Look) else found
+        self._found = None if isinstance(found, Candidate) else found
 
     def plane(self, node: str) -> Any:
         """Pixels of a plane, made if nothing has asked for them before; None of a plane that is not given."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tiledsky.cli.console import Ended
+from tiledsky.cli.console import SignalExit
 from tiledsky.cli.options import app as _app
 from tiledsky.cli.options import say
 from tiledsky.errors import InputWarning, RunError, TiledSkyError
@@ -122,7 +122,7 @@ def _run(arguments: list[str] | None, words: Sequence[str]) -> None:
         if (kernels := sys.modules.get("tiledsky.kernels")) and kernels.NOT_KEPT:
             say(f"tiledsky: {kernels.NOT_KEPT}", err=True)
         _app(arguments)
-    except Ended as ended:
+    except SignalExit as ended:
         said = "tiledsky: stopped"
         if ended.goes_on:
             said += f"; what is done is kept, go on with: {shlex.join(_again(arguments))}"

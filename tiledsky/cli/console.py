@@ -74,7 +74,7 @@ class Reporter:
         return lambda done, total: self.show(what, done, total, f"{unit} {done}/{total} ({100 * done // total}%)")
 
 
-class Ended(Exception):
+class SignalExit(Exception):
     """A command that a signal ended in order."""
 
     def __init__(self, exit_code: int, *, goes_on: bool) -> None:
@@ -91,7 +91,7 @@ def reporting(*, goes_on: bool = False) -> Iterator[Reporter]:
             yield reporter
     except KeyboardInterrupt as stopped:
         # another error than KeyboardInterrupt, which Typer would end without a word
-        raise Ended(stopped.exit_code if isinstance(stopped, StopSignal) else 130, goes_on=goes_on) from None
+        raise SignalExit(stopped.exit_code if isinstance(stopped, StopSignal) else 130, goes_on=goes_on) from None
     finally:
         if reporter.bar is not None:
             reporter.bar.stop()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tiledsky.diagnostics.band import Pixels, needed_region
 from tiledsky.diagnostics.patches import Floats
-from tiledsky.diagnostics.protocol import Known, ToSky
+from tiledsky.diagnostics.protocol import ImageFacts, ToSky
 from tiledsky.diagnostics.summary import Collector, summarise
 from tiledsky.diagnostics.verdict import judge
 from tiledsky.errors import InputError, ParameterError
@@ -110,8 +110,8 @@ def measure(
             row.append((region, summarise(pixels, region, written)))
         collector.add_row(row)
     source = "error" if error is not None else "weight" if weight is not None else None
-    known = Known(grid.tile, source=source, catalogue=catalogue is not None, box=box, to_sky=to_sky)
-    found = collector.finalize(known)
+    facts = ImageFacts(grid.tile, source=source, catalogue=catalogue is not None, box=box, to_sky=to_sky)
+    found = collector.finalize(facts)
     return {**found, "verdict": judge(found, checks)}
 
 

@@ -10,7 +10,7 @@ from scipy.sparse import csgraph
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.parts import Cells, Places
 from tiledsky.diagnostics.patches import Floats
-from tiledsky.diagnostics.protocol import Gathered
+from tiledsky.diagnostics.protocol import ImageSums
 from tiledsky.geometry import Pair
 from tiledsky.kernels.residual.cell_sums import CELL, KEPT, WIDTHS, block_columns
 
@@ -57,9 +57,9 @@ BLOCKS = Places("blocks", BLOCK, ("y", "x"), _select)
 LOOKED_AT = Cells("looked at", 1, _count)
 
 
-def stretch(gathered: Gathered) -> float:
+def stretch(image: ImageSums) -> float:
     """Noise of the mean of a block, over that of white noise."""
-    scale = gathered.of("scale")
+    scale = image.of("scale")
     return (scale and scale["expected"][WIDTHS.index(KEPT)]) or 1.0
 
 

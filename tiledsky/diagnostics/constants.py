@@ -14,7 +14,7 @@ from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.fields import Fields, Number, Position
 from tiledsky.diagnostics.parts import Cells
 from tiledsky.diagnostics.patches import Floats, number, patch_size
-from tiledsky.diagnostics.protocol import Check, Gathered, Measure, exact
+from tiledsky.diagnostics.protocol import Check, ImageSums, Measure, exact
 from tiledsky.geometry import Pair
 from tiledsky.kernels.detection.constants import BLOCK, DIP, NEAR, SOLID, UNUSED, block_kinds
 from tiledsky.kernels.residual.cell_sums import CELL
@@ -34,7 +34,7 @@ DEFINITION = (
 )
 
 
-class Solid(Position):
+class SolidBlock(Position):
     """Where most pixels of one value are, and the value."""
 
     size: int
@@ -46,7 +46,7 @@ class Constants(Fields):
 
     smooth_fraction: Number = None
     fraction: Number = None
-    largest: Solid | None = None
+    largest: SolidBlock | None = None
 
 
 def update(band: Band) -> Floats:
@@ -76,9 +76,9 @@ def _split(blocks: int) -> Pair:
 SUMS = Cells("constants", COLUMNS, update)
 
 
-def finalize(gathered: Gathered) -> dict[str, Any]:
+def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
-    sums = gathered.sums(SUMS)
+    sums = image.sums(SUMS)
     blocks, dips, near, solid, sky = sums.sums[..., :5].sum(axis=(0, 1)).tolist()
     others = blocks - solid
     smooth = (others - dips) / others if others else 1.0 if blocks else float("nan")
@@ -91,7 +91,7 @@ def finalize(gathered: Gathered) -> dict[str, Any]:
         "smooth_fraction": number(smooth, 4),
         "solid_fraction": number(solid / blocks if blocks else float("nan"), 4),
         "fraction": number(0.0 if blocks and smooth <= 1 - TEXTURE and not counted else fraction, 4),
-        "largest": _largest(sums.sums, gathered.shape),
+        "largest": _largest(sums.sums, image.shape),
     }
 
 

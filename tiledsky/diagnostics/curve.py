@@ -41,7 +41,7 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Expected:
+class Reference:
     """What the values are compared with, as a dashed line."""
 
     label: str
@@ -95,7 +95,7 @@ class Curve(Figure):
 
     y_label: str
     points: tuple[Points, ...]
-    expected: tuple[Expected, ...] = ()
+    expected: tuple[Reference, ...] = ()
     level: float | None = None
     edge: float | None = None
     x_scale: Literal["linear", "log", "log2", "symlog"] = "linear"
@@ -110,7 +110,7 @@ class Histogram(Figure):
     y_label: str
     edges: Floats
     counts: Floats
-    expected: Expected | None = None
+    expected: Reference | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 from tiledsky.diagnostics.curve import BIAS, Curve, Points, errors, floats
 from tiledsky.diagnostics.fields import Fields, Number, Numbers
 from tiledsky.diagnostics.patches import Floats, jackknife, plain, ratio
-from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure, exact, in_noise
+from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure, exact, in_noise
 from tiledsky.diagnostics.residual import noise_of
 from tiledsky.diagnostics.sky import EDGE_BINS, N_BINS, SKY, offset
 from tiledsky.kernels.residual.sky_sums import DISTANCE, GROUP, N_GROUPS, OUTSIDE
@@ -50,9 +50,9 @@ def _profile(sums: Floats) -> Floats:
     return np.concatenate([background, ratio(bins[..., 3], bins[..., 2])], axis=-1)
 
 
-def finalize(gathered: Gathered) -> dict[str, Any]:
+def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
-    table = gathered.sums(SKY).table()
+    table = image.sums(SKY).table()
     found = jackknife(table, _profile)
     start = OUTSIDE + GROUP * N_GROUPS
     counts = table[:, start:].sum(axis=0).reshape(N_BINS, DISTANCE)[:, 2]
@@ -66,7 +66,7 @@ def finalize(gathered: Gathered) -> dict[str, Any]:
         "background_error": plain(found.error[:N_BINS]),
         "residual": plain(residual),
         "residual_error": plain(error),
-        "idle_rim": {"value": _idle_rim(residual, error, noise_of(gathered)), "unit": "px"},
+        "idle_rim": {"value": _idle_rim(residual, error, noise_of(image)), "unit": "px"},
     }
 
 
@@ -83,7 +83,7 @@ def _idle_rim(residual: Floats, error: Floats, noise: float) -> float | None:
     return width
 
 
-def _edge_light(found: Edges, noise: float) -> Found:
+def _edge_light(found: Edges, noise: float) -> CheckValue:
     """Mean residual next to masks minus that far from them, weighted by pixels."""
     near, far = _mean(found, 0, 4), _mean(found, 16, 64) or (0.0, 0.0)
     return near and in_noise(near[0] - far[0], math.hypot(near[1], far[1]), noise)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tiledsky.diagnostics.fields import Fields, Number
 from tiledsky.diagnostics.patches import number
-from tiledsky.diagnostics.protocol import Check, Gathered, Measure, exact
+from tiledsky.diagnostics.protocol import Check, ImageSums, Measure, exact
 
 #: Bandwidths up to this many times the narrowest count as the narrowest.
 _AT = 1.1
@@ -26,17 +26,17 @@ class Fit(Fields):
     share_at_narrowest: Number = None
 
 
-def finalize(gathered: Gathered) -> dict[str, Any] | None:
+def finalize(image: ImageSums) -> dict[str, Any] | None:
     """Return the measure; None of a mesh of another kind."""
-    known = gathered.known.bandwidths
-    if known is None:
+    bandwidths = image.facts.bandwidths
+    if bandwidths is None:
         return None
     cells = narrow = 0
-    for part in known.parts:
+    for part in bandwidths.parts:
         cells += part.size
-        narrow += int(np.count_nonzero(part <= _AT * known.narrowest))
+        narrow += int(np.count_nonzero(part <= _AT * bandwidths.narrowest))
     share = number(narrow / cells, 4)
-    return {"narrowest": number(known.narrowest, 4), "cells": cells, "share_at_narrowest": share}
+    return {"narrowest": number(bandwidths.narrowest, 4), "cells": cells, "share_at_narrowest": share}
 
 
 MEASURE = Measure(

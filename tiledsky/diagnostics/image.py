@@ -8,7 +8,7 @@ import numpy as np
 
 from tiledsky.diagnostics.fields import Fields, Number
 from tiledsky.diagnostics.patches import number, patch_size
-from tiledsky.diagnostics.protocol import Check, Gathered, Measure, exact
+from tiledsky.diagnostics.protocol import Check, ImageSums, Measure, exact
 from tiledsky.diagnostics.residual import noise_of
 from tiledsky.diagnostics.sky import SKY
 from tiledsky.kernels.residual.cell_sums import CELL
@@ -24,16 +24,16 @@ class Image(Fields):
     bunit: str | None = None
 
 
-def finalize(gathered: Gathered) -> dict[str, Any]:
+def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the facts."""
-    shape, sums = gathered.shape, gathered.sums(SKY).sums
+    shape, sums = image.shape, image.sums(SKY).sums
     outside, masked = sums[:, :, 0].sum(), sums[:, :, OUTSIDE].sum()
     counted = outside + masked
     return {
         "shape": list(shape),
-        "noise": number(noise_of(gathered)),
+        "noise": number(noise_of(image)),
         "noise_unit": "image",
-        "bunit": gathered.known.unit,
+        "bunit": image.facts.unit,
         "masked_fraction": number(float(masked / counted)) if counted else None,
         "invalid_fraction": number(1 - float(counted) / (shape[0] * shape[1])),
         "patch": patch_size(shape),

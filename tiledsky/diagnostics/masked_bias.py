@@ -10,7 +10,7 @@ import numpy as np
 from tiledsky.diagnostics.curve import BIAS, Rows, floats
 from tiledsky.diagnostics.fields import Bias, Fields, Number
 from tiledsky.diagnostics.patches import Floats, jackknife, number, ratio
-from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure
+from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure
 from tiledsky.diagnostics.sky import SKY, offset
 from tiledsky.diagnostics.text import measured_text
 from tiledsky.kernels.residual.sky_sums import GROUP, OUTSIDE
@@ -56,9 +56,9 @@ def _group(start: int) -> Callable[[Floats], Floats]:
     return of
 
 
-def finalize(gathered: Gathered) -> dict[str, Any]:
+def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
-    table = gathered.sums(SKY).table()
+    table = image.sums(SKY).table()
     groups = []
     for k, name in enumerate(GROUPS):
         start = OUTSIDE + GROUP * k
@@ -86,7 +86,7 @@ def finalize(gathered: Gathered) -> dict[str, Any]:
     return {"unit": "image", "groups": groups}
 
 
-def group_bias(bias: Bias | None, noise: float) -> Found:
+def group_bias(bias: Bias | None, noise: float) -> CheckValue:
     """Bias in units of the noise, with the error that makes value / error the normal deviate."""
     if bias is None or bias.bias is None or bias.z is None or not noise:
         return None
@@ -94,8 +94,8 @@ def group_bias(bias: Bias | None, noise: float) -> Found:
     return None if error is None else (bias.bias / noise, error / noise)
 
 
-def _bias_of(name: str) -> Callable[[MaskedBias, float], Found]:
-    def value(found: MaskedBias, noise: float) -> Found:
+def _bias_of(name: str) -> Callable[[MaskedBias, float], CheckValue]:
+    def value(found: MaskedBias, noise: float) -> CheckValue:
         return group_bias(next((g for g in found.groups if g.name == name), None), noise)
 
     return value

@@ -24,7 +24,7 @@ from tiledsky.diagnostics.fields import Fields, Number, Position
 from tiledsky.diagnostics.parts import Places
 from tiledsky.diagnostics.patches import Floats, number
 from tiledsky.diagnostics.places import random_positions
-from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure, exact
+from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure, exact
 from tiledsky.geometry import Pair
 from tiledsky.kernels.residual.apertures import aperture_sums
 from tiledsky.kernels.residual.cell_sums import KEPT
@@ -50,18 +50,18 @@ class Extreme(Fields):
     significance: Number = None
 
 
-class Strongest(Fields):
+class Regions(Fields):
     """The strongest of some regions."""
 
     strongest: Extreme | None = None
 
 
-class Negative(Strongest):
+class NegativeRegions(Regions):
     """Regions that are too low, and in short those that are too high."""
 
     regions: list[Position] = []
     largest: Extreme | None = None
-    positive: Strongest | None = None
+    positive: Regions | None = None
 
 
 def update_apertures(band: Band) -> NDArray[np.void]:
@@ -79,10 +79,10 @@ def update_apertures(band: Band) -> NDArray[np.void]:
 APERTURES_FOUND = Places("apertures", APERTURE, ("y", "x", "k"), update_apertures)
 
 
-def finalize(gathered: Gathered) -> dict[str, Any]:
+def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
-    blocks, shape, scale = gathered.total(BLOCKS), gathered.shape, stretch(gathered)
-    n_blocks = int(gathered.sums(LOOKED_AT).sums.sum())
+    blocks, shape, scale = image.total(BLOCKS), image.shape, stretch(image)
+    n_blocks = int(image.sums(LOOKED_AT).sums.sum())
     columns = -(-shape[1] // KEPT)
     inner = away_from_edges(blocks, shape)
     edge, blocks = blocks[~inner], blocks[inner]
@@ -110,7 +110,7 @@ def finalize(gathered: Gathered) -> dict[str, Any]:
             "strongest": highest[0] if highest else none,
         },
         "at_edges": {"blocks": int((significance(edge, scale) <= -THRESHOLD).sum()), "width": KEPT},
-        "apertures": _apertures(gathered.total(APERTURES_FOUND)),
+        "apertures": _apertures(image.total(APERTURES_FOUND)),
     }
 
 
@@ -146,14 +146,14 @@ def _apertures(apertures: NDArray[np.void]) -> dict[str, Any]:
     }
 
 
-def _strength(found: Strongest | None) -> Found:
+def _strength(found: Regions | None) -> CheckValue:
     return None if found is None or found.strongest is None else exact(found.strongest.significance)
 
 
 MEASURE = Measure(
     name="negative",
     definition=DEFINITION,
-    fields=Negative,
+    fields=NegativeRegions,
     finalize=finalize,
     parts=(BLOCKS, LOOKED_AT, APERTURES_FOUND),
     checks=(

@@ -14,7 +14,7 @@ from tiledsky.diagnostics.masked_bias import group_bias
 from tiledsky.diagnostics.parts import Cells
 from tiledsky.diagnostics.patches import Estimate, Floats, jackknife, number, plain, ratio
 from tiledsky.diagnostics.places import random_positions
-from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure, in_noise
+from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure, in_noise
 from tiledsky.diagnostics.sky import SKY
 from tiledsky.diagnostics.text import measured_text
 from tiledsky.kernels.residual.apertures import box_excess, box_is_good
@@ -43,7 +43,7 @@ DEFINITION = (
 )
 
 
-class Binned(Fields):
+class BiasBins(Fields):
     """Bias by flux or size."""
 
     table = ("lower", "bias", "error")
@@ -63,8 +63,8 @@ class Group(Bias):
     """Bias at a group of sources."""
 
     name: str
-    by_flux: Binned | None = None
-    by_size: Binned | None = None
+    by_flux: BiasBins | None = None
+    by_size: BiasBins | None = None
     line_flux: Line | None = None
     line_size: Line | None = None
 
@@ -136,9 +136,9 @@ def _controls(band: Band, y: NDArray[np.int64], x: NDArray[np.int64], box: int) 
     return np.stack([inside.sum(axis=1), np.where(inside, bias, 0.0).sum(axis=1)], axis=-1)
 
 
-def finalize(gathered: Gathered) -> dict[str, Any]:
+def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
-    sums, sky = gathered.sums(SUMS), gathered.sums(SKY)  # that with the offset outside masks
+    sums, sky = image.sums(SUMS), image.sums(SKY)  # that with the offset outside masks
     both = np.concatenate([sums.sums[..., : COLUMNS - 2], sky.sums[..., 3:5]], axis=-1)
     table = both.reshape(-1, COLUMNS)
     table = table[np.any(table != 0, axis=1)]
@@ -152,8 +152,8 @@ def finalize(gathered: Gathered) -> dict[str, Any]:
     if n:
         found = jackknife(table, lambda s: (ratio(s[..., -3], s[..., -4]) + _offset(s))[..., None], holds=-4)
         groups.append({"name": "control", "n": n, **_value(found)})
-    source = "catalogue" if gathered.known.catalogue else "detections"
-    return {"unit": "image", "box": gathered.known.box, "source": source, "groups": groups}
+    source = "catalogue" if image.facts.catalogue else "detections"
+    return {"unit": "image", "box": image.facts.box, "source": source, "groups": groups}
 
 
 def _offset(sums: Floats) -> Floats:
@@ -204,13 +204,13 @@ def _one(table: Floats, start: int) -> dict[str, Any]:
     return out
 
 
-def _source_bias(found: Positions, noise: float) -> Found:
+def _source_bias(found: Positions, noise: float) -> CheckValue:
     """Most significant of the two kinds of sources."""
     rows = (group_bias(g, noise) for g in found.groups if g.name in _GROUPS[:2])
     return max((f for f in rows if f), key=lambda f: abs(f[0]) - 3 * (f[1] or 0.0), default=None)
 
 
-def _flux_slope(found: Positions, noise: float) -> Found:
+def _flux_slope(found: Positions, noise: float) -> CheckValue:
     line = next((g.line_flux for g in found.groups if g.name == "masked"), None)
     return None if line is None else in_noise(line.slope, line.slope_error, noise)
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 #: Sky coordinates (ra, dec in degrees) of pixels (x, y).
 ToSky = Callable[[Floats, Floats], tuple[Floats, Floats]]
 #: Value and error of a check (error 0: exact; None: not known), or None where it cannot be told.
-Found = tuple[float, float | None] | None
+CheckValue = tuple[float, float | None] | None
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Bandwidths:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of an image beside its pixels.
+class ImageFacts:
+    """Facts of an image beside its pixels.
 
     Attributes
     ----------
@@ -66,14 +66,14 @@ class Known:
     bandwidths: Bandwidths | None = None
 
 
-class Gathered:
+class ImageSums:
     """All that the tiles of an image say.
 
     Parameters
     ----------
     shape : (int, int)
         Of the image.
-    known : Known
+    facts : ImageFacts
     sums : dict of str to PatchSums
         By the names of their `Cells`.
     totals : dict of str
@@ -85,12 +85,12 @@ class Gathered:
     def __init__(
         self,
         shape: Pair,
-        known: Known,
+        facts: ImageFacts,
         sums: Mapping[str, PatchSums],
         totals: Mapping[str, Any],
         measures: Sequence[Measure[Any]],
     ) -> None:
-        self.shape, self.known = shape, known
+        self.shape, self.facts = shape, facts
         self._sums, self._totals = sums, totals
         self._measures = {measure.name: measure for measure in measures}
         self._made: dict[str, dict[str, Any] | None] = {}
@@ -128,7 +128,7 @@ class Check(Generic[F]):
 
     name: str
     unit: str
-    value: Callable[[F, float], Found]
+    value: Callable[[F, float], CheckValue]
     without_noise: bool = False
 
 
@@ -145,7 +145,7 @@ class Measure(Generic[F]):
     fields : type
         Of its data, as far as checks and pages use them.
     finalize : callable
-        Of `Gathered`: plain data, or None where it does not apply.
+        Of `ImageSums`: plain data, or None where it does not apply.
     parts : tuple of Cells or Part
         What it needs of the tiles, its own or shared.
     checks : tuple of Check
@@ -160,7 +160,7 @@ class Measure(Generic[F]):
     name: str
     definition: str
     fields: type[F]
-    finalize: Callable[[Gathered], dict[str, Any] | None]
+    finalize: Callable[[ImageSums], dict[str, Any] | None]
     parts: tuple[Cells | Part[Any, Any], ...] = ()
     checks: tuple[Check[F], ...] = ()
     figures: tuple[Callable[[F], Figure | None], ...] = ()
@@ -177,13 +177,13 @@ class Measure(Generic[F]):
             return None
 
 
-def in_noise(value: float | None, error: float | None, noise: float) -> Found:
+def in_noise(value: float | None, error: float | None, noise: float) -> CheckValue:
     """Return value and error in units of the noise; None where one is not known."""
     if value is None or error is None or not noise:
         return None
     return value / noise, error / noise
 
 
-def exact(value: float | None) -> Found:
+def exact(value: float | None) -> CheckValue:
     """Return a value without error; None where it is not known."""
     return None if value is None else (value, 0.0)

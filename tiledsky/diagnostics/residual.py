@@ -8,12 +8,12 @@ import numpy as np
 
 from tiledsky.diagnostics import scale
 from tiledsky.diagnostics.band import Band
-from tiledsky.diagnostics.curve import RESIDUAL, SCALE, Curve, Expected, Histogram, Points, errors, floats
+from tiledsky.diagnostics.curve import RESIDUAL, SCALE, Curve, Histogram, Points, Reference, errors, floats
 from tiledsky.diagnostics.fields import Fields, Number, Numbers
 from tiledsky.diagnostics.moments import MOMENTS, noise
 from tiledsky.diagnostics.parts import Distribution
 from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
-from tiledsky.diagnostics.protocol import Check, Gathered, Measure, in_noise
+from tiledsky.diagnostics.protocol import Check, ImageSums, Measure, in_noise
 from tiledsky.diagnostics.text import measured_text
 from tiledsky.kernels.residual.cell_sums import LAGS, REACH, WIDTHS
 from tiledsky.kernels.residual.sky_sums import GOOD
@@ -82,9 +82,9 @@ def add_values(band: Band, table: KeyTable) -> None:
 VALUES = Distribution("residual", add_values)
 
 
-def noise_of(gathered: Gathered) -> float:
+def noise_of(image: ImageSums) -> float:
     """Noise of a pixel in the unit of the image; NaN where it is not known."""
-    found = gathered.of("residual")
+    found = image.of("residual")
     return (found and found["robust_std"]) or float("nan")
 
 
@@ -98,9 +98,9 @@ def _shape(sums: Floats) -> Floats:
     return np.stack([ratio(sums[..., 1], sums[..., 0]), skew, kurtosis], axis=-1)
 
 
-def finalize(gathered: Gathered) -> dict[str, Any]:
+def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
-    sums, of_scale, histogram = gathered.sums(MOMENTS), gathered.sums(scale.SUMS), gathered.total(VALUES)
+    sums, of_scale, histogram = image.sums(MOMENTS), image.sums(scale.SUMS), image.total(VALUES)
     table = sums.table()
     found = jackknife(table, _shape)
     quantiles = [_quantile(histogram, p / 100) for p in _PERCENTILES]
@@ -227,7 +227,7 @@ def _power_figure(found: Residual) -> Curve | None:
         alt="Variance of the residual by scale, beside that of white noise.",
         rank=1,
         points=(Points("residual", width, floats(power.variance), errors(power.error)),),
-        expected=(Expected("white noise", width, floats(power.white)),) if power.white else (),
+        expected=(Reference("white noise", width, floats(power.white)),) if power.white else (),
         x_scale="log2",
         y_scale="log",
         ticks=width.tolist(),
@@ -243,7 +243,7 @@ def _histogram_figure(found: Residual) -> Histogram | None:
     if found.std:
         x = (edges[1:] + edges[:-1]) / 2
         peak = counts.sum() * np.diff(edges).mean() / (found.std * np.sqrt(2 * np.pi))
-        gaussian = Expected("Gaussian", x, peak * np.exp(-0.5 * ((x - (found.median or 0.0)) / found.std) ** 2))
+        gaussian = Reference("Gaussian", x, peak * np.exp(-0.5 * ((x - (found.median or 0.0)) / found.std) ** 2))
     said = f"mean {measured_text(found.mean, found.mean_error)}, skewness "
     said += measured_text(found.skewness, found.skewness_error)
     return Histogram(

@@ -9,12 +9,12 @@ import numpy as np
 
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.blocks import block_sums
-from tiledsky.diagnostics.curve import SCALE, Curve, Expected, Points, errors, floats
+from tiledsky.diagnostics.curve import SCALE, Curve, Points, Reference, errors, floats
 from tiledsky.diagnostics.fields import Fields, Numbers
 from tiledsky.diagnostics.moments import MOMENTS, mean_square, noise
 from tiledsky.diagnostics.parts import Cells
 from tiledsky.diagnostics.patches import FEWEST, Estimate, Floats, jackknife, plain, ratio
-from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure
+from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure
 from tiledsky.diagnostics.text import measured_text
 from tiledsky.kernels.residual.cell_sums import LAGS, MOMENT_LIMIT, REACH, WIDTHS, block_columns, pair_columns
 
@@ -34,7 +34,7 @@ DEFINITION = (
 )
 
 
-class Other(Fields):
+class NoiseRatio(Fields):
     """Noise against scale by another reckoning."""
 
     ratio: Numbers = []
@@ -49,8 +49,8 @@ class Scale(Fields):
     ratio: Numbers = []
     expected: Numbers = []
     ratio_error: Numbers = []
-    against_weights: Other | None = None
-    truth: Other | None = None
+    against_weights: NoiseRatio | None = None
+    truth: NoiseRatio | None = None
 
 
 def update(band: Band) -> Floats:
@@ -113,9 +113,9 @@ def expected_ratios(correlation: Floats) -> Floats:
     return np.sqrt(np.maximum(np.stack(squares, axis=-1), 1.0))
 
 
-def finalize(gathered: Gathered) -> dict[str, Any]:
+def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
-    sums, moments, source = gathered.sums(SUMS), gathered.sums(MOMENTS), gathered.known.source
+    sums, moments, source = image.sums(SUMS), image.sums(MOMENTS), image.facts.source
     found = ratios(sums.table(BLOCKS))
     counts = sums.sums[..., :_BLOCKS].sum(axis=(0, 1)).reshape(len(WIDTHS), 3)[:, 0]
     rho = correlations(sums.sums[..., PAIRS].sum(axis=(0, 1)), mean_square(moments))
@@ -158,23 +158,23 @@ def _absolute(sums: Floats) -> Floats:
     return np.sqrt(ratio(blocks[..., 1], blocks[..., 0]))
 
 
-def _excess(found: Scale, _: float) -> Found:
+def _excess(found: Scale, _: float) -> CheckValue:
     """Most significant of the largest: by the lower end of each."""
     rows = zip(found.ratio, found.expected, found.ratio_error, strict=False)
     return _largest([(r / e - 1, s / e) for r, e, s in rows if r is not None and e and s is not None])
 
 
-def _overfit(found: Scale, _: float) -> Found:
+def _overfit(found: Scale, _: float) -> CheckValue:
     rows = zip(found.widths, found.ratio, found.ratio_error, strict=False)
     return _largest([(max(1 - r, 0.0), s) for w, r, s in rows if w and w <= 16 and r is not None and s is not None])
 
 
-def _largest(found: Sequence[tuple[float, float]]) -> Found:
+def _largest(found: Sequence[tuple[float, float]]) -> CheckValue:
     return max(found, key=lambda f: f[0] - 3 * f[1], default=None)
 
 
 def _curve(
-    points: Sequence[Points], widths: Floats, *, caption: str, alt: str, expected: tuple[Expected, ...] = ()
+    points: Sequence[Points], widths: Floats, *, caption: str, alt: str, expected: tuple[Reference, ...] = ()
 ) -> Curve:
     return Curve(
         name="scale",
@@ -202,7 +202,7 @@ def _figure(found: Scale) -> Curve | None:
     for k, (other, label) in enumerate(others, 1):
         if other is not None and other.ratio:
             points.append(Points(label, widths, floats(other.ratio), errors(other.ratio_error), k))
-    expected = Expected("noise of this image alone", widths, floats(found.expected), faint=True)
+    expected = Reference("noise of this image alone", widths, floats(found.expected), faint=True)
     last = measured_text(ratio[-1]) if ratio.size else "–"
     return _curve(
         points,

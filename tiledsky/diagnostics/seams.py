@@ -13,7 +13,7 @@ from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.fields import Fields, Number
 from tiledsky.diagnostics.parts import Part
 from tiledsky.diagnostics.patches import Floats, jackknife, number, ratio
-from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure
+from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure
 from tiledsky.geometry import Pair, Region
 
 #: Pixels kept of each side of a tile.
@@ -35,7 +35,7 @@ class Step(Fields):
     fake_worst: Number = None
 
 
-class SeamsFound(Fields):
+class Seams(Fields):
     """What is seen of the tiles."""
 
     step: Step | None = None
@@ -100,7 +100,7 @@ def _sums(lines: NDArray[Any]) -> Floats:
 
 
 @dataclass
-class Seams:
+class SeamTotals:
     """All edges of a run, tile row by tile row."""
 
     edges: list[Floats] = field(default_factory=list)
@@ -159,7 +159,7 @@ def _rms(rows: Floats, column: int, prefix: str) -> dict[str, Any]:
     }
 
 
-class _Sides(Part[Strips, Seams]):
+class _Sides(Part[Strips, SeamTotals]):
     """The sides of each tile, as it is written."""
 
     def add_band(self, tally: list[None], band: Band) -> None:
@@ -177,16 +177,16 @@ class _Sides(Part[Strips, Seams]):
         """Inverse of `to_bytes`."""
         return Strips.from_bytes(data)
 
-    def start(self) -> Seams:
+    def start(self) -> SeamTotals:
         """Return an image without edges."""
-        return Seams()
+        return SeamTotals()
 
-    def add_row(self, total: Seams, row: Sequence[tuple[Region, Strips]]) -> Seams:
+    def add_row(self, total: SeamTotals, row: Sequence[tuple[Region, Strips]]) -> SeamTotals:
         """Add the edges of a row of tiles."""
         total.add_row(row)
         return total
 
-    def finish(self, total: Seams) -> Seams:
+    def finish(self, total: SeamTotals) -> SeamTotals:
         """All edges."""
         return total
 
@@ -194,12 +194,12 @@ class _Sides(Part[Strips, Seams]):
 SIDES = _Sides("sides")
 
 
-def finalize(gathered: Gathered) -> dict[str, Any]:
+def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
-    return gathered.total(SIDES).finalize(gathered.known.tile)
+    return image.total(SIDES).finalize(image.facts.tile)
 
 
-def _seam(found: SeamsFound, noise: float) -> Found:
+def _seam(found: Seams, noise: float) -> CheckValue:
     step = found.step
     if step is None or step.worst is None or step.fake_worst is None or not noise:
         return None
@@ -209,7 +209,7 @@ def _seam(found: SeamsFound, noise: float) -> Found:
 MEASURE = Measure(
     name="seams",
     definition=DEFINITION,
-    fields=SeamsFound,
+    fields=Seams,
     finalize=finalize,
     parts=(SIDES,),
     checks=(Check("seam", "sigma", _seam),),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tiledsky.diagnostics.band import Pixels, bands, owned_cells
 from tiledsky.diagnostics.parts import Cells, Part
 from tiledsky.diagnostics.patches import Floats, PatchSums
-from tiledsky.diagnostics.protocol import Gathered, Known
+from tiledsky.diagnostics.protocol import ImageFacts, ImageSums
 from tiledsky.diagnostics.registry import IMAGE, MEASURES
 from tiledsky.geometry import Pair, Region
 
@@ -115,12 +115,12 @@ class Collector:
             values = [(tile, summary.values[k]) for tile, summary in row]
             self._totals[k] = part.add_row(self._totals[k], values)
 
-    def finalize(self, known: Known) -> dict[str, Any]:
+    def finalize(self, facts: ImageFacts) -> dict[str, Any]:
         """Return facts of the image and all measures, as plain data."""
         columns = [slice(*ends) for ends in pairwise(_ENDS)]
         sums = {part.name: self._sums.part(k) for part, k in zip(_CELLS, columns, strict=True)}
         totals = {part.name: part.finish(total) for part, total in zip(_PARTS, self._totals, strict=True)}
-        gathered = Gathered(self.shape, known, sums, totals, MEASURES)
-        found = {measure.name: gathered.of(measure.name) for measure in MEASURES}
+        image = ImageSums(self.shape, facts, sums, totals, MEASURES)
+        found = {measure.name: image.of(measure.name) for measure in MEASURES}
         measures = {name: data for name, data in found.items() if data is not None}
-        return {"version": VERSION, "image": IMAGE.finalize(gathered), "measures": measures}
+        return {"version": VERSION, "image": IMAGE.finalize(image), "measures": measures}

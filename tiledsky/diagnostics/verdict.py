@@ -8,7 +8,7 @@ from typing import Any
 
 from tiledsky.diagnostics import constants
 from tiledsky.diagnostics.patches import number
-from tiledsky.diagnostics.protocol import Found
+from tiledsky.diagnostics.protocol import CheckValue
 from tiledsky.diagnostics.registry import IMAGE, MEASURES
 from tiledsky.recipe import Checks, Limit
 
@@ -65,7 +65,7 @@ def remarks(diagnostics: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _result(found: Found, limit: Limit, significance: float) -> str:
+def _result(found: CheckValue, limit: Limit, significance: float) -> str:
     if found is None or not math.isfinite(found[0]):
         return NOT_MEASURED
     value, error = abs(found[0]), found[1]

@@ -9,7 +9,7 @@ import numpy as np
 from tiledsky.diagnostics.blocks import BLOCKS, away_from_edges, centre, significance, stretch
 from tiledsky.diagnostics.fields import Fields, Position
 from tiledsky.diagnostics.patches import number
-from tiledsky.diagnostics.protocol import Check, Found, Gathered, Measure
+from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure
 from tiledsky.diagnostics.residual import noise_of
 from tiledsky.kernels.residual.cell_sums import KEPT
 
@@ -21,21 +21,21 @@ DEFINITION = (
 )
 
 
-class Worst(Fields):
+class WorstBlocks(Fields):
     """Blocks, the worst first."""
 
     positions: list[Position] = []
 
 
-def finalize(gathered: Gathered) -> dict[str, Any]:
+def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
-    blocks, shape, to_sky = gathered.total(BLOCKS), gathered.shape, gathered.known.to_sky
+    blocks, shape, to_sky = image.total(BLOCKS), image.shape, image.facts.to_sky
     blocks = blocks[away_from_edges(blocks, shape)]
-    z = significance(blocks, stretch(gathered))
+    z = significance(blocks, stretch(image))
     chosen = np.argsort(-np.abs(z), kind="stable")[:_LISTED]
     y, x = (centre(blocks[k][chosen], n) for k, n in zip(("y", "x"), shape, strict=True))
     ra, dec = to_sky(x, y) if to_sky is not None and len(chosen) else (np.full(len(chosen), np.nan),) * 2
-    means = blocks["sum"][chosen] / blocks["n"][chosen] * noise_of(gathered)
+    means = blocks["sum"][chosen] / blocks["n"][chosen] * noise_of(image)
     return {
         "unit": "sigma",
         "block": KEPT,
@@ -54,7 +54,7 @@ def finalize(gathered: Gathered) -> dict[str, Any]:
     }
 
 
-def _worst_block(found: Worst, _: float) -> Found:
+def _worst_block(found: WorstBlocks, _: float) -> CheckValue:
     known = [p.significance for p in found.positions if p.significance is not None]
     return max(map(abs, known), default=0.0), 0.0
 
@@ -62,7 +62,7 @@ def _worst_block(found: Worst, _: float) -> Found:
 MEASURE = Measure(
     name="worst",
     definition=DEFINITION,
-    fields=Worst,
+    fields=WorstBlocks,
     finalize=finalize,
     parts=(BLOCKS,),
     checks=(Check("worst_block", "sigma", _worst_block),),

@@ -32,18 +32,14 @@ def reads(recipe: Recipe, plan: Plan, stage: Stage) -> list[Read]:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What is there of a task: all that the run keeps of it, and all that it made."""
+class TaskState:
+    """Whether all that the run keeps of a task is there, and all that the task made."""
 
     kept: bool
     usable: bool
 
 
-#: Says of a task what is there of it.
-State = Callable[[Stage, Pair], Done]
-
-
-def needed(recipe: Recipe, plan: Plan, state: State) -> dict[str, list[Pair]]:
+def needed(recipe: Recipe, plan: Plan, state: Callable[[Stage, Pair], TaskState]) -> dict[str, list[Pair]]:
     """Return the tasks that a run must do, by stage, each list in row order."""
     stages = {s.name: s for s in plan.stages}
     demand = {name: np.zeros(plan.grid(stage).counts, bool) for name, stage in stages.items()}

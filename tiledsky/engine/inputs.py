@@ -21,7 +21,7 @@ from tiledsky.io.fits.source import FitsPlane
 from tiledsky.io.options import InputOptions
 from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.source import Source, open_source
-from tiledsky.nodata import AUTO, Look, look_at, without
+from tiledsky.nodata import AUTO, Candidate, look_at, without
 from tiledsky.planes import base_mask
 from tiledsky.recipe import Recipe, check_noise
 from tiledsky.recipe.dq import dq_bits
@@ -64,7 +64,7 @@ def check_planes(recipe: Recipe, source: Source) -> int | None:
     return bits
 
 
-def look_at_input(source: Source, names: Sequence[str] | None = None, dq_bits: int | None = None) -> Look:
+def look_at_input(source: Source, names: Sequence[str] | None = None, dq_bits: int | None = None) -> Candidate:
     """Look at the pixels of an image that no plane (of those named) calls invalid or masks."""
     with _opened(source, names) as opened:
         return look_at(_reader(source, opened, dq_bits), source.shape)

@@ -27,7 +27,7 @@ from tiledsky.io.fits.plane import parse_header
 from tiledsky.io.inside import open_inside
 from tiledsky.io.store import RUN_FOLDER, summary_path, write_json, zarr_threads
 from tiledsky.io.zarr.reader import read_plane
-from tiledsky.operations.base import Operation, Written
+from tiledsky.operations.base import Operation, TaskOutput
 from tiledsky.overlap import Patch
 
 
@@ -64,7 +64,7 @@ def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int 
     )
 
 
-def perform(operation: Operation, task: StoreTask) -> Written:
+def perform(operation: Operation, task: StoreTask) -> TaskOutput:
     """Do the work of a task."""
     return operation.run(task)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import tiledsky
 from tiledsky.engine.checked_store import checked_array, open_checked_store
-from tiledsky.engine.dependencies import Done, keeps, needed
+from tiledsky.engine.dependencies import TaskState, keeps, needed
 from tiledsky.engine.documents import read_identity, read_provenance, read_source
 from tiledsky.engine.layout import Layout
 from tiledsky.engine.plan import Stage
@@ -101,10 +101,10 @@ class Checker:
         """Return the marker of a task if it is whole and of this run, whatever became of its objects."""
         return self.markers.load(stage.name, index)
 
-    def done(self, stage: Stage, index: Pair) -> Done:
+    def done(self, stage: Stage, index: Pair) -> TaskState:
         """Say what is there of a task."""
         bits = self._states[stage.name][index]
-        return Done(bool(bits & _KEPT), bool(bits & _USABLE))
+        return TaskState(bool(bits & _KEPT), bool(bits & _USABLE))
 
     def faults(self) -> list[Fault]:
         """Return what is damaged, by stage and tile: of a finished run what it keeps, else of tasks that were done."""

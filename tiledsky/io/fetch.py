@@ -15,7 +15,7 @@ _BLOCK = 16 << 20
 _TRIES = 3
 
 
-class Fetched:
+class LocalCopy:
     """A copy of an object in the scratch folder, removed with this object, at the latest when the process ends.
 
     The time of the file is that of the object, so that a copy made again is known as the same file.

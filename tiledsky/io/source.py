@@ -15,7 +15,7 @@ from tiledsky.errors import InputError
 from tiledsky.geometry import Pair
 from tiledsky.images import float_dtype
 from tiledsky.io.address import located
-from tiledsky.io.fetch import Fetched
+from tiledsky.io.fetch import LocalCopy
 from tiledsky.io.fits.image import FITS_ENDINGS, FitsImage, FitsRef, split_hdu
 from tiledsky.io.fits.source import FitsPlane, open_fits_plane
 from tiledsky.io.options import InputOptions
@@ -127,7 +127,7 @@ def _open_plane(
     chosen = hdu if named is None else named
     if not away:
         return _open_fits(Path(path), chosen, name, scratch, checksum)
-    fetched = Fetched(path, scratch)
+    fetched = LocalCopy(path, scratch)
     try:
         opened = _open_fits(fetched.path, chosen, name, scratch, checksum)
     except InputError as error:  # about a copy that is gone by the time it is read
@@ -153,7 +153,7 @@ def _open_fits(path: Path, hdu: str | int | None, name: str, scratch: Path | Non
 
 
 #: Unpacked images and copies of this process: the run that reads them is driven from here.
-_keep_open: list[FitsImage | Fetched] = []
+_keep_open: list[FitsImage | LocalCopy] = []
 
 
 def plane_from_json(data: Mapping[str, Any]) -> SourcePlane:

@@ -16,13 +16,13 @@ from tiledsky.kernels.mesh.fill import fill_bytes
 from tiledsky.operations.base import (
     Arrays,
     ArraySpec,
-    Held,
     Image,
     Operation,
+    PixelBytes,
     PixelOperation,
     Read,
     Task,
-    Written,
+    TaskOutput,
     bits_of,
 )
 from tiledsky.operations.boxes import array_box_statistics, box_statistics, cells_of, largest_box, level_box, same_boxes
@@ -105,12 +105,12 @@ class Boxes(Operation):
                 specs[f"{self.folder(level)}/{part}"] = ArraySpec(cells, dtype, cut)
         return specs
 
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
         science, bits = task.patch("science", task.region), task.patch(self.bits, task.region)
         assert science is not None
         assert bits is not None
-        return Written(self.measure(task, science, bits.data != 0))
+        return TaskOutput(self.measure(task, science, bits.data != 0))
 
     def measure(self, task: Task, science: Patch, ignore: NDArray[np.bool_]) -> list[str]:
         """Measure and write the boxes of a tile; return the paths."""
@@ -222,12 +222,12 @@ class MeshOperation(Operation):
         """Arrays that evaluating a surface reads."""
         return [f"{self.folder}/{name}" for name in (f"surface_{SURFACES[which]}", *self.interpolator.lookup_maps)]
 
-    def array_bytes(self, size: int, shape: Pair) -> Held:
+    def array_bytes(self, size: int, shape: Pair) -> PixelBytes:
         """See `Operation.array_bytes`."""
         cells = math.prod(mesh_shape(shape, self.parameters.box_size)) / math.prod(shape)
-        return Held(_MADE * cells, _KEPT * cells)
+        return PixelBytes(_MADE * cells, _KEPT * cells)
 
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """Finish the mesh, one map after the other, so that few whole maps are in memory at a time."""
         step, written = self.parameters, []
         facts: dict[str, Any] = {"range": {}}
@@ -253,7 +253,7 @@ class MeshOperation(Operation):
                 facts["range"][name] = (made.vmin, made.vmax)
                 del made
             del values
-        return Written([*written, *task.write_facts(f"{self.folder}.json", facts)])
+        return TaskOutput([*written, *task.write_facts(f"{self.folder}.json", facts)])
 
     def _of(self, part: str) -> Interpolator[Any]:
         """Interpolator of a map."""

@@ -150,15 +150,15 @@ class Arrays(Protocol):
         """The mesh of an operation, with a warning when it is made if a lazy image holds numbers that mean no data."""
 
 
-class Held(NamedTuple):
-    """Bytes for each pixel of the whole image that an operation takes while it is done, and that are kept of it."""
+class PixelBytes(NamedTuple):
+    """Bytes a pixel of the whole image: while an operation works, and what is kept of it after."""
 
-    made: float
+    working: float
     kept: float
 
 
 @dataclass(frozen=True)
-class Written:
+class TaskOutput:
     """Objects that a task wrote, and whether it left no pixel for the sky."""
 
     paths: list[str]
@@ -253,12 +253,12 @@ class Operation(ABC):
         """Changes of a recipe that take less memory, the smallest first, each in words and done."""
         yield from ()
 
-    def array_bytes(self, size: int, shape: Pair) -> Held:
+    def array_bytes(self, size: int, shape: Pair) -> PixelBytes:
         """Memory on arrays, beside the bands that are worked on; ``size``: bytes of a pixel of image and sky."""
-        return Held(0, 0)
+        return PixelBytes(0, 0)
 
     @abstractmethod
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """Do one task on a store."""
 
     def load(self, task: Task) -> Any:
@@ -318,9 +318,9 @@ class PixelOperation(Operation):
         """See `Operation.scratch`."""
         return () if self.keep or not self.stored else (self.plane,)
 
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`: write the plane."""
-        return Written([task.write(self.plane, task.region, self.patch(task, task.region).crop(task.region))])
+        return TaskOutput([task.write(self.plane, task.region, self.patch(task, task.region).crop(task.region))])
 
     def patch(self, task: Task, region: Region) -> Patch:
         """Make the output for a region of a store."""

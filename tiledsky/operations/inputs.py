@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tiledsky.geometry import Pair
-from tiledsky.operations.base import ArraySpec, Image, Operation, Read, Task, Written
+from tiledsky.operations.base import ArraySpec, Image, Operation, Read, Task, TaskOutput
 from tiledsky.operations.memory import MEGABYTE, READ, WRITE, Phase, Sizes
 
 #: FITS pixels are converted a block at a time; those of a tile-compressed image are unpacked, too.
@@ -30,9 +30,9 @@ class Ingest(Operation):
         """See `Operation.bytes_read`."""
         return sum(plane.itemsize for plane in sizes.planes.values())
 
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
-        return Written([task.write(name, task.region, pixels) for name, pixels in task.inputs(task.region)])
+        return TaskOutput([task.write(name, task.region, pixels) for name, pixels in task.inputs(task.region)])
 
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`: the planes, one after the other."""

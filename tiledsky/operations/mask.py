@@ -15,19 +15,19 @@ from tiledsky.operations.background import Boxes, measured_under
 from tiledsky.operations.base import (
     Arrays,
     ArraySpec,
-    Held,
     Image,
     Operation,
+    PixelBytes,
     PixelOperation,
     Read,
     Task,
-    Written,
+    TaskOutput,
     bits_of,
 )
 from tiledsky.operations.masking import tiers_halo, tiers_patch
 from tiledsky.operations.memory import WRITE, Phase, Sizes
-from tiledsky.operations.passes import Final, Wanted, known, passes
-from tiledsky.operations.search import Detection, Searched, left_out, search_phases
+from tiledsky.operations.passes import StatisticsRequest, StepStatistics, known, passes
+from tiledsky.operations.search import Detection, StepInput, left_out, search_phases
 from tiledsky.operations.thresholds import (
     Thresholds,
     clip_of,
@@ -45,23 +45,23 @@ def mask_operations(recipe: Recipe, step: MaskStep, before: Sequence[Operation])
     detection = Detection(recipe, step)
     local = recipe.noise_source(step) if any(t.noise == "local" for t in step.tiers) else None
     fill = step.masked == "fill"
-    searched = Searched(step.name, detection.output, bits_of(recipe, step), detection, local, fill)
-    wanted = Wanted(searched, tuple(noise_images(step)), clip_of(step), step.tiers)
-    mask = Mask(recipe, step, wanted, measured_under(recipe, step))
-    return [detection, *passes(wanted, MaskStatistics(wanted, step)), mask]
+    source = StepInput(step.name, detection.output, bits_of(recipe, step), detection, local, fill)
+    request = StatisticsRequest(source, tuple(noise_images(step)), clip_of(step), step.tiers)
+    mask = Mask(recipe, step, request, measured_under(recipe, step))
+    return [detection, *passes(request, MaskStatistics(request, step)), mask]
 
 
-class MaskStatistics(Final):
+class MaskStatistics(StepStatistics):
     """Thresholds of the tiers, and the value of the pixels that are left out."""
 
-    def __init__(self, wanted: Wanted, parameters: MaskStep) -> None:
-        super().__init__(wanted)
+    def __init__(self, request: StatisticsRequest, parameters: MaskStep) -> None:
+        super().__init__(request)
         self.parameters = parameters
 
     def facts(self, task: Task) -> list[dict[str, Any]]:
-        """See `Final.facts`."""
-        step, fill = self.parameters, self.wanted.searched.fill
-        of_images = dict(zip(self.wanted.images, self.merged(task, last=True), strict=True))
+        """See `StepStatistics.facts`."""
+        step, fill = self.parameters, self.request.source.fill
+        of_images = dict(zip(self.request.images, self.merged(task, last=True), strict=True))
         statistics = [of_images[noise_image(t, fill=fill)] for t in step.tiers]
         found = self.detections(task)
         limits = thresholds(step.tiers, statistics, found, fill=fill)
@@ -79,8 +79,8 @@ class MaskStatistics(Final):
 
     def on_arrays(self, arrays: Arrays) -> None:
         """See `Operation.on_arrays`."""
-        step, searched = self.parameters, self.wanted.searched
-        detection, ignore = arrays.plane(searched.image), arrays.plane(searched.bits) != 0
+        step, source = self.parameters, self.request.source
+        detection, ignore = arrays.plane(source.image), arrays.plane(source.bits) != 0
         options = {"mask": ignore, "clip": step.clip, "masked": step.masked}
         arrays.values[self.name] = tier_thresholds(detection, step.tiers, **options)
 
@@ -90,8 +90,8 @@ class Mask(PixelOperation):
 
     kind, is_mask = "mask", True
 
-    def __init__(self, recipe: Recipe, step: MaskStep, wanted: Wanted, boxes: tuple[Boxes, ...]) -> None:
-        self.wanted, self.searched, self.parameters = wanted, wanted.searched, step
+    def __init__(self, recipe: Recipe, step: MaskStep, request: StatisticsRequest, boxes: tuple[Boxes, ...]) -> None:
+        self.request, self.source, self.parameters = request, request.source, step
         self.output = self.step = step.name
         self.name = f"{step.name}-mask"
         self.measured = boxes
@@ -106,8 +106,8 @@ class Mask(PixelOperation):
 
     def inputs(self) -> list[Read]:
         """See `PixelOperation.inputs`."""
-        halo, local = tiers_halo(self.parameters.tiers), self.searched.local
-        planes = [Read(self.searched.bits, halo), Read(self.searched.image, halo)]
+        halo, local = tiers_halo(self.parameters.tiers), self.source.local
+        planes = [Read(self.source.bits, halo), Read(self.source.image, halo)]
         return planes if local is None else [*planes, Read(f"{local.name}/rms", halo)]
 
     def values(self) -> dict[str, str]:
@@ -140,12 +140,12 @@ class Mask(PixelOperation):
         """See `Operation.kept`."""
         return self.keep or bool(self.measured)
 
-    def array_bytes(self, size: int, shape: Pair) -> Held:
+    def array_bytes(self, size: int, shape: Pair) -> PixelBytes:
         """See `Operation.array_bytes`."""
-        local = size * (self.searched.local is not None)
-        return Held(4 + 1 + self.searched.fill + self.wanted.array_bytes + local + 2, 1)
+        local = size * (self.source.local is not None)
+        return PixelBytes(4 + 1 + self.source.fill + self.request.array_bytes + local + 2, 1)
 
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
         plane = self.patch(task, task.region).cropped(task.region)
         written = [task.write(self.plane, task.region, plane.data)]
@@ -153,7 +153,7 @@ class Mask(PixelOperation):
             science = task.patch("science", task.region)
             assert science is not None
             written += boxes.measure(task, science, plane.data != 0)
-        return Written(written)
+        return TaskOutput(written)
 
     def on_arrays(self, arrays: Arrays) -> None:
         """See `Operation.on_arrays`."""
@@ -164,14 +164,14 @@ class Mask(PixelOperation):
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`: the search of every tier, then the boxes."""
         held = (("image, detection", sizes.size + 4), ("bits", 1))
-        searches = [search_phases(sizes, self.searched, tier, held) for tier in self.parameters.tiers]
+        searches = [search_phases(sizes, self.source, tier, held) for tier in self.parameters.tiers]
         measured = Phase("boxes")
         for what, per in held:
             measured.add(what, per, "px read", sizes.read)
         measured.add("mask, found, ignored", 3, "px", sizes.tile)
         # the plane is written with the same arrays, and less beside them
         measuring = Boxes.terms(measured, sizes, self.measured)
-        return [*self.searched.phases(sizes), *searches, measuring.add("shard", WRITE, "px", sizes.tile)]
+        return [*self.source.phases(sizes), *searches, measuring.add("shard", WRITE, "px", sizes.tile)]
 
 
 def _mask(

@@ -21,7 +21,7 @@ from tiledsky.kernels.mesh import error as mesh_error
 from tiledsky.kernels.mesh.fill import fill
 from tiledsky.kernels.mesh.guards import from_levels, outlying_boxes
 from tiledsky.operations.boxes import MeshParameters, box_levels
-from tiledsky.operations.interpolators import Interpolator, MeasuredBoxes, interpolator_of
+from tiledsky.operations.interpolators import Interpolator, MeshBoxes, interpolator_of
 from tiledsky.operations.surface import Surface, make_surface
 from tiledsky.recipe import BackgroundStep, InterpolatorParameters
 
@@ -109,7 +109,7 @@ def maps(
     yield "n_good", n_good
     del n_good
     variance, values, factor, shared = _noise(measured, level, excluded, step)
-    boxes = MeasuredBoxes(step, measured, level, excluded, factor, shared, values, variance, limit)
+    boxes = MeshBoxes(step, measured, level, excluded, factor, shared, values, variance, limit)
     del variance, values, limit
     yield "noise_factor", factor
     yield from interpolator_of(step.interpolator).maps(boxes)

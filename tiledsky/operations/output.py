@@ -13,7 +13,7 @@ from tiledsky.geometry import Pair, Region, boxes_of, mesh_shape
 from tiledsky.kernels.filters.blocks import block_means
 from tiledsky.operations import quality
 from tiledsky.operations.background import SURFACES, MeshOperation, cell_values, mesh_name, mesh_terms
-from tiledsky.operations.base import ArraySpec, Image, Operation, Read, Task, Written
+from tiledsky.operations.base import ArraySpec, Image, Operation, Read, Task, TaskOutput
 from tiledsky.operations.memory import WRITE, Phase, Sizes
 from tiledsky.operations.passes import HISTOGRAM
 from tiledsky.overlap import Patch
@@ -105,7 +105,7 @@ class Output(Operation):
         """See `Operation.files`."""
         return [f"summaries/{self.name}/{index[0]}.{index[1]}.bin"]
 
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """Write the planes of a tile and measure it."""
         tile, region = task.region, needed_region(task.region, task.shape)
         science, base = task.patch("science", region), task.patch("base", region)
@@ -134,7 +134,7 @@ class Output(Operation):
             elif name == "mask":
                 written.append(task.write(name, tile, base.crop(tile)))
         written += quality.summarise_tile(task, bits, measured, outside)
-        return Written(written, all_masked=bool(np.all(bits.crop(tile))))
+        return TaskOutput(written, all_masked=bool(np.all(bits.crop(tile))))
 
     def _pixels(self, task: Task, name: str, which: int, region: Region) -> NDArray[Any]:
         """Pixels of one of the `SURFACES` of a background step, or of its bandwidth."""

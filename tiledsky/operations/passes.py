@@ -24,9 +24,9 @@ from tiledsky.kernels.statistics.biweight import BiweightSums
 from tiledsky.kernels.statistics.histogram import KeyHistogram
 from tiledsky.kernels.statistics.refinement import Refinement
 from tiledsky.operations import reliability
-from tiledsky.operations.base import Operation, Read, Task, Written
+from tiledsky.operations.base import Operation, Read, Task, TaskOutput
 from tiledsky.operations.memory import MEGABYTE, Phase, Sizes
-from tiledsky.operations.search import Searched, search_phases
+from tiledsky.operations.search import StepInput, search_phases
 from tiledsky.operations.thresholds import NoiseImage, noise_image, ranks_halo, ranks_patch
 from tiledsky.overlap import Patch
 from tiledsky.recipe import SigmaClip, Tier
@@ -47,10 +47,10 @@ _HISTOGRAMS = 45 * MEGABYTE
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StatisticsRequest:
     """Statistics that a step needs: of which images, by which clip, and of which tiers the detections are counted."""
 
-    searched: Searched
+    source: StepInput
     images: tuple[NoiseImage, ...]
     clip: SigmaClip
     tiers: tuple[Tier, ...] = ()
@@ -87,8 +87,8 @@ class Wanted:
 class Pass(Operation):
     """One of the passes, or what combines one; see above."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.wanted, self.step = wanted, wanted.searched.step
+    def __init__(self, request: StatisticsRequest) -> None:
+        self.request, self.step = request, request.source.step
         self.name = self._of(self.kind)
 
     def _of(self, kind: str) -> str:
@@ -111,18 +111,18 @@ class TilePass(Pass):
 
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`."""
-        halos = [image.halo for image in self.wanted.images]
-        yield from self.wanted.searched.reads((max(h[0] for h in halos), max(h[1] for h in halos)))
+        halos = [image.halo for image in self.request.images]
+        yield from self.request.source.reads((max(h[0] for h in halos), max(h[1] for h in halos)))
 
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
         pixels, ignored = self._pixels(task)
-        return Written(task.write_parts(self.chunk(task, pixels, ignored)))
+        return TaskOutput(task.write_parts(self.chunk(task, pixels, ignored)))
 
     def _pixels(self, task: Task) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
         """Pixels of a tile of each image, and those that are left out."""
-        detection, ignore = self.wanted.searched.patches(task, task.region.grown(self.halo, task.shape))
-        tile, images = task.region, self.wanted.images
+        detection, ignore = self.request.source.patches(task, task.region.grown(self.halo, task.shape))
+        tile, images = task.region, self.request.images
         ignored = np.ascontiguousarray(ignore.crop(tile))
         return [np.ascontiguousarray(i.patch(detection, ignore).crop(tile), np.float32) for i in images], ignored
 
@@ -132,10 +132,10 @@ class TilePass(Pass):
 
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`."""
-        images, size, searched = self.wanted.images, sizes.size, self.wanted.searched
+        images, size, source = self.request.images, sizes.size, self.request.source
         smoothed = max(images, key=lambda i: i.halo)
         found = Phase(self.kind).add("image", size, "px read", sizes.read)
-        found.add("detection", 4 * searched.is_detection, "px read", sizes.read)
+        found.add("detection", 4 * source.is_detection, "px read", sizes.read)
         found.add("bits, ignored", 2, "px read", sizes.read)
         found.add("ignored", 1, "px", sizes.tile).add("pixels", 4 * len(images), "px", sizes.tile)
         if any(smoothed.halo):
@@ -144,7 +144,7 @@ class TilePass(Pass):
         counted = Phase(self.kind).add("pixels and ignored", 4 * len(images) + 1, "px", sizes.tile)
         counted.add("image if not smoothed", size + 4, "px read", sizes.read)
         counted.add("counters", 1, "B", self.counters)
-        return [*searched.phases(sizes), found, counted]
+        return [*source.phases(sizes), found, counted]
 
 
 class Histogram(TilePass):
@@ -157,7 +157,7 @@ class Histogram(TilePass):
         return [KeyHistogram.from_values(values, mask=ignored).to_bytes() for values in pixels]
 
 
-class Refine(TilePass):
+class RefinementPass(TilePass):
     """Second pass: the values in the chosen bins."""
 
     kind, counters = "refine", _REFINE
@@ -169,8 +169,8 @@ class Refine(TilePass):
 
     def chunk(self, task: Task, pixels: list[NDArray[np.float32]], ignored: NDArray[np.bool_]) -> list[bytes]:
         """See `TilePass.chunk`."""
-        wanted = zip(pixels, task.value(self._of("bins")), strict=True)
-        return [Refinement.from_values(values, bins, mask=ignored).to_bytes() for values, (_, bins) in wanted]
+        images = zip(pixels, task.value(self._of("bins")), strict=True)
+        return [Refinement.from_values(values, bins, mask=ignored).to_bytes() for values, (_, bins) in images]
 
 
 class Biweight(TilePass):
@@ -186,7 +186,7 @@ class Biweight(TilePass):
     def chunk(self, task: Task, pixels: list[NDArray[np.float32]], ignored: NDArray[np.bool_]) -> list[bytes]:
         """See `TilePass.chunk`."""
         parts = []
-        for image, values, of in zip(self.wanted.images, pixels, task.value(self._of("centers")), strict=True):
+        for image, values, of in zip(self.request.images, pixels, task.value(self._of("centers")), strict=True):
             if not image.biweight:
                 parts.append(b"")
                 continue
@@ -202,34 +202,34 @@ class Detections(Pass):
 
     @property
     def _counted(self) -> list[Tier]:
-        return [tier for tier in self.wanted.tiers if tier.reliability is not None]
+        return [tier for tier in self.request.tiers if tier.reliability is not None]
 
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`."""
-        yield from self.wanted.searched.reads(ranks_halo(self.wanted.tiers))
+        yield from self.request.source.reads(ranks_halo(self.request.tiers))
         yield Read(self._of("centers"), None)
 
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
-        detection, ignore = self.wanted.searched.patches(task, task.region.grown(self.halo, task.shape))
-        centers = dict(zip(self.wanted.images, task.value(self._of("centers")), strict=True))
+        detection, ignore = self.request.source.patches(task, task.region.grown(self.halo, task.shape))
+        centers = dict(zip(self.request.images, task.value(self._of("centers")), strict=True))
         parts = []
-        for tier in self.wanted.tiers:
+        for tier in self.request.tiers:
             if tier.reliability is None:
                 parts.append(b"")
                 continue
             found: Patch = ranks_patch(detection, ignore, tier=tier, statistics=centers[noise_image(tier)])
             parts.append(reliability.to_bytes(reliability.counts(found.crop(task.region))))
-        return Written(task.write_parts(parts))
+        return TaskOutput(task.write_parts(parts))
 
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`: searches of the image and of its negative with several thresholds."""
         held = (("image, detection", sizes.size + 4), ("bits", 1), ("negative, ranks", 5))
-        searched = self.wanted.searched
-        return [*searched.phases(sizes), *(search_phases(sizes, searched, tier, held) for tier in self._counted)]
+        source = self.request.source
+        return [*source.phases(sizes), *(search_phases(sizes, source, tier, held) for tier in self._counted)]
 
 
-class Combined(Pass):
+class Reduction(Pass):
     """A task that combines the tiles of a pass."""
 
     whole = True
@@ -237,9 +237,9 @@ class Combined(Pass):
     def merged(self, task: Task, *, last: bool) -> list[Statistics]:
         """Statistics of the images from the passes; ``last``: with the third, if there is one."""
         found = []
-        for k, image in enumerate(self.wanted.images):
+        for k, image in enumerate(self.request.images):
             refinement = sums = None
-            if self.wanted.refine:
+            if self.request.refine:
                 histogram = task.value(self._of("bins"))[k][0]
             else:
                 histogram = self._histogram(task, k)
@@ -247,7 +247,7 @@ class Combined(Pass):
                 refinement = Refinement.merged(map(Refinement.from_bytes, self._parts(task, "refine", k)))
             if image.biweight and last:
                 sums = BiweightSums.merged(map(BiweightSums.from_bytes, self._parts(task, "biweight", k)))
-            found.append(finish(histogram, refinement, self.wanted.clip, sums))
+            found.append(finish(histogram, refinement, self.request.clip, sums))
         return found
 
     def _histogram(self, task: Task, k: int) -> KeyHistogram:
@@ -258,7 +258,7 @@ class Combined(Pass):
 
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`: the passes before it; the histograms of tiles alone if nothing has merged them."""
-        before = self.wanted.passes[: self.wanted.passes.index(self.kind)]
+        before = self.request.passes[: self.request.passes.index(self.kind)]
         for kind in before:
             if kind != "centers" and (kind != "histogram" or "bins" not in before):
                 yield Read(self._of(kind), None)
@@ -266,25 +266,25 @@ class Combined(Pass):
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`."""
         merged = Phase("merging").add("histograms", 1, "B", _HISTOGRAMS)
-        if self.kind != "bins" and self.wanted.refine:
+        if self.kind != "bins" and self.request.refine:
             values = min(sizes.tasks(self._of("refine")) * _DISTINCT_TILE, _MERGED + 2 * _DISTINCT + _DISTINCT_TILE)
             merged.add("values", _MERGING, "values", values).add("sample", 24, "values", _DISTINCT)
         return [merged]
 
 
-class Bins(Combined):
+class Bins(Reduction):
     """Merge the first pass; choose the bins whose single values can matter."""
 
     kind = "bins"
 
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
         parts: list[bytes] = []
-        for k, image in enumerate(self.wanted.images):
+        for k, image in enumerate(self.request.images):
             merged = self._histogram(task, k)
-            bins = bins_to_refine(merged, self.wanted.clip) if image.refine else np.zeros(0, np.uint16)
+            bins = bins_to_refine(merged, self.request.clip) if image.refine else np.zeros(0, np.uint16)
             parts += [merged.to_bytes(), np.ascontiguousarray(bins, np.uint16).tobytes()]
-        return Written(task.write_parts(parts))
+        return TaskOutput(task.write_parts(parts))
 
     def load(self, task: Task) -> list[tuple[KeyHistogram, NDArray[np.uint16]]]:
         """Histogram and bins of each image."""
@@ -293,15 +293,15 @@ class Bins(Combined):
         return list(zip(map(KeyHistogram.from_bytes, parts[::2]), bins, strict=True))
 
 
-class Centers(Combined):
+class Centers(Reduction):
     """Merge the first two passes: the statistics of each image that the third pass needs."""
 
     kind = "centers"
 
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
         found = [astuple(s) for s in self.merged(task, last=False)]
-        return Written(task.write_parts([np.array(values, "<f8").tobytes() for values in found]))
+        return TaskOutput(task.write_parts([np.array(values, "<f8").tobytes() for values in found]))
 
     def load(self, task: Task) -> list[Statistics]:
         """Statistics of each image."""
@@ -310,7 +310,7 @@ class Centers(Combined):
         return [Statistics(int(n), *others) for n, *others in found]
 
 
-class Final(Combined):
+class StepStatistics(Reduction):
     """Merge the last pass and write the statistics of a step: what follows from them is the step's."""
 
     kind = "statistics"
@@ -324,9 +324,9 @@ class Final(Combined):
         """See `Operation.files`."""
         return [f"thresholds/{self.step}.json"]
 
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
-        return Written(task.write_facts(f"thresholds/{self.step}.json", self.facts(task)))
+        return TaskOutput(task.write_facts(f"thresholds/{self.step}.json", self.facts(task)))
 
     @abstractmethod
     def facts(self, task: Task) -> list[dict[str, Any]]:
@@ -338,7 +338,7 @@ class Final(Combined):
             None
             if tier.reliability is None
             else reliability.merged(map(reliability.from_bytes, self._parts(task, "detections", k)))
-            for k, tier in enumerate(self.wanted.tiers)
+            for k, tier in enumerate(self.request.tiers)
         ]
 
 
@@ -347,10 +347,10 @@ def known(statistics: Statistics) -> dict[str, float | None]:
     return {name: value for name, value in vars(statistics).items() if not math.isnan(value)}
 
 
-PASSES: tuple[type[Pass], ...] = (Histogram, Bins, Refine, Centers, Biweight, Detections)
+PASSES: tuple[type[Pass], ...] = (Histogram, Bins, RefinementPass, Centers, Biweight, Detections)
 
 
-def passes(wanted: Wanted, final: Final) -> list[Operation]:
+def passes(request: StatisticsRequest, final: StepStatistics) -> list[Operation]:
     """Operations that make the statistics of a step, in order; ``final`` is the last."""
     kinds = {operation.kind: operation for operation in PASSES}
-    return [final if kind == final.kind else kinds[kind](wanted) for kind in wanted.passes]
+    return [final if kind == final.kind else kinds[kind](request) for kind in request.passes]

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from tiledsky.diagnostics.arrays import expected_noise
 from tiledsky.diagnostics.band import Pixels
 from tiledsky.diagnostics.patches import patch_size
-from tiledsky.diagnostics.protocol import Bandwidths, Known, ToSky
+from tiledsky.diagnostics.protocol import Bandwidths, ImageFacts, ToSky
 from tiledsky.diagnostics.summary import N_COLUMNS, Collector, TileSummary, summarise
 from tiledsky.diagnostics.verdict import judge
 from tiledsky.geometry import Pair, TileGrid
 from tiledsky.kernels.residual.cell_sums import CELL
-from tiledsky.operations.base import Operation, Read, Task, Written
+from tiledsky.operations.base import Operation, Read, Task, TaskOutput
 from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.operations.memory import Phase, Sizes
 from tiledsky.operations.passes import HISTOGRAM
@@ -89,7 +89,7 @@ class Diagnostics(Operation):
         """See `Operation.files`."""
         return [DIAGNOSTICS]
 
-    def run(self, task: Task) -> Written:
+    def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
         collector = Collector(task.shape)
         for row in task.rows("output"):
@@ -97,7 +97,7 @@ class Diagnostics(Operation):
         source = next((name for name in ("error", "weight") if task.has(name)), None)
         header = task.header()
         found = collector.finalize(
-            Known(
+            ImageFacts(
                 task.tile_of("output"),
                 source=source,
                 to_sky=_to_sky(header),
@@ -105,7 +105,7 @@ class Diagnostics(Operation):
                 bandwidths=self._bandwidths(task) if self.interpolator.chooses_bandwidths else None,
             )
         )
-        return Written(task.write_facts(DIAGNOSTICS, {**found, "verdict": judge(found, self.recipe.checks)}))
+        return TaskOutput(task.write_facts(DIAGNOSTICS, {**found, "verdict": judge(found, self.recipe.checks)}))
 
     def _bandwidths(self, task: Task) -> Bandwidths:
         """Bandwidths of the result's fit, block by block."""

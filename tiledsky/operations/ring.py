@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from tiledsky.geometry import Pair
-from tiledsky.operations.base import Arrays, Held, Operation, PixelOperation, Read, Task, bits_of
+from tiledsky.operations.base import Arrays, Operation, PixelBytes, PixelOperation, Read, Task, bits_of
 from tiledsky.operations.filters import ring_halo, ring_step_patch
 from tiledsky.operations.memory import WRITE, Phase, Sizes
-from tiledsky.operations.passes import Final, Wanted, known, passes
-from tiledsky.operations.search import Searched, left_out
+from tiledsky.operations.passes import StatisticsRequest, StepStatistics, known, passes
+from tiledsky.operations.search import StepInput, left_out
 from tiledsky.operations.thresholds import clip_of, fill_value, noise_images
 from tiledsky.overlap import Patch, call
 from tiledsky.recipe import Recipe, RingStep
@@ -23,16 +23,16 @@ from tiledsky.statistics import image_statistics
 
 def ring_operations(recipe: Recipe, step: RingStep, before: Sequence[Operation]) -> list[Operation]:
     """Operations of a ring step."""
-    searched = Searched(step.name, "science", bits_of(recipe, step))
-    wanted = Wanted(searched, tuple(noise_images(step)), clip_of(step))
-    return [*passes(wanted, RingStatistics(wanted)), Ring(wanted, step)]
+    source = StepInput(step.name, "science", bits_of(recipe, step))
+    request = StatisticsRequest(source, tuple(noise_images(step)), clip_of(step))
+    return [*passes(request, RingStatistics(request)), Ring(request, step)]
 
 
-class RingStatistics(Final):
+class RingStatistics(StepStatistics):
     """Value that the pixels count as that the ring leaves out."""
 
     def facts(self, task: Task) -> list[dict[str, Any]]:
-        """See `Final.facts`."""
+        """See `StepStatistics.facts`."""
         (only,) = self.merged(task, last=True)
         return [{**known(only), "fill": fill_value(only)}]
 
@@ -43,10 +43,11 @@ class RingStatistics(Final):
 
     def on_arrays(self, arrays: Arrays) -> None:
         """See `Operation.on_arrays`."""
-        image, bits = arrays.plane(self.wanted.searched.image), arrays.plane(self.wanted.searched.bits)
-        (wanted,) = self.wanted.images
-        options = {"refine": wanted.refine, "biweight": wanted.biweight}
-        statistics = image_statistics(image.astype(np.float32), bits != 0, self.wanted.clip, **options)
+        image, bits = arrays.plane(self.request.source.image), arrays.plane(self.request.source.bits)
+        (noise,) = self.request.images
+        statistics = image_statistics(
+            image.astype(np.float32), bits != 0, self.request.clip, refine=noise.refine, biweight=noise.biweight
+        )
         arrays.values[self.name] = call(fill_value, statistics)
 
 
@@ -55,14 +56,14 @@ class Ring(PixelOperation):
 
     kind = "ring"
 
-    def __init__(self, wanted: Wanted, step: RingStep) -> None:
-        self.wanted, self.searched, self.parameters = wanted, wanted.searched, step
+    def __init__(self, request: StatisticsRequest, step: RingStep) -> None:
+        self.request, self.source, self.parameters = request, request.source, step
         self.name = self.output = self.plane = self.step = step.name
         self.keep = step.keep
 
     def inputs(self) -> list[Read]:
         """See `PixelOperation.inputs`."""
-        return self.searched.reads(ring_halo(self.parameters))
+        return self.source.reads(ring_halo(self.parameters))
 
     def values(self) -> dict[str, str]:
         """See `PixelOperation.values`."""
@@ -76,9 +77,9 @@ class Ring(PixelOperation):
         """See `PixelOperation.dtype`."""
         return image
 
-    def array_bytes(self, size: int, shape: Pair) -> Held:
+    def array_bytes(self, size: int, shape: Pair) -> PixelBytes:
         """See `Operation.array_bytes`."""
-        return Held(size + 1 + self.wanted.array_bytes, size)
+        return PixelBytes(size + 1 + self.request.array_bytes, size)
 
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`."""
@@ -93,7 +94,7 @@ class Ring(PixelOperation):
         ring.add("codes", 32 if size == 4 else 44, "px of a block", block)
         written = Phase("writing").add("image, bits", size + 1, "px read", sizes.read)
         written.add("ring", size, "px", sizes.tile).add("shard", WRITE * size, "px", sizes.tile)
-        return [*self.searched.phases(sizes), ring, written]
+        return [*self.source.phases(sizes), ring, written]
 
 
 def _ring(image: Patch, bits: Patch, *, step: RingStep, fill: float | None = None) -> Patch:

@@ -24,7 +24,7 @@ from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, Tier
 
 
 @dataclass(frozen=True)
-class Searched:
+class StepInput:
     """The image that a step works on, and the bits that it leaves out.
 
     Attributes
@@ -144,17 +144,17 @@ def _evened_by_rms(image: Patch, sky: Patch, rms: Patch) -> Patch:
     return _evened(image, sky, None, rms)
 
 
-def search_phases(sizes: Sizes, searched: Searched, tier: Tier, held: Iterable[tuple[str, int]]) -> Phase:
+def search_phases(sizes: Sizes, source: StepInput, tier: Tier, held: Iterable[tuple[str, int]]) -> Phase:
     """Phase of the search of one tier, beside arrays of so many bytes a pixel."""
     taps = taps_of(fwhm=tier.fwhm, sigma=tier.sigma, kernel_radius=tier.kernel_radius)
     search = Phase("search")
     for what, per in held:
         search.add(what, per, "px read", sizes.read)
     search.add("ignored, found", 2, "px read", sizes.read).add("mask", 3, "px", sizes.tile)
-    search.add("filled", 4 * searched.fill, "px read", sizes.read)
-    if tier.noise == "local" and searched.local is not None:
+    search.add("filled", 4 * source.fill, "px read", sizes.read)
+    if tier.noise == "local" and source.local is not None:
         noise = search.add("noise, limit", 3 * sizes.size, "px read", sizes.read)
-        mesh_terms(noise, searched.local, sizes)
+        mesh_terms(noise, source.local, sizes)
     if taps is not None:
         search.add("padded image and mask", 5, "px padded", sizes.padded).add("smoothed", 4, "px read", sizes.read)
         search.add("smoothing", 1, "B", 16 * 256 * (taps.size + 63))

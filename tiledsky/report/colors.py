@@ -40,7 +40,7 @@ def palette(kind: str, count: int = 256) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ColorRange:
     """Range of values that is shown, and with which palette."""
 
     low: float
@@ -57,7 +57,7 @@ def spread(values: NDArray[np.floating]) -> float:
     return found if found > 0 else float(finite.std()) or 1.0
 
 
-def ranges(planes: dict[str, NDArray[np.floating]], *, noise: float) -> dict[str, Shown]:
+def ranges(planes: dict[str, NDArray[np.floating]], *, noise: float) -> dict[str, ColorRange]:
     """Choose what to show of each plane.
 
     Parameters
@@ -69,22 +69,22 @@ def ranges(planes: dict[str, NDArray[np.floating]], *, noise: float) -> dict[str
 
     Returns
     -------
-    dict of str to Shown
+    dict of str to ColorRange
         The image and its sky share a range, so that they can be compared by eye.
     """
-    shown = {"mask": Shown(0.0, 1.0, "share"), "subtracted": Shown(-3 * noise, 6 * noise, "even")}
+    shown = {"mask": ColorRange(0.0, 1.0, "share"), "subtracted": ColorRange(-3 * noise, 6 * noise, "even")}
     sky = planes.get("background")
     if sky is not None:
         low, high = _middle(sky)
-        shown["background"] = Shown(low, max(high, low + noise), "even")
-        shown["science"] = Shown(low - 2 * noise, high + 4 * noise, "even")
+        shown["background"] = ColorRange(low, max(high, low + noise), "even")
+        shown["science"] = ColorRange(low - 2 * noise, high + 4 * noise, "even")
     for name, values in planes.items():
         if name == "residual":
             limit = 4 * spread(values)
-            shown[name] = Shown(-limit, limit, "signed")
+            shown[name] = ColorRange(-limit, limit, "signed")
         elif name not in shown:
             low, high = _middle(values)
-            shown[name] = Shown(low, high if high > low else low + (abs(low) or 1.0), "even")
+            shown[name] = ColorRange(low, high if high > low else low + (abs(low) or 1.0), "even")
     return shown
 
 

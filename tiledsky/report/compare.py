@@ -22,7 +22,7 @@ from tiledsky.io.files import write_bytes
 from tiledsky.io.zarr.check import array_alone_or_named
 from tiledsky.io.zarr.reader import read_plane
 from tiledsky.report import facts, figures, html, panels
-from tiledsky.report.colors import Shown, spread
+from tiledsky.report.colors import ColorRange, spread
 from tiledsky.report.windows import Window, read_window
 
 #: Cells along the longer side of the maps.
@@ -99,7 +99,7 @@ def _page(runs: list[Run], truth: Any) -> str:
     shape = runs[0].plan.shape
     maps = [_map(run, truth) for run in runs]
     limit = 4 * float(np.median([spread(m.cells) for m in maps]))
-    shown = Shown(-limit, limit, "signed")
+    shown = ColorRange(-limit, limit, "signed")
     x_range, y_range = panels.linked_ranges(shape)
     made = [
         _panel(f"run-{k}", label, window, shown, truth)
@@ -148,7 +148,7 @@ def _block_means(sky: Any, window: Window) -> NDArray[np.float32]:
     return np.concatenate([block_means(as_float(row), size) for row in rows]).astype(np.float32)
 
 
-def _panel(name: str, label: str, window: Window, shown: Shown, truth: Any) -> panels.Panel:
+def _panel(name: str, label: str, window: Window, shown: ColorRange, truth: Any) -> panels.Panel:
     what = "unmasked pixels of image − background" if truth is None else "background − true sky"
     scatter = measured_text(spread(window.cells))
     caption = f"{what}, means of {window.size} × {window.size} px; they scatter by {scatter}"
@@ -170,7 +170,7 @@ def _column(run: Run, label: str, diagnostics: Diagnostics, window: Window, with
     )
 
 
-def _figures(labels: list[str], measured: list[Diagnostics]) -> list[figures.Drawn]:
+def _figures(labels: list[str], measured: list[Diagnostics]) -> list[figures.Plot]:
     """Measures of all runs on the same axes."""
     from matplotlib import rc_context
 

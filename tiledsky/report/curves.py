@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tiledsky.diagnostics.curve import Curve, Expected, Figure, Histogram, Rows
+from tiledsky.diagnostics.curve import Curve, Figure, Histogram, Reference, Rows
 from tiledsky.plain import figure_label
 from tiledsky.report.colors import LINES, MARKERS
 
@@ -24,7 +24,7 @@ def draw(axes: Any, figure: Figure) -> None:
         _rows(axes, figure)
 
 
-def _expected(axes: Any, line: Expected) -> None:
+def _expected(axes: Any, line: Reference) -> None:
     color = _FAINT if line.faint else "black"
     axes.plot(line.x, line.y, color=color, linestyle="--", linewidth=1.2, label=figure_label(line.label))
 

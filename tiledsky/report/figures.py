@@ -39,7 +39,7 @@ STYLE: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Plot:
     """A figure, and what it shows in words.
 
     Attributes
@@ -71,13 +71,13 @@ WORST = Section(
 _SECTIONS = (WORST, SCALE, BIAS, RESIDUAL)
 
 
-def sections_of(drawn: Sequence[Drawn]) -> list[Section]:
+def sections_of(drawn: Sequence[Plot]) -> list[Section]:
     """Sections of some figures, in the order of a report."""
     there = [figure.section for figure in drawn]
     return [section for section in dict.fromkeys((*_SECTIONS, *there)) if section in there]
 
 
-def figures_of(run: Run, *, with_maps: bool = True) -> list[Drawn]:
+def figures_of(run: Run, *, with_maps: bool = True) -> list[Plot]:
     """Draw the figures of a run; those whose measure the run does not have are left out.
 
     ``with_maps``: also the residual and the mask of the whole image, which a page shows as panels.
@@ -104,11 +104,11 @@ def _measured(diagnostics: Diagnostics) -> list[curve.Figure]:
     return sorted(found, key=lambda figure: (sections.index(figure.section), figure.rank))
 
 
-def draw(figure: curve.Figure, size: tuple[float, float]) -> Drawn:
+def draw(figure: curve.Figure, size: tuple[float, float]) -> Plot:
     """Draw a figure of measures; ``size``: width and height in inches."""
     canvas, axes = axes_of(*size)
     curves.draw(axes, figure)
-    return Drawn(figure.name, figure.title, figure.caption, figure.alt, figure.section, canvas)
+    return Plot(figure.name, figure.title, figure.caption, figure.alt, figure.section, canvas)
 
 
 def axes_of(width: float, height: float) -> tuple[Figure, Any]:
@@ -123,13 +123,13 @@ def axes_of(width: float, height: float) -> tuple[Figure, Any]:
     )
 
 
-def _map(run: Run, name: str) -> Drawn:
+def _map(run: Run, name: str) -> Plot:
     ny, nx = run.plan.shape
     figure, axes = axes_of(4.8, float(np.clip(3.2 * ny / nx, 1.6, 8.0)) + 0.8)
-    return Drawn(name, *maps.whole(axes, run, name), RESIDUAL, figure, image=True)
+    return Plot(name, *maps.whole(axes, run, name), RESIDUAL, figure, image=True)
 
 
-def _worst(run: Run, diagnostics: Diagnostics) -> list[Drawn]:
+def _worst(run: Run, diagnostics: Diagnostics) -> list[Plot]:
     """Regions with the largest residuals, and the deepest hole."""
     negative, worst = diagnostics.of(NEGATIVE), diagnostics.of(LARGEST)
     holes = [] if negative is None else negative.regions[:1]
@@ -138,5 +138,5 @@ def _worst(run: Run, diagnostics: Diagnostics) -> list[Drawn]:
     for k, position in enumerate([*positions, *holes], 1):
         figure, axes = axes_of(3.4, 3.3)
         told = maps.region(axes, run, position, k, hole=k > len(positions))
-        drawn.append(Drawn(f"worst_{k}", *told, WORST, figure, image=True))
+        drawn.append(Plot(f"worst_{k}", *told, WORST, figure, image=True))
     return drawn

@@ -178,7 +178,7 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(policy=POLICY, **values)
 
 
-def picture(drawn: figures.Drawn) -> Picture:
+def picture(drawn: figures.Plot) -> Picture:
     """Turn a figure into an image that is part of the page."""
     import base64
 
@@ -187,7 +187,7 @@ def picture(drawn: figures.Drawn) -> Picture:
     return Picture(drawn.title, drawn.caption, drawn.alt, f"data:image/{mime};base64,{data}")
 
 
-def _bytes(drawn: figures.Drawn, kind: str) -> bytes:
+def _bytes(drawn: figures.Plot, kind: str) -> bytes:
     from matplotlib import rc_context
 
     file = io.BytesIO()

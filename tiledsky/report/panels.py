@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.engine.result import Run
-from tiledsky.report.colors import NO_DATA, Shown, palette, ranges, spread
+from tiledsky.report.colors import NO_DATA, ColorRange, palette, ranges, spread
 from tiledsky.report.windows import Window, planes_to_look_at, read_window
 
 #: Codes of 16 bits: 0 is no data, the others cover this many times the range that is shown.
@@ -36,7 +36,7 @@ class Panel:
     name: str
     title: str
     window: Window
-    shown: Shown
+    shown: ColorRange
     caption: str
     alt: str
 
@@ -69,7 +69,7 @@ def make_panels(run: Run, names: tuple[str, ...] = NAMES) -> list[Panel]:
     return [_panel(run, name, windows[name], shown[name]) for name in there]
 
 
-def _panel(run: Run, name: str, window: Window, shown: Shown) -> Panel:
+def _panel(run: Run, name: str, window: Window, shown: ColorRange) -> Panel:
     ny, nx = run.plan.shape
     cell = "a cell is a pixel" if window.size == 1 else f"a cell is the mean of {window.size} × {window.size} px"
     if name == "mask":
@@ -89,7 +89,7 @@ def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return found if found.size else np.zeros(1, np.float32)
 
 
-def encode(cells: NDArray[np.float32], shown: Shown) -> tuple[NDArray[np.uint16], float, float]:
+def encode(cells: NDArray[np.float32], shown: ColorRange) -> tuple[NDArray[np.uint16], float, float]:
     """Codes of 16 bits, half the bytes of the values: 0 for no data, else 1 + (value - offset) / step.
 
     Returns

@@ -42,7 +42,7 @@ TaskProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Estimated:
+class EstimateReport:
     """What `estimate` wrote.
 
     Attributes
@@ -71,7 +71,7 @@ def estimate(
     overwrite: bool = False,
     progress: TaskProgress | None = None,
     **inputs: Unpack[InputOptions],
-) -> Estimated:
+) -> EstimateReport:
     """Estimate the sky of an image that fits in memory and write it to FITS: `tiledsky.estimate_background` on files.
 
     The pixels are those of a run and its export, to the bit.
@@ -93,7 +93,7 @@ def estimate(
 
     Returns
     -------
-    Estimated
+    EstimateReport
 
     Raises
     ------
@@ -130,7 +130,7 @@ def estimate(
         header = result_header(header, fill_of(recipe, opened.planes, opened.planes["science"].nodata))
         options = {"header": header, "history": history, "overwrite": overwrite}
         _write(arrays, stack.enter_context(new_fits(target, images, **options)), threads, progress)
-    return Estimated(opened.shape, recipe.name, tuple(planes), opened.planes["science"].nodata)
+    return EstimateReport(opened.shape, recipe.name, tuple(planes), opened.planes["science"].nodata)
 
 
 def _check_names(planes: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ def _kept(recipe: Recipe, source: Source, planes: Sequence[str]) -> float:
     most = 0.0
     for operation in operations.stages:
         held = operation.array_bytes(size, source.shape)
-        most, always = max(most, always + held.made), always + held.kept
+        most, always = max(most, always + held.working), always + held.kept
     return most
 
 

@@ -88,7 +88,7 @@ class HduInfo:
         return f"{self.index} {names}{version} ({size})"
 
 
-class _Readable(Protocol):
+class _Stream(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
@@ -128,7 +128,7 @@ class _PlainSource:
 class _InflatingSource:
     """A decompressor whose output is copied to a file as it passes."""
 
-    def __init__(self, stream: _Readable, copy: BinaryIO, directory: Path, label: str) -> None:
+    def __init__(self, stream: _Stream, copy: BinaryIO, directory: Path, label: str) -> None:
         self.stream, self.copy, self.directory, self.label, self.position = stream, copy, directory, label, 0
 
     def look(self, size: int) -> bytes:

@@ -31,7 +31,7 @@ _METADATA = ("zarr.json", ".zarray", ".zattrs")
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingObjects:
     """Objects of an array that are not there.
 
     Attributes
@@ -54,7 +54,7 @@ class Missing:
         return f"{self.count} of {self.total} objects are missing, the first is {self.first} ({where})"
 
 
-def look_at_objects(path: Path, array: Any) -> tuple[str, Missing | None]:
+def look_at_objects(path: Path, array: Any) -> tuple[str, MissingObjects | None]:
     """Return a digest of names, sizes and times of an array's files, and which objects are missing.
 
     Of a web address, which lists nothing, the digest is that of the metadata, and objects are asked for one by one if
@@ -89,7 +89,7 @@ def consolidated_names(path: Path) -> set[str]:
     return names
 
 
-def _missing(path: Path, array: Any, listing: dict[str, tuple[int, str]]) -> Missing | None:
+def _missing(path: Path, array: Any, listing: dict[str, tuple[int, str]]) -> MissingObjects | None:
     size = array.shards or array.chunks
     counts = [-(-n // s) for n, s in zip(array.shape, size, strict=True)]
     keys = {array.metadata.encode_chunk_key(index): index for index in np.ndindex(*counts)}
@@ -110,7 +110,7 @@ def _missing(path: Path, array: Any, listing: dict[str, tuple[int, str]]) -> Mis
     (height, width), (y, x) = size[-2:], keys[absent[0]][-2:]
     ny, nx = array.shape[-2:]
     region = Region(y * height, min((y + 1) * height, ny), x * width, min((x + 1) * width, nx))
-    return Missing(len(absent), len(keys), absent[0], region)
+    return MissingObjects(len(absent), len(keys), absent[0], region)
 
 
 def _not_on_the_web(path: Path, keys: list[str]) -> list[str]:

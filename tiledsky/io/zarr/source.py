@@ -24,7 +24,7 @@ from tiledsky.io.zarr.check import (
     open_zarr,
     open_zarr_array,
 )
-from tiledsky.io.zarr.objects import WHOLE, Missing, consolidated_names, look_at_objects
+from tiledsky.io.zarr.objects import WHOLE, MissingObjects, consolidated_names, look_at_objects
 from tiledsky.io.zarr.reader import ZarrReader, reader_of
 from tiledsky.io.zarr.values import values_of
 from tiledsky.nodata import checked
@@ -191,7 +191,7 @@ def zarr_plane(path: Path, *, flags: bool = False) -> ZarrPlane:
     return _look(path, flags=flags)[0]
 
 
-def _look(path: Path, *, flags: bool) -> tuple[ZarrPlane, Missing | None, Any]:
+def _look(path: Path, *, flags: bool) -> tuple[ZarrPlane, MissingObjects | None, Any]:
     """Return an array as a plane, which of its objects are missing, and the pixel that these are read as."""
     array: Any = open_zarr(path)
     if isinstance(array, zarr.Group):

@@ -29,7 +29,7 @@ Parameters = TypeVar("Parameters", bound=InterpolatorParameters)
 
 
 @dataclass
-class MeasuredBoxes:
+class MeshBoxes:
     """The boxes of a mesh, from which an interpolator makes the maps.
 
     Attributes
@@ -117,7 +117,7 @@ class Interpolator(ABC, Generic[Parameters]):
 
     # --- from boxes to maps
 
-    def maps(self, boxes: MeasuredBoxes) -> Iterator[tuple[str, NDArray[Any]]]:
+    def maps(self, boxes: MeshBoxes) -> Iterator[tuple[str, NDArray[Any]]]:
         """Make the maps of a mesh: background, rms and error in any order, and `fit_maps`.
 
         Each is given up when the next is asked for, so that few are in memory at a time. By default: the boxes filled
@@ -158,7 +158,7 @@ class Interpolator(ABC, Generic[Parameters]):
     def _error(
         self,
         variance: NDArray[np.float64],
-        boxes: MeasuredBoxes,
+        boxes: MeshBoxes,
         *,
         reference: NDArray[Any] | None,
         dtype: np.dtype[Any],

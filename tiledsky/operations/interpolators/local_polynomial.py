@@ -13,7 +13,7 @@ from tiledsky.geometry import Pair, row_bands
 from tiledsky.kernels.fit.local_polynomial import HALO, FitModel, MeshFit, fit_model
 from tiledsky.kernels.fit.robust import robust_weights
 from tiledsky.kernels.mesh.mesh import median_filter
-from tiledsky.operations.interpolators.base import MeasuredBoxes, Term, a_cell, filling_memory
+from tiledsky.operations.interpolators.base import MeshBoxes, Term, a_cell, filling_memory
 from tiledsky.operations.interpolators.zoom import Spline
 from tiledsky.recipe import LocalPolynomialInterpolator
 
@@ -95,7 +95,7 @@ class LocalPolynomial(Spline[LocalPolynomialInterpolator]):
         bandwidth = None if given.bandwidth == "auto" else float(given.bandwidth)
         return fit_model(shape, box_size, order=given.order, bandwidth=bandwidth, narrowest=given.bandwidth_min)
 
-    def maps(self, boxes: MeasuredBoxes) -> Iterator[tuple[str, NDArray[Any]]]:
+    def maps(self, boxes: MeshBoxes) -> Iterator[tuple[str, NDArray[Any]]]:
         """Fits of the background with their errors; the rms is filled and filtered.
 
         Raises
@@ -113,7 +113,7 @@ class LocalPolynomial(Spline[LocalPolynomialInterpolator]):
         yield "rms", boxes.rms()
 
     def _fitted(
-        self, values: NDArray[Any], rms: NDArray[Any], n_good: NDArray[Any], boxes: MeasuredBoxes
+        self, values: NDArray[Any], rms: NDArray[Any], n_good: NDArray[Any], boxes: MeshBoxes
     ) -> dict[str, NDArray[Any]]:
         """Background, error, bandwidth and degree of each cell, in the dtype of the values.
 
