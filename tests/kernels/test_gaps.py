@@ -6,17 +6,22 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tiledsky.geometry import Region
 from tiledsky.kernels.fit.averages import BLOCK, between, windowed
-from tiledsky.kernels.fit.gaps import _across, gap_variance
-from tiledsky.kernels.fit.local_polynomial import MeshFit, fit_model
+from tiledsky.kernels.fit.gaps import _across, across_blocks, gap_variance
+from tiledsky.kernels.fit.local_polynomial import fit_model
+from tiledsky.kernels.fit.whole import fit_of
+from tiledsky.kernels.fit.windows import Window
 
 SHAPE = (120, 128)
 BLOCKS = (30, 32)
 
 
 def variance(values, weight, *, noise=0.0):
-    flat = np.full(BLOCKS, 1.0)
-    return gap_variance(values, weight, noise * flat, flat, slice(0, SHAPE[0]))
+    whole, flat = Region.whole(SHAPE), Window(np.full(BLOCKS, 1.0), Region.whole(BLOCKS))
+    sums = across_blocks(whole, values, weight, whole, flat)
+    summed = np.stack([windowed(sums[:, :, k]) for k in range(sums.shape[2])])
+    return gap_variance(whole, weight, whole, flat, summed, Window(np.full(BLOCKS, noise), Region.whole(BLOCKS)))
 
 
 def holes(shape=SHAPE, *, size=3, seed=1):
@@ -31,8 +36,8 @@ def holes(shape=SHAPE, *, size=3, seed=1):
 def test_sums_are_those_of_numpy(d):
     rng = np.random.default_rng(2)
     values, weight = rng.normal(size=(24, 40)), rng.uniform(0.5, 1.0, (24, 40)) * (rng.random((24, 40)) > 0.1)
-    found = np.zeros((3, 6, 10))
-    _across(values, weight, d, found)
+    found = np.zeros((6, 10, 3))
+    _across(values, weight, (0, 24, 0, 40), d, found)
     expected = np.zeros((3, 24, 40))
     for v, w, out in ((values, weight, expected), (values.T, weight.T, expected.transpose(0, 2, 1))):
         for y in range(2 * d, v.shape[0] - 2 * d):
@@ -44,7 +49,7 @@ def test_sums_are_those_of_numpy(d):
             difference = v[y] - (cubic @ v[at])[0]
             for part, of in zip(out, (difference**2, noise, np.ones(v.shape[1])), strict=True):
                 part[y, there] += of[there]
-    blocks = expected.reshape(3, 6, BLOCK, 10, BLOCK).sum(axis=(2, 4))
+    blocks = np.moveaxis(expected.reshape(3, 6, BLOCK, 10, BLOCK).sum(axis=(2, 4)), 0, 2)
     np.testing.assert_allclose(found, blocks, rtol=1e-12, atol=1e-12)
 
 
@@ -87,7 +92,7 @@ def test_errors_in_gaps_are_right():
         weight = holes(size=2.5, seed=seed + 10)
         values = np.where(weight > 0, truth + 0.1 * rng.normal(size=SHAPE), np.nan)
         model = fit_model(SHAPE, (6, 6), order=4, bandwidth=None)
-        found = MeshFit(values, weight, box_size=(6, 6), model=model).rows()
+        found = fit_of(values, weight, box_size=(6, 6), model=model)
         pulls.append(((found.background - truth) / found.error)[weight == 0])
         filled.append(((found.background - truth) / found.error)[weight > 0])
     # one sky scatters by 0.13 in its gaps, so four of them by 0.07 about 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tiledsky.geometry import row_bands
-from tiledsky.kernels.fit.local_polynomial import MeshFit, fit_model
+from tiledsky.kernels.fit.local_polynomial import fit_model
 from tiledsky.kernels.fit.moments import fit_rows, taps, terms
+from tiledsky.kernels.fit.whole import fit_of
 
 
 def holed(shape, *, seed=1, share=0.3):
@@ -27,9 +27,9 @@ def polynomial(shape, order, *, seed=2):
     return sum(rng.normal() * y**i * x**j for i in range(order + 1) for j in range(order + 1 - i))
 
 
-def mesh_fit(values, weight, *, order=4, bandwidth=None, box=(10, 10), narrowest=0.0):
+def mesh_fit(values, weight, *, order=4, bandwidth=None, box=(10, 10), narrowest=0.0, **options):
     model = fit_model(values.shape, box, order=order, bandwidth=bandwidth, narrowest=narrowest)
-    return MeshFit(values, weight, box_size=box, model=model)
+    return fit_of(values, weight, box_size=box, model=model, **options)
 
 
 def least_squares(values, weight, order, h, y, x):
@@ -58,7 +58,7 @@ def test_fits_are_those_of_least_squares(order, h, step):
     columns = -(-30 // step) + 1
     out = np.full((order + 1, 3, ys.size, columns), np.nan)
     powers, squared = np.array(terms(order)), tuple(g * g[0] for g in along)
-    fit_rows(weight, weight * values, ys, columns, step, powers, along, squared, 0.0, out)
+    fit_rows(weight, weight * values, ys, 0, columns, step, powers, along, squared, 0.0, out)
     for i, y in enumerate(ys):
         for j in range(i % 4, columns, 7 // step):
             for degree in range(order + 1):
@@ -76,8 +76,8 @@ def test_polynomials_are_reproduced_beside_holes_and_at_edges(order):
     shape = (40, 37)
     values, weight = 100.0 + polynomial(shape, order), holed(shape)
     values[weight == 0] = np.nan
-    for fit in (mesh_fit(values, weight, order=order, bandwidth=50.0), mesh_fit(values, weight, order=order)):
-        found = fit.rows()
+    for bandwidth in (50.0, None):
+        found = mesh_fit(values, weight, order=order, bandwidth=bandwidth)
         carried = abs(found.degree - order) < 1e-6  # in corners of little data lower degrees stand in
         assert carried.mean() > 0.9  # these and the cells up to the next where a fit is made
         limit = 1e-6 if order < 4 else 3e-5  # cubics between the cells that fits of 4 boxes and more are made at
@@ -90,30 +90,14 @@ def test_fits_of_wide_bandwidths_are_hardly_different_between_their_nodes():
     rng = np.random.default_rng(3)
     shape = (90, 85)
     values, weight = rng.normal(size=shape), holed(shape)
-    wide = mesh_fit(values, weight, order=2, bandwidth=170.0).rows()  # at every 8th cell, half a bandwidth
+    wide = mesh_fit(values, weight, order=2, bandwidth=170.0)  # at every 8th cell, half a bandwidth
     along = (taps(17.0, 51, 4),) * 2
     out, squared = np.zeros((3, 3, 90, 85)), (along[0] * along[0][0],) * 2
-    fit_rows(weight, weight * values, np.arange(90), 85, 1, np.array(terms(2)), along, squared, np.inf, out)
+    fit_rows(weight, weight * values, np.arange(90), 0, 85, 1, np.array(terms(2)), along, squared, np.inf, out)
     difference = wide.background - out[2, 0]
     # 5% of the scatter of the fits adds 0.2% to their variance
     assert np.std(difference) < 0.05 * np.std(out[2, 0])
     assert abs(difference).max() < 0.35 * np.std(out[2, 0])
-
-
-@pytest.mark.parametrize("options", [{}, {"bandwidth": 35.0, "order": 3}, {"narrowest": 100.0}])
-def test_rows_have_the_bits_of_the_whole(options):
-    rng = np.random.default_rng(4)
-    shape = (230, 60)
-    y = np.arange(230)[:, None]
-    values = (np.sin(y / 9) + rng.normal(scale=0.1, size=shape)).astype(np.float32)
-    fit = mesh_fit(values, holed(shape), **options)
-    whole = fit.rows()
-    assert np.unique(whole.bandwidth).size > 10 or options
-    for height in (1, 7, 64, 150):
-        for rows in row_bands(shape, cells=height * 60) if height > 1 else (slice(k, k + 1) for k in (0, 3, 112, 229)):
-            part = fit.rows(rows)
-            for name in ("background", "error", "bandwidth", "degree"):
-                np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows], err_msg=name)
 
 
 def test_bandwidths_follow_the_sky():
@@ -121,7 +105,7 @@ def test_bandwidths_follow_the_sky():
     rng = np.random.default_rng(5)
     y, x = np.indices((150, 240))
     truth = np.where(x < 80, np.sin(y / 4.0) * np.sin(x / 4.0), 0.0) * np.clip((100 - x) / 20, 0, 1)
-    found = mesh_fit(truth + rng.normal(scale=0.1, size=truth.shape), np.ones(truth.shape)).rows()
+    found = mesh_fit(truth + rng.normal(scale=0.1, size=truth.shape), np.ones(truth.shape))
     assert np.median(found.bandwidth[:, :40]) < 45 < 150 < np.median(found.bandwidth[:, 200:])
     error = found.background - truth
     assert error[:, :50].std() < 0.045
@@ -130,7 +114,7 @@ def test_bandwidths_follow_the_sky():
 
 def test_a_constant_with_noise_is_nearly_its_mean():
     rng = np.random.default_rng(6)
-    found = [mesh_fit(rng.normal(size=(100, 100)), np.ones((100, 100))).rows().background for _ in range(12)]
+    found = [mesh_fit(rng.normal(size=(100, 100)), np.ones((100, 100))).background for _ in range(12)]
     assert np.sqrt(np.mean(np.square(found))) < 2.5 * 0.01  # a single mean has 0.01; boxes have 1
 
 
@@ -141,7 +125,7 @@ def test_errors_are_right():
     weight = holed((60, 60))
     noise = 0.1 / np.sqrt(np.where(weight > 0, weight, np.inf))
     for options in ({"bandwidth": 60.0}, {"bandwidth": 40.0, "order": 2}):
-        found = [mesh_fit(truth + noise * rng.normal(size=noise.shape), weight, **options).rows() for _ in range(40)]
+        found = [mesh_fit(truth + noise * rng.normal(size=noise.shape), weight, **options) for _ in range(40)]
         scatter = np.std([f.background for f in found], axis=0, ddof=1)
         ratio = scatter / np.sqrt(np.mean([f.error**2 for f in found], axis=0))
         assert np.sqrt(np.mean(ratio**2)) == pytest.approx(1.0, abs=0.06)
@@ -155,7 +139,7 @@ def test_pulls_with_bandwidths_that_are_chosen():
     pulls = []
     for k in range(6):
         truth = 0.3 * np.sinc(np.hypot(y - 50, x - 30) / (9 + 2 * k)) + 0.005 * x
-        found = mesh_fit(truth + 0.02 * rng.normal(size=truth.shape), holed((100, 100))).rows()
+        found = mesh_fit(truth + 0.02 * rng.normal(size=truth.shape), holed((100, 100)))
         pulls.append((found.background - truth) / found.error)
     assert 0.85 < np.sqrt(np.mean(np.square(pulls))) < 1.15
 
@@ -164,17 +148,17 @@ def test_lower_degrees_stand_in_where_few_boxes_carry_a_fit():
     weight = np.zeros((30, 30))
     weight[:, 10:] = 1.0
     values = np.random.default_rng(9).normal(size=(30, 30))
-    found = mesh_fit(values, weight, order=4, bandwidth=15.0).rows()
+    found = mesh_fit(values, weight, order=4, bandwidth=15.0)
     assert (found.degree[8:22, 18:22] == 4).all()
     assert found.degree[:, :8].max() < 2
     assert abs(found.background).max() < 20
     # one value far from all others, no box near enough for any fit
-    lonely = mesh_fit(values, np.eye(30) * (np.indices((30, 30))[0] == 0), order=2, bandwidth=15.0).rows()
+    lonely = mesh_fit(values, np.eye(30) * (np.indices((30, 30))[0] == 0), order=2, bandwidth=15.0)
     np.testing.assert_allclose(lonely.background, values[0, 0])
 
 
 def test_constant_values_have_no_error():
-    found = mesh_fit(np.full((30, 40), 3.7, np.float32), holed((30, 40))).rows()
+    found = mesh_fit(np.full((30, 40), 3.7, np.float32), holed((30, 40)))
     assert (found.background == np.float32(3.7)).all()
     assert (found.error == 0).all()
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tiledsky.geometry import row_bands
-from tiledsky.kernels.fit.local_polynomial import MeshFit, fit_model
-from tiledsky.kernels.fit.robust import robust_weights
+from tiledsky.kernels.fit.local_polynomial import fit_model
+from tiledsky.kernels.fit.whole import fit_of, robust_of
 
 
 def sky_of(shape, *, seed=1):
@@ -23,7 +22,7 @@ def sky_of(shape, *, seed=1):
 
 
 def weights(values, weight, **options):
-    return robust_weights(values, weight, box_size=(6, 6), bandwidth=24.0, **options)
+    return robust_of(values, weight, box_size=(6, 6), bandwidth=24.0, **options)
 
 
 def test_light_in_a_few_boxes_hardly_counts_and_the_fit_is_better_for_it():
@@ -40,7 +39,7 @@ def test_light_in_a_few_boxes_hardly_counts_and_the_fit_is_better_for_it():
     assert np.median(found[dark] / weight[dark]) > 0.85
     model = fit_model(truth.shape, (6, 6), order=4, bandwidth=None)
     errors = [
-        np.std(MeshFit(values + light, w, box_size=(6, 6), model=model, judged=weight).rows().background - truth)
+        np.std(fit_of(values + light, weight, fitted=w, box_size=(6, 6), model=model).background - truth)
         for w in (weight, found)
     ]
     assert errors[1] < 0.9 * errors[0]  # the average of fits does the rest: narrow ones alone follow the light
@@ -56,15 +55,6 @@ def test_noise_alone_stays_without_bias():
     assert abs(error) < 3 * 0.1 / np.sqrt(weight.sum())
     # what they cost: Tukey's biweight has 95% of the efficiency of the mean
     assert np.sum(found) ** 2 / np.sum(found**2 / np.where(weight > 0, weight, 1.0)) > 0.9 * np.sum(weight)
-
-
-def test_bands_have_the_same_bits():
-    _, values, weight = sky_of((70, 40), seed=4)
-    values[weight == 0] = np.nan
-    whole = weights(values, weight)
-    for cells in (40, 7 * 40, 33 * 40):
-        assert len(list(row_bands(weight.shape, cells=cells))) > 1
-        np.testing.assert_array_equal(weights(values, weight, cells=cells), whole)
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0])

@@ -10,7 +10,6 @@ import zarr
 import tiledsky
 from tiledsky import Recipe
 from tiledsky.errors import ParameterError
-from tiledsky.operations.interpolators.local_polynomial import box_weights
 
 LAW = {"kind": "local-polynomial"}
 
@@ -109,33 +108,6 @@ def test_two_bad_columns_at_an_edge(columns, side):
         np.pad(good, ((0, 0), (2, 0) if side else (0, 2)), constant_values=np.nan), recipe(**law)
     )
     assert np.abs(made.background - without.background).max() < 0.03  # 0.3 of the noise
-
-
-def test_noise_alone_makes_no_box_uneven():
-    rng = np.random.default_rng(5)
-    for n in (36, 9):
-        rms = rng.normal(size=(120, 130, n)).std(axis=-1)
-        assert (box_weights(np.full(rms.shape, n), rms, rms > 0, pixels=n) > 0).all()
-
-
-def test_counts_of_which_most_boxes_have_none():
-    rms = np.where(np.random.default_rng(6).random((30, 30)) < 0.2, 0.3, 0.0)
-    assert (box_weights(np.full(rms.shape, 36), rms, rms >= 0, pixels=36) > 0).all()
-
-
-def test_weights():
-    n_good = np.full((9, 9), 100)
-    n_good[2, 2], n_good[4, 4] = 50, 0
-    rms = np.ones((9, 9), np.float32)
-    rms[:, 6:] = 2.0
-    rms[0, 0] = 50.0  # one box alone
-    weight = box_weights(n_good, rms, n_good > 0, pixels=100)
-    assert weight[2, 2] == 0.25
-    assert weight[4, 4] == 0
-    assert weight[0, 0] == 0  # more than noise
-    assert weight[1, 1] == 1
-    assert weight[3, 8] == 0.25
-    assert (box_weights(n_good, 0 * rms, n_good > 0, pixels=100)[6:] == 1).all()
 
 
 def test_there_must_be_boxes_of_their_own():

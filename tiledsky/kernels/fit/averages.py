@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tiledsky.geometry import Region
 from tiledsky.kernels._simd import elementary
+from tiledsky.kernels.fit.nodes import CellFits
+from tiledsky.kernels.fit.windows import Floats
 
 #: Standard deviation of the window in which fits are compared, in cells, and cells of a block that it is made of.
 WINDOW, BLOCK = 32.0, 4
+#: Blocks on each side that the window reaches.
+WINDOW_REACH = int(3 * WINDOW / BLOCK)
 #: T of the weights: above 1, for residuals of neighbouring boxes are a little alike.
 _TEMPERATURE = 3.0
 #: What a parameter costs a fit beyond what its residuals do.
 _PENALTY = 1.0
 
-Floats = NDArray[np.float64]
-
 
 @numba.njit(nogil=True, cache=True)
-def _score(values: Floats, weight: Floats, fitted: Floats, fit: Floats, lever: Floats, sums: Floats) -> None:
+def score_blocks(values: Floats, weight: Floats, fitted: Floats, fit: Floats, lever: Floats, sums: Floats) -> None:
     """Squares of weight times residual from fits without each box, and leverages, summed in blocks.
 
-    Row 0 is a corner of a block. `fitted`: weights that the fits are made with.
+    The first cell is a corner of a block. `fitted`: weights that the fits are made with. `sums`: (block rows, block
+    columns, 2), gets them.
     """
     sums[:] = 0.0
     for y in range(values.shape[0]):
@@ -32,19 +38,30 @@ def _score(values: Floats, weight: Floats, fitted: Floats, fit: Floats, lever: F
             if w > 0.0:
                 own = fitted[y, x] * lever[y, x]
                 r = (values[y, x] - fit[y, x]) / max(1.0 - own, 0.1)
-                sums[0, y // BLOCK, x // BLOCK] += (w * r) ** 2
-                sums[1, y // BLOCK, x // BLOCK] += min(own, 1.0)
+                sums[y // BLOCK, x // BLOCK, 0] += (w * r) ** 2
+                sums[y // BLOCK, x // BLOCK, 1] += min(own, 1.0)
 
 
 @numba.njit(nogil=True, cache=True)
-def _count(weight: Floats, sums: Floats) -> None:
-    """Boxes and their weights, summed in blocks."""
-    sums[:] = 0.0
+def _count(weight: NDArray[Any], sums: Floats) -> None:
     for y in range(weight.shape[0]):
         for x in range(weight.shape[1]):
             if weight[y, x] > 0.0:
-                sums[0, y // BLOCK, x // BLOCK] += 1.0
-                sums[1, y // BLOCK, x // BLOCK] += weight[y, x]
+                sums[y // BLOCK, x // BLOCK, 0] += 1.0
+                sums[y // BLOCK, x // BLOCK, 1] += weight[y, x]
+
+
+def count_blocks(weight: NDArray[Any]) -> Floats:
+    """Boxes of a tile and their weights, summed in blocks: (block rows, block columns, 2).
+
+    Parameters
+    ----------
+    weight : ndarray (rows, columns)
+        That fits are judged with: of the boxes before robust rounds.
+    """
+    sums = np.zeros((-(-weight.shape[0] // BLOCK), -(-weight.shape[1] // BLOCK), 2))
+    _count(weight, sums)
+    return sums
 
 
 @numba.njit(nogil=True, cache=True)
@@ -69,21 +86,24 @@ def _scaled(sums: Floats, top: int, last: int, y: int, x: int, exponent: float) 
 
 
 @numba.njit(nogil=True, cache=True)
-def _average(sums: Floats, fit: Floats, unit: Floats, used: Floats, maps: Floats, y0: int, log_h: float) -> None:
+def _average(
+    sums: Floats, fit: Floats, unit: Floats, used: Floats, maps: Floats, corner: tuple[int, int], log_h: float
+) -> None:
     """Add a fit to the running sums.
 
     Largest exponent, and weights, fits, log bandwidths, degrees under it; then without the penalty: largest exponent,
-    weights, fits, squares. `maps`: log R, half the number of boxes over T, penalty, of blocks, of which row `y0` of
-    cells is the first that is wanted.
+    weights, fits, squares. `maps`: log R, half the number of boxes over T, penalty, of blocks, of which the cell
+    `corner` is the first that is wanted.
     """
     for y in range(fit.shape[0]):
         for x in range(fit.shape[1]):
             value = fit[y, x]
             if not (np.isfinite(value) and np.isfinite(unit[y, x])):
                 continue
-            level = between(maps[0], y + y0, x)
-            plain = -level * between(maps[1], y + y0, x)
-            share = _scaled(sums, 0, 5, y, x, plain - between(maps[2], y + y0, x))
+            v, u = y + corner[0], x + corner[1]
+            level = between(maps[0], v, u)
+            plain = -level * between(maps[1], v, u)
+            share = _scaled(sums, 0, 5, y, x, plain - between(maps[2], v, u))
             sums[1, y, x] += share
             sums[2, y, x] += share * value
             sums[3, y, x] += share * log_h
@@ -95,44 +115,34 @@ def _average(sums: Floats, fit: Floats, unit: Floats, used: Floats, maps: Floats
 
 
 def windowed(sums: Floats) -> Floats:
-    """Gaussian window over blocks; beyond the mesh there is nothing."""
+    """Gaussian window over blocks, (rows, columns); beyond the mesh there is nothing."""
     sigma = WINDOW / BLOCK
-    reach = int(3 * sigma)
-    kernel = elementary.exps(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel = elementary.exps(-0.5 * (np.arange(-WINDOW_REACH, WINDOW_REACH + 1) / sigma) ** 2)
     along = ndimage.correlate1d(sums, kernel, axis=0, mode="constant")
     return np.asarray(ndimage.correlate1d(along, kernel, axis=1, mode="constant"))
 
 
 class Averages:
-    """Some rows of a mesh, with those about them that they depend on, and the averages there."""
+    """Averages of fits at the cells of a tile."""
 
-    def __init__(self, values: Floats, weight: Floats, fitted: Floats, rows: slice, offset: int) -> None:
-        """Arrays begin at row `offset` of the mesh, at the corner of a block, as far as residuals count."""
-        self.nx, self.values, self.weight, self.fitted = values.shape[1], values, weight, fitted
-        self.inner = slice(rows.start - offset, rows.stop - offset)
-        self.blocks = tuple(-(-n // BLOCK) for n in values.shape)
-        counted = np.zeros((2, *self.blocks))
-        _count(weight, counted)
+    def __init__(self, tile: Region, blocks: Region, *, number: Floats, weights: Floats, floor: float) -> None:
+        """Begin with no fit; `number` and `weights` of boxes are of the windows about some blocks, `blocks`."""
+        self.weights, self.floor = weights, floor
+        self.corner = tile.y0 - BLOCK * blocks.y0, tile.x0 - BLOCK * blocks.x0
         # a Gaussian window averages over twice the sum of its values
-        number, self.weights = windowed(counted[0]), windowed(counted[1])
         self.power = number / _TEMPERATURE
-        with np.errstate(divide="ignore", invalid="ignore"):
-            self.mean_weight = np.where(number > 0.0, self.weights / number, 0.0)
-        self.least = np.full(self.blocks, np.inf)
-        self.sums = np.zeros((9, rows.stop - rows.start, self.nx))
+        self.least = np.full(blocks.shape, np.inf)
+        self.sums = np.zeros((9, *tile.shape))
         self.sums[[0, 5]] = -np.inf
 
-    def add(self, fit: Floats, lever: Floats, unit: Floats, used: Floats, *, log_h: float, floor: float) -> None:
-        """Add a fit."""
-        found = np.zeros((2, *self.blocks))
-        _score(self.values, self.weight, self.fitted, fit, lever, found)
+    def add(self, fits: CellFits, squares: Floats, levers: Floats, *, log_h: float) -> None:
+        """Add fits, whose squares of weight times residual, and leverages, are of the same windows."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            r = windowed(found[0]) / self.weights
+            r = squares / self.weights
         self.least = np.fmin(self.least, r)
-        penalty = _PENALTY * windowed(found[1]) / _TEMPERATURE
-        maps = np.stack([elementary.logs(np.where(r > floor, r, floor)), self.power, penalty])
-        fit, unit, used = (np.ascontiguousarray(a[self.inner]) for a in (fit, unit, used))
-        _average(self.sums, fit, unit, used, maps, self.inner.start, log_h)
+        penalty = _PENALTY * levers / _TEMPERATURE
+        maps = np.stack([elementary.logs(np.where(r > self.floor, r, self.floor)), self.power, penalty])
+        _average(self.sums, fits.fit, fits.unit, fits.degree, maps, self.corner, log_h)
 
     def result(self) -> tuple[Floats, Floats, Floats, Floats]:
         """Mean, variance about it, log bandwidth, degree."""

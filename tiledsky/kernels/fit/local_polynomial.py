@@ -33,54 +33,39 @@ bends: `tiledsky.kernels.fit.gaps` measures how far the sky strays from such fit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
-import numba
 import numpy as np
-from numpy.typing import NDArray
 
-from tiledsky.geometry import Pair, row_bands
+from tiledsky.geometry import Pair, Region
 from tiledsky.kernels._simd import elementary
-from tiledsky.kernels.fit.averages import BLOCK, WINDOW, Averages
-from tiledsky.kernels.fit.gaps import REACH, gap_variance
-from tiledsky.kernels.fit.moments import fit_rows, taps, terms
+from tiledsky.kernels.fit.averages import BLOCK, WINDOW_REACH, Averages, score_blocks, windowed
+from tiledsky.kernels.fit.gaps import NEAREST, REACH, SUMS, across_blocks, gap_variance
+from tiledsky.kernels.fit.nodes import CellFits, Kernel
+from tiledsky.kernels.fit.sums import FitNumbers, Polynomial
+from tiledsky.kernels.fit.windows import Floats, Window, blocks_of, weighted_cells
 
-#: Gaussians end at this many bandwidths.
-_REACH = 3.0
 #: Bandwidths of the fits, in boxes: from this, by this factor, to this.
 _NARROWEST, _RATIO, _WIDEST = 1.5, 2.0**0.5, 36.0
-#: Wide fits are made at every 2nd, 4th, 8th cell: nodes are at least half so many to a bandwidth, of parabolas; of
-#: quartics, which are sharper than parabolas of the same bandwidth.
-_STEP, _APART = 8, (3, 4)
-#: Condition of normal equations above which a polynomial of the whole mesh is left out: boxes in a row, or too few.
-_SINGULAR = 1e12
-#: A fit in which a typical box at the cell would have more than this leverage is replaced by one of lower degree.
-_LEVERAGE = 1.0
-#: A mean of boxes that are all farther away than 2.4 bandwidths counts for nothing beside wider fits.
-_LONELY = 18.0
-
-#: Rows beside a band that its residuals are of; the values that these depend on reach farther, by the widest Gaussian.
-HALO = BLOCK * (int(3 * WINDOW / BLOCK) + 1 + -(-REACH // BLOCK))
-
-Floats = NDArray[np.float64]
+#: Blocks beside those of a tile that cells lie between (1), and what these are windows of.
+SCORE_HALO = 1 + WINDOW_REACH
+#: The same of the counts: of the cells too that differences reach across.
+COUNT_HALO = SCORE_HALO + -(-REACH // BLOCK)
 
 
 @dataclass(frozen=True)
 class LocalFit:
-    """The sky of some rows of a mesh.
+    """The sky of a part of a mesh.
 
     Attributes
     ----------
-    background : ndarray (rows, nbx), float64
-    error : ndarray (rows, nbx), float64
+    background : ndarray (rows, columns), float64
+    error : ndarray (rows, columns), float64
         Its standard error; 0 for values without scatter, NaN if there is one box alone.
-    bandwidth : ndarray (rows, nbx), float64
+    bandwidth : ndarray (rows, columns), float64
         Mean bandwidth in pixels, as a geometric mean; polynomials of the whole mesh count as 1.4 times the widest.
-    degree : ndarray (rows, nbx), float64
+    degree : ndarray (rows, columns), float64
         Mean degree of the polynomials.
     """
 
@@ -133,220 +118,174 @@ def fit_model(shape: Pair, box_size: Pair, *, order: int, bandwidth: float | Non
     return FitModel(tuple(bandwidths), order, min(order, 2))
 
 
-@numba.njit(nogil=True, cache=True)
-def _choose(out: Floats, limit: float, lonely: float, chosen: Floats, used: Floats) -> None:
-    """Fit, leverage, variance at nodes, of the largest degree within its limit; variance NaN where there is none."""
-    degree = out.shape[0] - 1
-    for y in range(out.shape[2]):
-        for x in range(out.shape[3]):
-            k = degree
-            while k > 0 and not out[k, 1, y, x] <= (limit if k > 1 else lonely):
-                k -= 1
-            for m in range(3):
-                chosen[m, y, x] = out[k, m, y, x]
-            used[y, x] = k
-            lever = out[k, 1, y, x]
-            if not 0.0 < lever <= lonely:
-                chosen[2, y, x] = np.nan
-
-
-@numba.njit(nogil=True, cache=True)
-def _mix(nodes: Floats, i: int, f: float) -> float:
-    """Cubic through four nodes about i + f, at the ends the first or last four: cubics are reproduced."""
-    n = nodes.size
-    if f == 0.0:
-        return nodes[i]
-    if n < 4:
-        return nodes[i] + f * (nodes[min(i + 1, n - 1)] - nodes[i])
-    k = min(max(i - 1, 0), n - 4)
-    t = i - k + f
-    outer = nodes[k + 3] * (t - 1.0) * (t - 2.0) * t - nodes[k] * (t - 1.0) * (t - 2.0) * (t - 3.0)
-    return outer / 6.0 + 0.5 * t * (t - 3.0) * (nodes[k + 1] * (t - 2.0) - nodes[k + 2] * (t - 1.0))
-
-
-@numba.njit(nogil=True, cache=True)
-def _refine(nodes: Floats, first: int, step: int, y0: int, cells: Floats) -> None:
-    """Cells of rows from y0 on, from nodes of which the first row is cell row `first`."""
-    wide = np.empty((nodes.shape[0], cells.shape[1]))
-    for i in range(nodes.shape[0]):
-        for x in range(cells.shape[1]):
-            wide[i, x] = _mix(nodes[i], x // step, (x % step) / step)
-    for y in range(cells.shape[0]):
-        i, f = (y + y0 - first) // step, ((y + y0 - first) % step) / step
-        for x in range(cells.shape[1]):
-            cells[y, x] = _mix(wide[:, x], i, f)
-
-
-def _interval(rows: slice, ny: int, halo: int) -> tuple[int, int]:
-    return max(rows.start - halo, 0), min(rows.stop + halo, ny)
-
-
+@dataclass(frozen=True)
 class MeshFit:
-    """The sky of a mesh, in rows.
+    """The sky of a mesh, tile by tile: `scores` of all tiles first, then `fit`.
 
-    Parameters
+    Attributes
     ----------
-    values : ndarray (nby, nbx), float32 or float64
-        Of the boxes; any number, also NaN, where the weight is 0.
-    weight : ndarray (nby, nbx), float32 or float64
-        Inverse variance of the boxes up to a factor; 0 where a box is left out. One at least is not 0.
+    shape : (int, int)
+        Of the mesh.
     box_size : (int, int)
         Pixels of a box.
     model : FitModel
-    judged : ndarray (nby, nbx), optional
-        Weights that fits are judged with, where they are others: not 0 where `weight` is not.
+    numbers : FitNumbers
+        `tiledsky.kernels.fit.sums.BoxSums.numbers` of the whole mesh.
+    polynomials : tuple of Polynomial
+        Of the whole mesh (`tiledsky.kernels.fit.sums.polynomials`), up to the degree `whole`.
     shared : float
         Variance of means of many boxes, over what it would be if boxes did not share noise.
+
+    Notes
+    -----
+    Without noise, polynomials up to the degree of the model are reproduced (quartics to 3e-5 of their range: between
+    the cells that wide fits are made at, cubics are).
+    Where few boxes carry a fit (corners, edges, holes) one of lower degree takes its place: where a typical box at the
+    cell would have more leverage than 1. In holes that a fit does not reach, wider ones count alone.
     """
 
-    def __init__(
-        self,
-        values: NDArray[Any],
-        weight: NDArray[Any],
-        *,
-        box_size: Pair,
-        model: FitModel,
-        judged: NDArray[Any] | None = None,
-        shared: float = 1.0,
-    ) -> None:
-        self.shared = shared
-        self.values, self.weight, self.box_size, self.model = values, weight, box_size, model
-        self.judged = weight if judged is None else judged
-        self.shape: Pair = (values.shape[0], values.shape[1])
-        known = [(values[r][weight[r] > 0], weight[r][weight[r] > 0]) for r in row_bands(self.shape)]
-        self.total = math.fsum(float(np.sum(w, dtype=np.float64)) for _, w in known)
-        self.center = math.fsum(float(np.sum(v * w, dtype=np.float64)) for v, w in known) / self.total
-        spread = max(float(np.max(np.abs(v - self.center), initial=0.0)) for v, _ in known)
-        self.constant, self.alone = spread == 0.0, sum(w.size for _, w in known) == 1
-        self.floor = max((1e-12 * spread) ** 2, 1e-300)
-        self.typical = float(np.median(np.concatenate([w for _, w in known]), overwrite_input=True))
+    shape: Pair
+    box_size: Pair
+    model: FitModel
+    numbers: FitNumbers
+    polynomials: tuple[Polynomial, ...] = ()
+    shared: float = 1.0
 
-    def rows(self, rows: slice = slice(None)) -> LocalFit:
-        """Fit some rows: they have the bits that they have in the whole.
+    @property
+    def whole(self) -> int:
+        """Degree of the polynomials of the whole mesh that are asked for."""
+        return self.model.whole or 0
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Local fits, narrowest first."""
+        return tuple(
+            Kernel((bandwidth / self.box_size[0], bandwidth / self.box_size[1]), self.model.degree)
+            for bandwidth in self.model.bandwidths
+        )
+
+    @property
+    def halo(self) -> Pair:
+        """Cells beside a tile that `scores` and `fit` depend on."""
+        halos = [kernel.halo for kernel in self.kernels]
+        y, x = (max(REACH, *(halo[axis] for halo in halos)) for axis in (0, 1))
+        return y, x
+
+    @property
+    def score_parts(self) -> int:
+        """Sums of a block that `scores` makes."""
+        return 2 * (len(self.model.bandwidths) + self.whole + 1) + (0 if self.model.whole is None else SUMS)
+
+    def scores(self, tile: Region, values: Window, weight: Window, fitted: Window, counts: Window) -> Floats:
+        """How well each fit predicts the boxes of a tile, as sums over blocks.
+
+        Parameters
+        ----------
+        tile : Region
+        values : Window
+            Of the boxes, in the tile grown by `halo`; any number, also NaN, where the weight is 0.
+        weight, fitted : Window
+            Weights before robust rounds, and those that fits are made with: not above 0 where the former are not.
+        counts : Window
+            `tiledsky.kernels.fit.averages.count_blocks`, in the blocks of the tile grown by `COUNT_HALO`.
+
+        Returns
+        -------
+        ndarray (block rows, block columns, `score_parts`), float64
+            Two of each local fit, two of each polynomial of the whole mesh (0 for those that are left out), then those
+            of `tiledsky.kernels.fit.gaps.across_blocks`, unless one bandwidth is asked for.
 
         Notes
         -----
-        Without noise, polynomials up to the degree of the model are reproduced (quartics to 3e-5 of their range:
-        between the cells that wide fits are made at, cubics are).
-        Where few boxes carry a fit (corners, edges, holes) one of lower degree takes its place: where a typical box at
-        the cell would have more leverage than 1. In holes that a fit does not reach, wider ones count alone.
-
-        Halo: the rows of the window of the comparison and of the widest Gaussian. Memory: about 230 bytes a cell of the
-        rows and the window's halo.
+        Memory: see `tiledsky.kernels.fit.nodes.Kernel.fits`; 24 bytes a cell of the tile; 8 `score_parts` bytes a block
+        of the tile.
         """
-        rows = slice(*rows.indices(self.shape[0])[:2])
-        aligned = slice(rows.start // BLOCK * BLOCK, -(-rows.stop // BLOCK) * BLOCK)
-        first, last = _interval(aligned, self.shape[0], HALO)
-        values, fitted = self._cells(first, last)
-        judged = fitted
-        if self.judged is not self.weight:
-            judged = self.judged[first:last].astype(np.float64)
-            values = np.where(judged > 0.0, self.values[first:last].astype(np.float64) - self.center, 0.0)
-        band = Averages(values, judged, fitted, rows, first)
-        for fit, lever, unit, used, bandwidth in self._candidates(first, last):
-            band.add(fit, lever, self.shared * unit, used, log_h=elementary.log(bandwidth), floor=self.floor)
-        found = band.sums[1] > 0.0
-        averaged = self.model.whole is not None
-        if averaged or not found.all():
-            before = band.sums.copy()
-            log_h = elementary.log(self.model.bandwidths[-1] * _RATIO)
-            for degree, fit, lever in self._whole(first, last):
-                used = np.full(values.shape, float(degree))
-                band.add(fit, lever, self.shared * lever, used, log_h=log_h, floor=self.floor)
-            if not averaged:
-                band.sums = np.where(found, before, band.sums)
-        mean, variance, log_h_mean, degree_mean = band.result()
+        cells, judged = weighted_cells(values, weight, tile, self.numbers.center)
+        used = fitted.cut(tile).astype(np.float64)
+        sums = np.zeros((*blocks_of(tile, BLOCK).shape, self.score_parts))
+        for k, fits in self._candidates(tile, values, fitted, unit=False):
+            score_blocks(cells, judged, used, fits.fit, fits.lever, sums[:, :, 2 * k : 2 * k + 2])
+        if self.model.whole is not None:
+            near = tile.grown((REACH, REACH), self.shape)
+            cells, judged = weighted_cells(values, weight, near, self.numbers.center)
+            mean = self._mean_weight(near, counts)
+            sums[:, :, -SUMS:] = across_blocks(tile, cells, judged, near, mean)
+        return sums
+
+    def fit(
+        self, tile: Region, values: Window, weight: Window, fitted: Window, counts: Window, scores: Window
+    ) -> LocalFit:
+        """Make the sky of a tile.
+
+        Parameters
+        ----------
+        tile, values, weight, fitted, counts
+            See `scores`.
+        scores : Window
+            `scores`, in the blocks of the tile grown by `SCORE_HALO`.
+
+        Notes
+        -----
+        Memory: see `tiledsky.kernels.fit.nodes.Kernel.fits`; 180 bytes a cell of the tile; 8 `score_parts` + 48 bytes a
+        block of the tile and the halo of scores.
+        """
+        blocks = self._blocks(tile, margin=1)
+        number, weights = np.moveaxis(self._windows(counts, blocks), 2, 0)
+        summed = self._windows(scores, blocks)
+        averages = Averages(tile, blocks, number=number, weights=weights, floor=self.numbers.floor)
+        averaged, before = self.model.whole is not None, averages.sums
+        for k, fits in self._candidates(tile, values, fitted, unit=True):
+            if k == len(self.model.bandwidths) and not averaged:
+                before = averages.sums.copy()
+                if (before[1] > 0.0).all():
+                    break
+            averages.add(fits, summed[:, :, 2 * k], summed[:, :, 2 * k + 1], log_h=self._log_h(k))
+        if not averaged:
+            averages.sums = np.where(before[1] > 0.0, before, averages.sums)
+        mean, variance, log_h, degree = averages.result()
         if averaged:  # else the one bandwidth is asked for, and the error is that of noise alone
-            variance += gap_variance(band.values, band.weight, band.least, band.mean_weight, band.inner)
-        if self.constant:
+            near = tile.grown((NEAREST, NEAREST), self.shape)
+            noise, gaps = Window(averages.least, blocks), np.moveaxis(summed[:, :, -SUMS:], 2, 0)
+            judged = weight.cut(near).astype(np.float64)
+            variance += gap_variance(tile, judged, near, self._mean_weight(near, counts), gaps, noise)
+        if self.numbers.constant:
             variance[:] = 0.0
-        if self.alone:
+        if self.numbers.alone:
             variance[:] = np.nan
-        return LocalFit(mean + self.center, np.sqrt(variance), elementary.exps(log_h_mean), degree_mean)
+        return LocalFit(mean + self.numbers.center, np.sqrt(variance), elementary.exps(log_h), degree)
 
-    def _whole(self, first: int, last: int) -> Iterator[tuple[int, Floats, Floats]]:
-        """Degree, fit and leverage over weight in some rows, of polynomials fitted to the whole mesh."""
-        basis, (moments, products) = self._basis(first, last), self._normal
-        for degree in range((self.model.whole or 0) + 1):
-            n = (degree + 1) * (degree + 2) // 2
-            matrix = moments[:n, :n]
-            inverse = elementary.inverse(np.ascontiguousarray(matrix))
-            if not np.abs(matrix).sum(axis=0).max() * np.abs(inverse).sum(axis=0).max() <= _SINGULAR:
-                return
-            # term by term: the order of sums in a matrix product may depend on the number of rows
-            factors = np.zeros(n)
-            for k in range(n):
-                factors += inverse[:, k] * products[k]
-            fit, lever = np.zeros(basis.shape[1:]), np.zeros(basis.shape[1:])
-            for i in range(n):
-                fit += factors[i] * basis[i]
-                for j in range(n):
-                    lever += inverse[i, j] * basis[i] * basis[j]
-            yield degree, fit, lever
+    def _log_h(self, k: int) -> float:
+        bandwidths = self.model.bandwidths
+        return elementary.log(bandwidths[k] if k < len(bandwidths) else bandwidths[-1] * _RATIO)
 
-    @cached_property
-    def _normal(self) -> tuple[Floats, Floats]:
-        """Normal equations of parabolas fitted to the whole mesh: moments, and products with the values."""
-        moments, products = np.zeros((6, 6)), np.zeros(6)
-        for band in row_bands(self.shape):
-            basis = self._basis(band.start, band.stop)
-            values, weight = self._cells(band.start, band.stop)
-            for i, one in enumerate(basis):
-                weighted = one * weight
-                moments[i] += [np.sum(weighted * other) for other in basis]
-                products[i] += np.sum(weighted * values)
-        return moments, products
+    def _candidates(
+        self, tile: Region, values: Window, fitted: Window, *, unit: bool
+    ) -> Iterator[tuple[int, CellFits]]:
+        """Fits of a tile and their places among the scores."""
+        kernels, n = self.kernels, self.numbers
+        for k, kernel in enumerate(kernels):
+            fits = kernel.fits(tile, values, fitted, shape=self.shape, center=n.center, typical=n.typical, unit=unit)
+            fits.unit[:] *= self.shared
+            yield k, fits
+        for polynomial in self.polynomials:
+            fit, lever = polynomial.at(tile, self.shape)
+            degree = np.full(tile.shape, float(polynomial.degree))
+            yield len(kernels) + polynomial.degree, CellFits(fit, lever, self.shared * lever, degree)
 
-    def _basis(self, first: int, last: int) -> Floats:
-        """Monomials of rows and columns from -1 to 1, lower degrees first, in some rows, (6, rows, nbx)."""
-        y, x = (np.arange(n) * (2.0 / max(n - 1, 1)) - (n > 1) for n in self.shape)
-        v, u = y[first:last, np.newaxis], x[np.newaxis, :]
-        return np.stack([v**i * u**j for i, j in terms(2)])
+    def _blocks(self, region: Region, *, margin: int) -> Region:
+        """Blocks of a region, and so many more on each side."""
+        of_mesh = blocks_of(Region.whole(self.shape), BLOCK).shape
+        return blocks_of(region, BLOCK).grown((margin, margin), of_mesh)
 
-    def plain(self, rows: slice) -> Floats:
-        """Fit of the first bandwidth and degree alone in some rows; NaN where no box is in its reach."""
-        fit, _, unit, _, _ = next(self._candidates(rows.start, rows.stop))
-        return np.where(np.isfinite(unit), fit + self.center, np.nan)
+    def _windows(self, sums: Window, blocks: Region) -> Floats:
+        """Sums over the windows about blocks, (rows, columns, sums)."""
+        near = blocks.grown((WINDOW_REACH, WINDOW_REACH), blocks_of(Region.whole(self.shape), BLOCK).shape)
+        data, inner = sums.cut(near), blocks.within(near)
+        return np.stack([windowed(data[:, :, k])[inner] for k in range(data.shape[2])], axis=2)
 
-    def _cells(self, first: int, last: int) -> tuple[Floats, Floats]:
-        """Values less their mean, and weights, of some rows."""
-        weight = self.weight[first:last].astype(np.float64)
-        return np.where(weight > 0.0, self.values[first:last].astype(np.float64) - self.center, 0.0), weight
-
-    def _candidates(self, first: int, last: int) -> Iterator[tuple[Floats, Floats, Floats, Floats, float]]:
-        """Fit, leverage over weight, variance over R and degree in some rows, and the bandwidth."""
-        for bandwidth in self.model.bandwidths:
-            h = bandwidth / self.box_size[0], bandwidth / self.box_size[1]
-            out, start, step = self._fits(h, first, last)
-            chosen, used = np.empty(out.shape[1:]), np.empty(out.shape[2:])
-            _choose(out, _LEVERAGE / self.typical, _LONELY / self.typical, chosen, used)
-            made = []
-            chosen[2] = elementary.logs(chosen[2])  # between nodes a variance must not fall below 0
-            for nodes in (*chosen, used):
-                cells = nodes[first - start : last - start]
-                if step > 1:
-                    cells = np.empty((last - first, self.shape[1]))
-                    _refine(nodes, start, step, first, cells)
-                made.append(cells)
-            yield made[0], made[1], elementary.exps(made[2]), made[3], bandwidth
-
-    def _fits(self, h: tuple[float, float], first: int, last: int) -> tuple[Floats, int, int]:
-        """Fits of all degrees at every `step`-th cell, dense for this bandwidth, and the row of the first."""
-        step = 1
-        while step < _STEP and _APART[self.model.degree > 2] * step <= min(h):
-            step *= 2
-        # a node more on each side, and at the ends of the mesh four, which cubics between nodes go through
-        most = -(-(self.shape[0] - 1) // step)
-        start = max(min(first // step - 1, most - 3), 0) * step
-        end = min(max(-(-(last - 1) // step) + 1, start // step + 3), most)
-        order, ys = self.model.degree, np.arange(start, end * step + 1, step)
-        gaussians = [taps(b, math.ceil(_REACH * b), 2 * order) for b in h]
-        squared = [g * g[0] for g in gaussians]
-        top, bottom = _interval(slice(start, int(ys[-1]) + 1), self.shape[0], math.ceil(_REACH * h[0]))
-        values, weight = self._cells(top, bottom)
-        columns = -(-(self.shape[1] - 1) // step) + 1
-        out = np.zeros((order + 1, 3, ys.size, columns))
-        along, limit = (gaussians[0], gaussians[1]), _LEVERAGE / self.typical
-        powers = np.array(terms(order), np.int64)
-        fit_rows(weight, weight * values, ys - top, columns, step, powers, along, (squared[0], squared[1]), limit, out)
-        return out, start, step
+    def _mean_weight(self, region: Region, counts: Window) -> Window:
+        """Mean weight of the boxes in the windows about the blocks that the cells of a region lie between."""
+        blocks = self._blocks(region, margin=1)
+        number, weights = np.moveaxis(self._windows(counts, blocks), 2, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return Window(np.where(number > 0.0, weights / number, 0.0), blocks)

@@ -151,6 +151,7 @@ def fit_rows(
     weight: Floats,
     product: Floats,
     ys: NDArray[np.int64],
+    column: int,
     columns: int,
     step: int,
     powers: NDArray[np.int64],
@@ -159,7 +160,7 @@ def fit_rows(
     limit: float,
     out: Floats,
 ) -> None:
-    """Fits of all degrees about rows `ys` and the first `columns` of every `step`-th column.
+    """Fits of all degrees about rows `ys` and every `step`-th of some columns.
 
     Parameters
     ----------
@@ -167,12 +168,12 @@ def fit_rows(
         Weights of the cells, not below 0, and weights times values (0 where the weight is 0).
     ys : ndarray of integers
         Rows, also beyond the mesh.
-    columns, step : int
-        Columns 0, step, .. (columns - 1) step; the last may lie up to a `step` beyond the mesh.
+    column, columns, step : int
+        Columns column, column + step, .., as many as `columns`; the last may lie up to a `step` beyond the mesh.
     powers : ndarray (n, 2), integers
         `terms` of the largest degree.
     along, squared : two pairs of arrays
-        `taps` along y and x, and the same with the Gaussian squared.
+        `taps` along y and x, and the same with the Gaussian squared: of no length (n, 0) if no variances are wanted.
     limit : float
         Of e0' A^-1 e0, see there.
     out : ndarray (degrees, 3, ys.size, columns), float64
@@ -192,13 +193,14 @@ def fit_rows(
     for y in range(ys.size):
         _along_y(weight, ys[y], along[0], margin, pair, rows)
         _along_y(product, ys[y], along[0][:degrees], margin, pair, values)
-        _along_y(weight, ys[y], squared[0], margin, pair, variance)
+        if squared[0].shape[1]:
+            _along_y(weight, ys[y], squared[0], margin, pair, variance)
         for start in range(0, columns, _BLOCK):
             cells = min(_BLOCK, columns - start)
-            _moments(rows, along[1], twice, start * step, step, pair, moments, cells)
-            _moments(values, along[1], degrees - 1, start * step, step, pair, t, cells)
+            first = column + start * step
+            _moments(rows, along[1], twice, first, step, pair, moments, cells)
+            _moments(values, along[1], degrees - 1, first, step, pair, t, cells)
             _decompose(moments, powers, a, d, z, t, cells)
-            _moments(variance, squared[1], twice, start * step, step, pair, moments, cells)
             for x in range(cells):
                 fit, lever, k = 0.0, 0.0, 0
                 for degree in range(degrees):
@@ -208,6 +210,9 @@ def fit_rows(
                         k += 1
                     out[degree, 0, y, start + x] = fit
                     out[degree, 1, y, start + x] = lever
+            if not squared[0].shape[1]:
+                continue
+            _moments(variance, squared[1], twice, first, step, pair, moments, cells)
             for degree in range(degrees - 1, -1, -1):  # lower ones stand in for the next larger one
                 if degree < degrees - 1 and np.all(out[degree + 1, 1, y, start : start + cells] <= limit):
                     break

@@ -1,4 +1,8 @@
-"""Weights of boxes that stand out from the boxes about them: light that no mask found, as the wings of sources."""
+"""Weights of boxes that stand out from the boxes about them: light that no mask found, as the wings of sources.
+
+In each of `ROUNDS` rounds `judge_boxes` says of each box of a tile how far it stands out; `scale_of` says of all boxes
+of the mesh how far noise does; `robust_weights` makes the weights of the next round, and the last ones, of both.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.geometry import Pair, row_bands
+from tiledsky.geometry import Pair, Region
 from tiledsky.kernels._simd import elementary
-from tiledsky.kernels.fit.local_polynomial import FitModel, MeshFit
+from tiledsky.kernels.fit.nodes import Kernel
+from tiledsky.kernels.fit.sums import FitNumbers
+from tiledsky.kernels.fit.windows import Window
 from tiledsky.kernels.mesh.guards import MAD_TO_STD
+from tiledsky.kernels.statistics.counted import CountedValues
 
 #: Rounds of fitting and weighing: more change little.
-_ROUNDS = 3
+ROUNDS = 3
 #: Tukey's biweight at 4.685 deviations: 95% of the efficiency of a mean of normal noise (Holland & Welsch 1977).
 _TUKEY = 4.685
 #: Degree of the polynomials that boxes are compared with.
@@ -22,71 +29,116 @@ _ORDER = 2
 _SIDE = elementary.exp(-0.5 / (0.7 * 0.7))
 
 
-def robust_weights(
-    values: NDArray[Any], weight: NDArray[Any], *, box_size: Pair, bandwidth: float, cells: int = 1 << 19
-) -> NDArray[np.float32]:
+def robust_weights(weight: NDArray[Any], judged: NDArray[Any], scale: float) -> NDArray[np.float32]:
     """Weights times Tukey's biweight of how far boxes stand out from a fit.
 
     Parameters
     ----------
-    values : ndarray (nby, nbx)
-        Of the boxes; any number, also NaN, where the weight is 0.
-    weight : ndarray (nby, nbx), float32
-        Inverse variance of the boxes up to a factor; 0 where a box is left out. One at least is not 0.
-    box_size : (int, int)
-        Pixels of a box.
-    bandwidth : float
-        Of local parabolas, in pixels.
-    cells : int
-        That are fitted at a time: any number gives the same bits.
+    weight, judged : ndarray, float32
+        Weights before all rounds, and `judge_boxes` of a round.
+    scale : float
+        `scale_of` that round; 0: the weights stay.
 
     Returns
     -------
-    ndarray (nby, nbx), float32
+    ndarray, float32
         At most the weights given.
+    """
+    if scale == 0.0:
+        return weight
+    share = np.maximum(1.0 - np.square(judged / (_TUKEY * scale), dtype=np.float64), 0.0)
+    return (weight * np.square(share)).astype(np.float32)
+
+
+def below(weight: NDArray[Any], judged: NDArray[Any]) -> CountedValues:
+    """Summary of a round for `scale_of`: how far boxes of a tile are too faint."""
+    return CountedValues.of(-judged[(judged < 0.0) & (weight > 0.0)])
+
+
+def scale_of(faint: CountedValues) -> float:
+    """Deviation of the noise, in units of what boxes of weight 1 would scatter by, from `below` of all tiles.
+
+    Light makes boxes too bright and never too faint, so this side has the noise (and what the fit misses of the sky)
+    and little else. On noise the weights are symmetric, and add no bias.
+    """
+    median = faint.median()
+    return MAD_TO_STD * median if median > 0.0 else 0.0
+
+
+def judge_halo(*, box_size: Pair, bandwidth: float) -> Pair:
+    """Cells beside a tile that `judge_boxes` depends on."""
+    y, x = _kernel(box_size, bandwidth).halo
+    return y + 1, x + 1
+
+
+def judge_boxes(
+    tile: Region,
+    values: Window,
+    weight: Window,
+    before: Window | None,
+    scale: float,
+    *,
+    shape: Pair,
+    box_size: Pair,
+    bandwidth: float,
+    numbers: FitNumbers,
+) -> NDArray[np.float32]:
+    """Residuals of the boxes of a tile, of 3 x 3 boxes, in units of what boxes of weight 1 would scatter by.
+
+    Parameters
+    ----------
+    tile : Region
+    values : Window
+        Of the boxes, in the tile grown by `judge_halo`; any number, also NaN, where the weight is 0.
+    weight : Window of float32
+        Inverse variance of the boxes up to a factor; 0 where a box is left out.
+    before : Window of float32, optional
+        This function's result in the round before; None in the first.
+    scale : float
+        `scale_of` the round before.
+    shape, box_size : (int, int)
+        Of the mesh; pixels of a box.
+    bandwidth : float
+        Of local parabolas, in pixels.
+    numbers : FitNumbers
+        Of the whole mesh.
+
+    Returns
+    -------
+    ndarray (rows, columns), float32
 
     Notes
     -----
     The residual of a box is the mean of those of the 3 x 3 boxes about it, for light that is no sky is hardly ever in
-    one box alone, in units of its expected deviation. The scale is that of the residuals below 0, from their median:
-    light makes boxes too bright and never too faint, so this side has the noise (and what the fit misses of the sky)
-    and little else. On noise the weights are symmetric, and add no bias.
+    one box alone, in units of its expected deviation.
 
-    Memory: 12 bytes a cell beside a band's fit.
+    Memory: 8 bytes a cell of the window; see `tiledsky.kernels.fit.nodes.Kernel.fits`; 100 bytes a cell of the tile.
     """
-    found = weight
-    judged = np.empty(weight.shape, np.float32)
-    for _ in range(_ROUNDS):
-        fit = MeshFit(values, found, box_size=box_size, model=FitModel((bandwidth,), _ORDER))
-        for rows in row_bands(weight.shape, cells=cells):
-            judged[rows] = _judged(fit, weight, rows)
-        below = -judged[(judged < 0.0) & (weight > 0.0)]
-        scale = MAD_TO_STD * float(np.median(below, overwrite_input=True)) if below.size else 0.0
-        del below
-        if scale == 0.0:
-            return weight
-        found = np.empty(weight.shape, np.float32)
-        for rows in row_bands(weight.shape):
-            share = np.maximum(1.0 - np.square(judged[rows] / (_TUKEY * scale), dtype=np.float64), 0.0)
-            found[rows] = weight[rows] * np.square(share)
-        if not found.any():
-            return weight
-    return found
-
-
-def _judged(fit: MeshFit, weight: NDArray[Any], rows: slice) -> NDArray[np.float64]:
-    """Residuals of some rows, of 3 x 3 boxes, in units of what boxes of weight 1 would scatter by."""
-    ny = weight.shape[0]
-    near = slice(max(rows.start - 1, 0), min(rows.stop + 1, ny))
-    root = np.sqrt(weight[near].astype(np.float64))
-    residual = np.where(root > 0.0, fit.values[near].astype(np.float64) - fit.plain(near), 0.0)
+    found = weight if before is None else Window(_again(weight, before, scale), weight.region)
+    near = tile.grown((1, 1), shape)
+    fits = _kernel(box_size, bandwidth).fits(
+        near, values, found, shape=shape, center=numbers.center, typical=numbers.typical, unit=False
+    )
+    root = np.sqrt(weight.cut(near).astype(np.float64))
+    sky = np.where(np.isfinite(fits.unit), fits.fit + numbers.center, np.nan)
+    residual = np.where(root > 0.0, values.cut(near).astype(np.float64) - sky, 0.0)
     counted = (root > 0.0) & np.isfinite(residual)
     # the residual of weight w has the deviation 1 / sqrt(w): a mean with the weights g sqrt(w) of w residuals
     total = _spread(np.where(counted, residual * root, 0.0), _SIDE)
     squares = _spread(counted.astype(np.float64), _SIDE**2)
-    inner = slice(rows.start - near.start, rows.stop - near.start)
+    inner = tile.within(near)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(squares[inner] > 0.0, total[inner] / np.sqrt(squares[inner]), 0.0)
+        judged = np.where(squares[inner] > 0.0, total[inner] / np.sqrt(squares[inner]), 0.0)
+    return judged.astype(np.float32)
+
+
+def _kernel(box_size: Pair, bandwidth: float) -> Kernel:
+    return Kernel((bandwidth / box_size[0], bandwidth / box_size[1]), _ORDER)
+
+
+def _again(weight: Window, before: Window, scale: float) -> NDArray[np.float32]:
+    """Weights of the round before, made anew of what was found then."""
+    return robust_weights(weight.data, before.cut(weight.region), scale)
 
 
 def _spread(cells: NDArray[np.float64], side: float) -> NDArray[np.float64]:
