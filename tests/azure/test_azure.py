@@ -14,7 +14,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,11 +21,12 @@ from tests.engine.scenes import command
 from tests.s3.conftest import assert_same_bytes, free_ports, markers, put_mosaic, wait_for
 from tiledsky import Run, open_run, run
 from tiledsky.engine import leases
-from tiledsky.engine.leases import leased
+from tiledsky.engine.leases import BucketLease
 from tiledsky.engine.verify import verify
 from tiledsky.errors import RunError
 from tiledsky.io import remote
 from tiledsky.io.address import Address
+from tiledsky.io.buckets import ObjectStore
 
 #: Its program, ``azurite-blob``.
 AZURITE = os.environ.get("TILEDSKY_AZURITE", "")
@@ -118,7 +118,7 @@ def test_from_container_to_container(local: Run) -> None:
 
 def test_second_driver_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEW", 0.2)
-    lock: Any = Address("az://sky/other.zarr/run/lock")
-    with leased(lock), pytest.raises(RunError, match="is being run by another process"), leased(lock):
+    guard = BucketLease(ObjectStore(Address("az://sky/other.zarr")))
+    with guard.locked(), pytest.raises(RunError, match="is being run by another process"), guard.locked():
         raise AssertionError("two have the lease")
-    assert not lock.exists()
+    assert not guard.lock.exists()

@@ -25,6 +25,7 @@ from tests.benchmarks.stage_times import Cost, run_seconds, stage_seconds, threa
 from tiledsky.cluster.local import local_client
 from tiledsky.engine.executors import DaskExecutor, Options
 from tiledsky.engine.plan import GATHER, make_plan
+from tiledsky.io.folders import LocalFolder
 from tiledsky.recipe import Recipe
 
 PROCESSES = 2
@@ -42,7 +43,7 @@ def measure(count: int, threads: int, seconds: float) -> dict[str, float]:
     ):
         client.wait_for_workers(workers)
         (Path(folder) / "run").mkdir()
-        executor = DaskExecutor(client, Path(folder), "0123456789abcdef", "", Options())
+        executor = DaskExecutor(client, LocalFolder(Path(folder)), "0123456789abcdef", "", Options())
         list(executor.outcomes("warm", [(k, 0) for k in range(4 * threads)]))
         cpu, began = time.process_time(), time.monotonic()
         done = sum(1 for _ in executor.outcomes("idle", [(k // 300, k % 300) for k in range(count)]))

@@ -13,6 +13,7 @@ from tiledsky import Recipe
 from tiledsky.engine.layout import Layout
 from tiledsky.engine.plan import identity, make_plan, run_id
 from tiledsky.io.files import write_bytes
+from tiledsky.io.folders import LocalFolder
 from tiledsky.io.plane_reader import ROLES
 from tiledsky.io.source import open_source
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, sealed, write_json
@@ -46,7 +47,7 @@ def make_run(
     parts, told = Layout(chosen, plan, dtypes), {name: f"input {name}" for name in dtypes}
     if read is not None:
         told["science"] = read.identity
-        write_json(path, "source.json", {"science": read.to_json()})
+        write_json(LocalFolder(path), "source.json", {"science": read.to_json()})
     for name, data in parts.zarr_files("" if header is None else header.tostring("\n", False, False)).items():
         if "/" not in name or not name.endswith("/zarr.json") or name.removesuffix("/zarr.json") in (*planes, "run"):
             write_bytes(path / name, data)
@@ -63,16 +64,16 @@ def make_run(
         "dtypes": dtypes,
         "files": {},
     }
-    write_json(path, "recipe.json", chosen.model_dump(mode="json"))
-    write_json(path, "plan.json", plan.to_json())
-    write_json(path, "identity.json", sealed(known))
+    write_json(LocalFolder(path), "recipe.json", chosen.model_dump(mode="json"))
+    write_json(LocalFolder(path), "plan.json", plan.to_json())
+    write_json(LocalFolder(path), "identity.json", sealed(known))
     made = {
         "run_id": run_id(digests),
         "versions": {"tiledsky": "0.0"},
         "recipe": chosen.name,
         "input": dict.fromkeys(inputs),
     }
-    write_json(path, "provenance.json", sealed({**made, **facts}))
+    write_json(LocalFolder(path), "provenance.json", sealed({**made, **facts}))
     if finished:
         write_bytes(path / RUN_FOLDER / SUCCESS, b"")
     return path

@@ -24,6 +24,7 @@ from tiledsky.engine.layout import Layout
 from tiledsky.engine.plan import Plan, make_plan
 from tiledsky.engine.tasks import execute
 from tiledsky.engine.verify import Checker
+from tiledsky.io.folders import LocalFolder
 
 Task = tuple[str, tuple[int, int]]
 
@@ -120,7 +121,7 @@ class WatchedRun:
     def found(self, root: Path) -> set[Task]:
         """Tasks that are needed, from the module that is tested."""
         layout = Layout(self.recipe, self.plan, read_run_file(root, "identity.json")["dtypes"])
-        checker = Checker(root, self.run_id, layout)
+        checker = Checker(LocalFolder(root), self.run_id, layout)
         return {(name, index) for name, some in needed(self.recipe, self.plan, checker.done).items() for index in some}
 
 

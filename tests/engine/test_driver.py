@@ -19,12 +19,12 @@ from tests.engine import planted
 from tests.engine.scenes import make_planes, stored_bytes
 from tiledsky import Recipe, open_run, run
 from tiledsky.cluster.local import local_client
-from tiledsky.engine import executors, run_store, tasks
+from tiledsky.engine import executors, locks, tasks
 from tiledsky.engine.attempt import StageTasks, attempt
 from tiledsky.engine.leases import process_name
-from tiledsky.engine.locks import wait_for_tasks
 from tiledsky.engine.runner import Progress
 from tiledsky.errors import ParameterError, RunError
+from tiledsky.io.folders import LocalFolder
 
 TILE = 100
 RINGS = 6
@@ -264,8 +264,9 @@ def test_timeout_that_leaves_no_time(image: Path, tmp_path: Path, seconds: float
 HOLD = """
 import sys, time
 from pathlib import Path
-from tiledsky.engine.locks import working
-with working(Path(sys.argv[1]), ""):
+from tiledsky.engine.locks import FolderLocks
+from tiledsky.io.folders import LocalFolder
+with FolderLocks(LocalFolder(Path(sys.argv[1]))).working(""):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
     print(time.time())
@@ -282,9 +283,9 @@ def hold(out: Path, seconds: float) -> subprocess.Popen[str]:
 def test_tasks_that_outlive_their_driver(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run.zarr"
     run("sextractor", image, out)
-    monkeypatch.setattr(run_store, "_PATIENCE", 0.3)
+    monkeypatch.setattr(locks, "_PATIENCE", 0.3)
     with hold(out, 60) as holder:
-        assert not wait_for_tasks(out, seconds=0)
+        assert not locks.FolderLocks(LocalFolder(out)).wait_for_tasks(seconds=0)
         before = stored_bytes(out)
         with pytest.raises(
             RunError, match=r"tasks of an earlier call still run on workers, and two must not write one"

@@ -13,14 +13,14 @@ import pytest
 #: time and memory are those of submitting tasks and hearing of their ends.
 CODE = """
 import sys, time
-from pathlib import Path
 import dask
 from tiledsky.engine import executors
 from tiledsky.cluster.local import local_client
 from tiledsky.cluster.process_memory import task_peak  # getrusage would count the process that started this one
+from tiledsky.io.folders import folder_at
 
 if __name__ == "__main__":
-    count, out = int(sys.argv[1]), Path(sys.argv[2])
+    count, out = int(sys.argv[1]), folder_at(sys.argv[2])
     with dask.config.set({"distributed.worker.preload": ["tests.engine.idle"]}), local_client() as client:
         client.wait_for_workers(2)
         first = task_peak() / 1e6

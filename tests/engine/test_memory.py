@@ -112,7 +112,7 @@ def test_large_tiles_take_what_their_terms_say(tmp_path: Path) -> None:
     with prepared.locked(restart=False):
         prepared.create()
     environment = {**os.environ, **worker_environment()}
-    words = [sys.executable, "-c", _EACH_TASK, str(prepared.root.absolute()), prepared.run_id]
+    words = [sys.executable, "-c", _EACH_TASK, str(prepared.root.path.absolute()), prepared.run_id]
     added = json.loads(subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout)
     recipe, plan = prepared.recipe, prepared.plan
     for stage in plan.stages:

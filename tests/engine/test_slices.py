@@ -57,7 +57,7 @@ def test_slices_give_the_bytes_of_a_run(store: PreparedRun, image: Path, tmp_pat
     for number, stage in enumerate(store.plan.stages):
         count = (3, 1, 2, 9)[number % 4]
         for part in reversed(range(1, count + 1)):
-            again = prepare(KEEPING, image, store.root, checksum=False)  # as a process of its own would
+            again = prepare(KEEPING, image, store.root.path, checksum=False)  # as a process of its own would
             assert again.plan == store.plan
             total, done = run_slice(again, stage, Slice(part, count), progress=seen.append)
             assert total == done
@@ -65,7 +65,7 @@ def test_slices_give_the_bytes_of_a_run(store: PreparedRun, image: Path, tmp_pat
     assert len(seen) == store.plan.n_tasks
     result = store.execute()
     assert result.provenance["tasks_computed_last"] == 0
-    assert stored_bytes(store.root) == stored_bytes(whole.path)
+    assert stored_bytes(store.root.path) == stored_bytes(whole.path)
 
 
 def test_a_stage_waits_for_what_it_reads(store: PreparedRun) -> None:
@@ -78,7 +78,7 @@ def test_a_stage_waits_for_what_it_reads(store: PreparedRun) -> None:
     run_slice(store, ingest, Slice(2, 3))
     assert run_slice(store, ring, Slice(1, 3)) == (3, 3)
     with pytest.raises(RunError, match="is not finished"):
-        open_run(store.root)
+        open_run(store.root.path)
 
 
 def test_a_driver_and_slices_keep_each_other_out(store: PreparedRun) -> None:

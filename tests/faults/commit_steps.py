@@ -19,11 +19,12 @@ from typing import Any
 from tests.engine.scenes import KEEPING, stored_bytes
 from tests.faults import trap
 from tiledsky import run
-from tiledsky.engine.locks import begin, end, working
+from tiledsky.engine.locks import FolderLocks
 from tiledsky.engine.plan import Stage
 from tiledsky.engine.runner import prepare
 from tiledsky.engine.tasks import execute
 from tiledsky.engine.verify import Checker
+from tiledsky.io.folders import LocalFolder
 from tiledsky.io.store import size_and_crc
 
 #: Chooses a change of a file by its number and kind.
@@ -41,8 +42,10 @@ class Sweep:
         self.prepared = prepare(KEEPING, image, self.out, tile_size=tile)
         with self.prepared.locked(restart=False):
             self.prepared.create()
-        self.call = begin(self.out)
-        self.checker = Checker(self.out, self.prepared.run_id, self.prepared.layout)
+        self.folder = LocalFolder(self.out)
+        self.locks = FolderLocks(self.folder)
+        self.call = self.locks.begin()
+        self.checker = Checker(self.folder, self.prepared.run_id, self.prepared.layout)
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
 
@@ -53,7 +56,7 @@ class Sweep:
             try:
                 if set_trap is not None:
                     set_trap()
-                with working(self.out, self.call):
+                with self.locks.working(self.call):
                     execute(str(self.out), self.prepared.run_id, stage.name, index)
                 os._exit(0)
             except BaseException as error:
@@ -155,13 +158,13 @@ class Sweep:
         """Suspend a task at a step until its call has ended: from then on it writes nothing."""
         pid, stopped = self._suspended(stage, index, objects, lambda n, kind: n == number)
         if stopped:
-            end(self.out, self.call)
+            self.locks.end(self.call)
             before = self._files()
             os.kill(pid, signal.SIGCONT)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             if self._files() != before or (code == 0 and self.checker.markers.read(stage.name, index) is None):
                 self.failures.append(f"{index} ended: written after the end, at step {number}")
-            self.call = begin(self.out)
+            self.call = self.locks.begin()
         if self.child(stage, index) != 0 or not self._right(objects):
             self.failures.append(f"{index} ended: not repaired")
         return stopped
@@ -171,7 +174,7 @@ class Sweep:
         return {str(path): path.stat().st_mtime_ns if path.is_file() else 0 for path in self.out.rglob("*")}
 
     def _right(self, objects: dict[str, tuple[int, int]]) -> bool:
-        return all((self.out / path).is_file() and size_and_crc(self.out, path) == o for path, o in objects.items())
+        return all((self.out / path).is_file() and size_and_crc(self.folder, path) == o for path, o in objects.items())
 
     def finish(self) -> dict[str, Any]:
         """Finish the run: what was done is whole, and no task is left."""

@@ -19,6 +19,7 @@ from tiledsky.engine.runner import Progress, prepare
 from tiledsky.engine.verify import verify
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.files import is_temporary
+from tiledsky.io.folders import LocalFolder
 from tiledsky.io.store import Markers
 
 #: Task of a stage, and its files.
@@ -201,7 +202,7 @@ def test_damage_behind_damage(image: Path, finished: Path, tmp_path: Path, whole
 def test_torn_markers(finished: Path, tmp_path: Path, tally: Tally, stage: str) -> None:
     run_id = json.loads((finished / "run/identity.json").read_text())["run_id"]
     file = finished / f"run/markers/{stage}/0.0.json"
-    markers, content = Markers(tmp_path, run_id, lambda stage, index: []), file.read_bytes()
+    markers, content = Markers(LocalFolder(tmp_path), run_id, lambda stage, index: []), file.read_bytes()
     copy = tmp_path / f"run/markers/{stage}/0.0.json"
     copy.parent.mkdir(parents=True)
     true = json.loads(content)

@@ -15,21 +15,14 @@ import zarr
 from tiledsky.errors import RunError
 from tiledsky.geometry import Region
 from tiledsky.io import files, store
-from tiledsky.io.files import remove_objects, write_bytes, write_inside
-from tiledsky.io.inside import (
-    DOCUMENT_BYTES,
-    all_files,
-    check_inside,
-    inside,
-    is_file_inside,
-    lock_inside,
-    open_inside,
-    read_inside,
-    size_inside,
-    unforeseen,
-)
+from tiledsky.io.files import write_bytes
+from tiledsky.io.folders import LocalFolder
+from tiledsky.io.inside import DOCUMENT_BYTES, inside, unforeseen
 from tiledsky.io.zarr.shards import read_region, write_object
 from tiledsky.workflows.publish import upload
+
+#: What reads a file, or opens it.
+OPENING = (LocalFolder.open, LocalFolder.read, LocalFolder.size, LocalFolder.open_lock)
 
 
 @pytest.fixture
@@ -68,30 +61,30 @@ INTRUDERS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def test_plain_files(root: Path) -> None:
-    assert read_inside(root, "run/plan.json") == b"{}"
-    assert size_inside(root, "run/plan.json") == 2
-    assert is_file_inside(root, "run/plan.json")
-    assert not is_file_inside(root, "run")
-    assert list(all_files(root)) == ["run/plan.json"]
-    check_inside(root)
+    assert LocalFolder(root).read("run/plan.json") == b"{}"
+    assert LocalFolder(root).size("run/plan.json") == 2
+    assert LocalFolder(root).is_file("run/plan.json")
+    assert not LocalFolder(root).is_file("run")
+    assert list(LocalFolder(root).files()) == ["run/plan.json"]
+    LocalFolder(root).check()
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
-        read_inside(root, "run/none.json")
+        LocalFolder(root).read("run/none.json")
     with pytest.raises(IsADirectoryError, match="run"):
-        read_inside(root, "run")
+        LocalFolder(root).read("run")
     link = root.with_name("link")
     link.symlink_to(root)  # the store itself may be reached by one: it was named by the user
-    assert read_inside(link, "run/plan.json") == b"{}"
+    assert LocalFolder(link).read("run/plan.json") == b"{}"
 
 
 @pytest.mark.parametrize("path", ["../home/thesis", "run/../../home/thesis", "/etc/hostname", "run/\0"])
 def test_paths_that_lead_out(root: Path, precious: Path, path: str) -> None:
-    for use in (inside, open_inside, read_inside, size_inside, lock_inside):
+    for use in (*OPENING, lambda folder, path: inside(folder.path, path)):
         with pytest.raises(OSError, match="is no path of this store"):
-            use(root, path)
+            use(LocalFolder(root), path)
     with pytest.raises(RunError, match="is no path of this store"):
-        write_inside(root, path, b"x")
+        LocalFolder(root).write(path, b"x")
     with pytest.raises(RunError, match="is no path of this store"):
-        remove_objects(root, [path])
+        LocalFolder(root).remove(path)
     assert (precious / "thesis").read_bytes() == b"years of work"
 
 
@@ -99,32 +92,32 @@ def test_paths_that_lead_out(root: Path, precious: Path, path: str) -> None:
 def test_what_is_no_file_is_neither_read_nor_written_to(root: Path, precious: Path, kind: str) -> None:
     place = root / "run/lock"
     INTRUDERS[kind](place, precious)
-    for use in (open_inside, read_inside, size_inside, lock_inside):
+    for use in OPENING:
         with pytest.raises(OSError, match=r"a link, which a run store does not have|not a file"):
-            use(root, "run/lock")
-    assert not is_file_inside(root, "run/lock")
+            use(LocalFolder(root), "run/lock")
+    assert not LocalFolder(root).is_file("run/lock")
     with pytest.raises(RunError, match=r"run/lock is (a link|a pipe, a socket or a device); a run store holds"):
-        list(all_files(root))
-    write_inside(root, "run/lock", b"new")  # replaces what stands there
-    assert read_inside(root, "run/lock") == b"new"
+        list(LocalFolder(root).files())
+    LocalFolder(root).write("run/lock", b"new")  # replaces what stands there
+    assert LocalFolder(root).read("run/lock") == b"new"
     place.unlink()
     INTRUDERS[kind](place, precious)
-    remove_objects(root, ["run/lock"])
+    LocalFolder(root).remove("run/lock")
     assert not os.path.lexists(place)
     assert {p.name: p.read_bytes() for p in precious.iterdir()} == {"thesis": b"years of work"}
 
 
 def test_folders_that_are_links(root: Path, precious: Path) -> None:
     (root / "run/failed").symlink_to(precious)
-    for use in (open_inside, read_inside, size_inside, lock_inside):
+    for use in OPENING:
         with pytest.raises(OSError, match="a link, which a run store does not have"):
-            use(root, "run/failed/thesis")
+            use(LocalFolder(root), "run/failed/thesis")
     with pytest.raises(RunError, match=r"run/failed/thesis cannot be written \(a link"):
-        write_inside(root, "run/failed/thesis", b"x")
+        LocalFolder(root).write("run/failed/thesis", b"x")
     with pytest.raises(RunError, match=r"run/failed/thesis cannot be written \(a link"):
-        remove_objects(root, ["run/failed/thesis"])
+        LocalFolder(root).remove("run/failed/thesis")
     with pytest.raises(RunError, match=r"run/failed is a link; a run store holds plain files and folders alone"):
-        check_inside(root)
+        LocalFolder(root).check()
     assert {p.name: p.read_bytes() for p in precious.iterdir()} == {"thesis": b"years of work"}
 
 
@@ -132,7 +125,7 @@ def test_documents_have_a_size(root: Path) -> None:
     with (root / "run/plan.json").open("wb") as file:
         file.truncate(DOCUMENT_BYTES + 1)
     with pytest.raises(OSError, match=f"has more than {DOCUMENT_BYTES} bytes"):
-        read_inside(root, "run/plan.json")
+        LocalFolder(root).read("run/plan.json")
 
 
 def test_temporary_names_are_new_and_follow_no_link(
@@ -168,7 +161,7 @@ def test_pixels_behind_a_link(tmp_path: Path, what: str) -> None:
     place.rename(tmp_path / "elsewhere")
     place.symlink_to(tmp_path / "elsewhere")
     np.testing.assert_array_equal(read_region(made, region), 1)  # of an input
-    array = store.open_plane(tmp_path / "run.zarr", "p")
+    array = store.open_plane(LocalFolder(tmp_path / "run.zarr"), "p")
     for read in (lambda: read_region(array, region), lambda: array[...]):
         with pytest.raises(OSError, match="a link, which a run store does not have"):
             read()

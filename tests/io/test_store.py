@@ -15,6 +15,7 @@ import zarr
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Region
 from tiledsky.io import files, store
+from tiledsky.io.folders import LocalFolder
 from tiledsky.io.store import Markers
 
 
@@ -65,17 +66,17 @@ def test_a_flipped_bit_is_an_error(tmp_path: Path, tile: tuple[int, int]) -> Non
 
 def test_groups_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such Zarr store; give the folder that a run or ingest wrote"):
-        store.open_store(tmp_path / "none")
+        store.open_store(LocalFolder(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="not a Zarr group"):
-        store.open_store(tmp_path / "empty")
+        store.open_store(LocalFolder(tmp_path / "empty"))
     zarr.create_array(str(tmp_path / "array"), data=np.zeros((3, 3)))
     with pytest.raises(InputError, match="not a Zarr group"):
-        store.open_store(tmp_path / "array")
+        store.open_store(LocalFolder(tmp_path / "array"))
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/zarr.json").write_text("{")
     with pytest.raises(InputError, match="not a Zarr group"):
-        store.open_store(tmp_path / "damaged")
+        store.open_store(LocalFolder(tmp_path / "damaged"))
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +105,7 @@ def test_temporary_names() -> None:
 
 
 def test_run_files(tmp_path: Path) -> None:
-    store.write_json(tmp_path, "x/facts.json", {"b": 1, "a": [2]})
+    store.write_json(LocalFolder(tmp_path), "x/facts.json", {"b": 1, "a": [2]})
     assert json.loads((tmp_path / "run/x/facts.json").read_bytes()) == {"a": [2], "b": 1}
 
 
@@ -118,7 +119,7 @@ def committed(tmp_path: Path) -> tuple[Markers, dict[str, Any]]:
     (tmp_path / "p").mkdir()
     (tmp_path / "p/0").write_bytes(b"pixels" * 1000)
     (tmp_path / "p/1").write_bytes(b"")
-    markers = Markers(tmp_path, "run1", owned)
+    markers = Markers(LocalFolder(tmp_path), "run1", owned)
     return markers, markers.write("ring", (3, 4), objects=["p/0", "p/1"], seconds=1.5)
 
 
@@ -130,17 +131,17 @@ def test_marker_says_what_was_written(committed: Any, tmp_path: Path) -> None:
 
 
 def test_no_marker_for_what_is_not_there(tmp_path: Path) -> None:
-    markers = Markers(tmp_path, "run1", owned)
+    markers = Markers(LocalFolder(tmp_path), "run1", owned)
     with pytest.raises(RunError, match="p/7 cannot be written"):
         markers.write("ring", (0, 0), objects=["p/7"])
     assert markers.read("ring", (0, 0)) is None
-    assert not markers.path("ring", (0, 0)).exists()
+    assert not (markers.root / markers.name("ring", (0, 0))).exists()
 
 
 @pytest.mark.parametrize("cut", range(0, 219, 23))
 def test_torn_marker_is_none(committed: Any, cut: int) -> None:
     markers, _ = committed
-    path = markers.path("ring", (3, 4))
+    path = markers.root / markers.name("ring", (3, 4))
     assert cut < len(path.read_bytes())
     path.write_bytes(path.read_bytes()[:cut])
     assert markers.read("ring", (3, 4)) is None
@@ -149,7 +150,7 @@ def test_torn_marker_is_none(committed: Any, cut: int) -> None:
 @pytest.mark.parametrize("text", ["[]", "3", "null", '{"run_id": "run1"}', '{"run_id": "run1", "objects": [{}]}'])
 def test_marker_of_another_form_is_none(committed: Any, text: str) -> None:
     markers, _ = committed
-    markers.path("ring", (3, 4)).write_text(text)
+    (markers.root / markers.name("ring", (3, 4))).write_text(text)
     assert markers.read("ring", (3, 4)) is None
 
 
@@ -158,7 +159,7 @@ def test_marker_with_objects_of_others_is_none(committed: Any, tmp_path: Path, p
     markers, marker = committed
     (tmp_path / "p/2").write_bytes(b"")
     changed = {**marker, "objects": [marker["objects"][0], {"path": path, "size": 0, "crc32": 0}]}
-    markers.path("ring", (3, 4)).write_text(json.dumps(store.sealed(changed)))
+    (markers.root / markers.name("ring", (3, 4))).write_text(json.dumps(store.sealed(changed)))
     assert markers.read("ring", (3, 4)) is None
 
 
@@ -177,20 +178,20 @@ def test_marker_with_objects_of_others_is_none(committed: Any, tmp_path: Path, p
 )
 def test_marker_with_values_of_other_types_is_none(committed: Any, change: dict[str, Any]) -> None:
     markers, marker = committed
-    markers.path("ring", (3, 4)).write_text(json.dumps(store.sealed({**marker, **change})))
+    (markers.root / markers.name("ring", (3, 4))).write_text(json.dumps(store.sealed({**marker, **change})))
     assert markers.load("ring", (3, 4)) is None
 
 
 def test_marker_needs_its_objects_and_its_run(committed: Any, tmp_path: Path) -> None:
     markers, marker = committed
-    assert Markers(tmp_path, "run2", owned).read("ring", (3, 4)) is None
+    assert Markers(LocalFolder(tmp_path), "run2", owned).read("ring", (3, 4)) is None
     assert markers.read("ring", (4, 3)) is None
     assert markers.read("mask", (3, 4)) is None
     (tmp_path / "p/0").write_bytes(b"pixels" * 999)
     assert markers.read("ring", (3, 4)) is None
     (tmp_path / "p/0").write_bytes(b"pixels" * 1000)
     assert markers.read("ring", (3, 4)) == marker
-    files.remove_objects(tmp_path, ["p/1", "p/none"])
+    markers.root.remove("p/1", "p/none")
     assert markers.read("ring", (3, 4)) is None
 
 
@@ -208,21 +209,19 @@ def test_discarded_marker_does_not_come_back(committed: Any, monkeypatch: pytest
     monkeypatch.setattr(files.os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     markers.discard("ring", (3, 4))
     markers.discard("ring", (3, 4))
-    assert synced == [str(markers.path("ring", (3, 4)).parent)]
+    assert synced == [str((markers.root / markers.name("ring", (3, 4))).parent)]
 
 
 def test_way_is_made_past_what_is_no_file(committed: Any, tmp_path: Path) -> None:
     """Files stay, for they may be somebody's work; folders in their place go, and files in place of folders."""
     markers, marker = committed
-    markers.remove("ring", (3, 4))
-    files.make_way(tmp_path, ["p/0", "p/1", "p/none", "none/at/all"])
+    markers.root.make_way(markers.name("ring", (3, 4)), "p/0", "p/1", "p/none", "none/at/all")
     assert markers.read("ring", (3, 4)) == marker
     (tmp_path / "p/1").unlink()
     (tmp_path / "p/1/inside").mkdir(parents=True)
     (tmp_path / "q").write_bytes(b"a file")
-    markers.path("ring", (3, 5)).mkdir()
-    markers.remove("ring", (3, 5))
-    files.make_way(tmp_path, ["p/0", "p/1", "q/c/0"])
+    (markers.root / markers.name("ring", (3, 5))).mkdir()
+    markers.root.make_way(markers.name("ring", (3, 5)), "p/0", "p/1", "q/c/0")
     assert sorted(path.name for path in tmp_path.rglob("*") if not path.is_dir()) == ["0", "3.4.json"]
     files.write_bytes(tmp_path / "q/c/0", b"pix", b"els")
     assert (tmp_path / "q/c/0").read_bytes() == b"pixels"

@@ -143,7 +143,7 @@ def assert_same_bytes(url: str, expected: Run) -> None:
 
 
 def markers(url: str) -> dict[str, bytes]:
-    return {str(file): file.read_bytes() for file in Address(url).glob("run/markers/*/*.json")}
+    return {str(file): file.read_bytes() for file in Address(f"{url}/run/markers").rglob("*.json")}
 
 
 def wait_for(what: Callable[[], Any], *, seconds: float = 300.0) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,11 @@ from tests.engine.scenes import command
 from tests.s3.conftest import URL, Proxy, Server, assert_same_bytes, killed_once, markers, speak_to, wait_for
 from tiledsky import Run, open_run, run
 from tiledsky.engine import leases
-from tiledsky.engine.leases import Warrant, leased, process_name
+from tiledsky.engine.leases import BucketLease, process_name
 from tiledsky.engine.verify import verify
 from tiledsky.errors import InputError, RunError
-from tiledsky.io.address import Address, may_put
+from tiledsky.io.address import Address
+from tiledsky.io.buckets import ObjectStore
 
 
 @pytest.fixture
@@ -131,18 +133,26 @@ def test_what_is_no_run_is_not_touched(folder: Path) -> None:
 
 
 @pytest.fixture
-def lock(out: str) -> Path:
-    return Address(f"{out}/run/lock")  # type: ignore[return-value]
+def lock(out: str) -> Address:
+    return Address(f"{out}/run/lock")
 
 
-def test_second_driver_is_refused(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def guard(lock: Address) -> BucketLease:
+    return BucketLease(ObjectStore(lock.parent.parent))
+
+
+def leased(lock: Address) -> AbstractContextManager[str]:
+    return guard(lock).locked()
+
+
+def test_second_driver_is_refused(lock: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEW", 0.2)
     with leased(lock), pytest.raises(RunError, match="is being run by another process"), leased(lock):
         raise AssertionError("two have the lease")
     assert not lock.exists()
 
 
-def test_lease_that_is_not_renewed_is_taken(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_that_is_not_renewed_is_taken(lock: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "STALE", 3.0)
     lock.write_bytes(json.dumps({"holder": "another.machine:1", "lease": "?", "renewed": 1}).encode())
     began = time.monotonic()
@@ -150,7 +160,7 @@ def test_lease_that_is_not_renewed_is_taken(lock: Path, monkeypatch: pytest.Monk
         assert time.monotonic() - began > 3
 
 
-def test_lease_of_a_process_that_is_gone_is_taken_at_once(lock: Path) -> None:
+def test_lease_of_a_process_that_is_gone_is_taken_at_once(lock: Address) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
     host = process_name().rpartition(":")[0]
@@ -161,7 +171,7 @@ def test_lease_of_a_process_that_is_gone_is_taken_at_once(lock: Path) -> None:
         assert time.monotonic() - began < leases.STALE / 2
 
 
-def test_driver_whose_lease_was_taken_stops(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_whose_lease_was_taken_stops(lock: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEW", 0.2)
 
     def drive() -> None:
@@ -174,17 +184,17 @@ def test_driver_whose_lease_was_taken_stops(lock: Path, monkeypatch: pytest.Monk
     assert b"another.machine" in lock.read_bytes()
 
 
-def test_task_of_another_driver_puts_nothing(lock: Path, out: str) -> None:
+def test_task_of_another_driver_puts_nothing(lock: Address, out: str) -> None:
     file = Address(f"{out}/background/c/0/0")
     lock.write_bytes(json.dumps({"holder": "another.machine:1", "lease": "?", "renewed": 1}).encode())
     for change in (lambda: file.write_bytes(b"pixels"), file.unlink):
-        with may_put(Warrant(lock, "ours")), pytest.raises(RunError, match=r"another call now, of another\.machine:1"):
+        with guard(lock).working("ours"), pytest.raises(RunError, match=r"another call now, of another\.machine:1"):
             change()
     lock.unlink()
-    with may_put(Warrant(lock, "ours")), pytest.raises(RunError, match="has no driver"):
+    with guard(lock).working("ours"), pytest.raises(RunError, match="has no driver"):
         file.write_bytes(b"pixels")
     assert not file.exists()
-    with leased(lock) as call, may_put(Warrant(lock, call)):
+    with leased(lock) as call, guard(lock).working(call):
         file.write_bytes(b"pixels")
     assert file.read_bytes() == b"pixels"
 

@@ -8,13 +8,7 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import (
-    BATCH,
-    app,
-    say,
-    with_inputs,
-    words_of,
-)
+from tiledsky.cli.options import BATCH, OutOption, app, say, with_inputs, words_of
 from tiledsky.cluster.configuration import load_cluster
 from tiledsky.cluster.local import parse_memory
 from tiledsky.engine.runner import PreparedRun, prepare
@@ -43,10 +37,7 @@ def do_slice(prepared: PreparedRun, text: str, stage: str | None) -> None:
 def submit(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
     recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
-    out: Annotated[
-        Path,
-        typer.Option(parser=located, metavar="RUN.zarr", help="Run store; the same command goes on where it ended."),
-    ],
+    out: OutOption,
     array: Annotated[int, typer.Option(metavar="N", help="Jobs of each stage.")],
     cluster: Annotated[
         str, typer.Option(metavar="FILE.toml", help="Cluster file: queue, memory, walltime, ...")
@@ -61,13 +52,13 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the scripts; submit nothing.")] = False,
 ) -> None:
     """Submit a run to SLURM as job arrays, one a stage, without Dask; the scripts go to RUN.zarr.jobs."""
-    config, out = load_cluster(cluster).changed(memory=memory_limit), out.absolute()
+    config, out = load_cluster(cluster).changed(memory=memory_limit), str(located(out).absolute())
     prepared = prepare(
         recipe, source, out, tile_size=tile_size, memory_limit=parse_memory(config.memory), threads=1, **inputs
     )
-    words = [source, "--recipe", recipe, "--out", str(out), *words_of(inputs)]
+    words = [source, "--recipe", recipe, "--out", out, *words_of(inputs)]
     words += ["--tile-size", str(tile_size)] if tile_size is not None else []
-    folder = out.with_name(f"{out.name}.jobs")
+    folder = Path(f"{out}.jobs")
     jobs = array_jobs(prepared, words, array, config, folder)
     prepared.check(restart=restart)
     if prepared.finished and not restart:

@@ -8,15 +8,7 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import (
-    FILES,
-    ChecksumOption,
-    HduOption,
-    app,
-    names_of,
-    say,
-    with_inputs,
-)
+from tiledsky.cli.options import FILES, ChecksumOption, HduOption, RunArgument, app, names_of, placed, say, with_inputs
 from tiledsky.engine.result import open_run
 from tiledsky.errors import ParameterError
 from tiledsky.io.address import located
@@ -71,7 +63,7 @@ def ingest(
 
 @app.command(rich_help_panel=FILES)
 def export(
-    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
+    source: RunArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
     planes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(EXPORTED),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
@@ -84,7 +76,7 @@ def export(
 @app.command("merge-masks", rich_help_panel=FILES)
 def merge(
     runs: Annotated[
-        list[Path], typer.Argument(parser=located, metavar="RUN.zarr", help="Finished runs on one grid, two or more.")
+        list[str], typer.Argument(parser=placed, metavar="RUN.zarr", help="Finished runs on one grid, two or more.")
     ],
     out: Annotated[Path, typer.Option(metavar="M.zarr", help="Store for the mask; give it to run with --mask.")],
 ) -> None:
@@ -99,7 +91,7 @@ def merge(
 
 @app.command("restore", rich_help_panel=FILES)
 def add_sky(
-    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr|SUB.fits")],
+    source: Annotated[str, typer.Argument(parser=placed, metavar="RUN.zarr|SUB.fits")],
     out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
     checksum: ChecksumOption = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,

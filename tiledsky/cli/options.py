@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import typer
 
+from tiledsky.io.address import located
 from tiledsky.io.options import InputOptions
 from tiledsky.plain import plain
 
@@ -23,6 +24,16 @@ app = typer.Typer(
     help="Estimate and subtract the sky background of astronomical mosaics of any size.",
 )
 
+
+def placed(text: str) -> str:
+    """Return a path or an address as messages spell it; an address that cannot be one is refused."""
+    return str(located(text))
+
+
+RunArgument = Annotated[str, typer.Argument(parser=placed, metavar="RUN.zarr")]
+OutOption = Annotated[
+    str, typer.Option(parser=placed, metavar="RUN.zarr", help="Run store; the same command goes on where it ended.")
+]
 HduOption = Annotated[str | None, typer.Option(help="HDU of the science image (name or number), or a Zarr array.")]
 ChecksumOption = Annotated[
     bool, typer.Option("--checksum/--no-checksum", help="Refuse FITS files whose CHECKSUM or DATASUM is wrong.")

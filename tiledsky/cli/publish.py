@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import FILES, app, say
+from tiledsky.cli.options import FILES, RunArgument, app, say
 from tiledsky.engine.result import open_run
-from tiledsky.io.address import located
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
 from tiledsky.workflows.publish import upload
 
 
 @app.command("publish", rich_help_panel=FILES)
 def publish(
-    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
+    source: RunArgument,
     url: Annotated[str, typer.Argument(metavar="URL", help="s3://, gs:// or az://")],
 ) -> None:
     """Copy a finished run to a bucket; the sign that it is finished comes last."""

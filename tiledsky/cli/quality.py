@@ -10,17 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import (
-    LOOK,
-    app,
-    say,
-    with_inputs,
-)
+from tiledsky.cli.options import LOOK, RunArgument, app, placed, say, with_inputs
 from tiledsky.diagnostics import judge, remarks
 from tiledsky.diagnostics.injection import Injection
 from tiledsky.engine.result import open_run
 from tiledsky.errors import ParameterError
-from tiledsky.io.address import located
 from tiledsky.io.options import InputOptions
 from tiledsky.recipe import Recipe
 from tiledsky.workflows.advise import BOXES, RECIPES, SMALLEST
@@ -33,7 +27,7 @@ NOT_GOOD = 1
 
 @app.command(rich_help_panel=LOOK)
 def check(
-    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
+    source: RunArgument,
     recipe: Annotated[
         str | None, typer.Option(help="Judge by the [checks] of this recipe instead of those of the run.")
     ] = None,
@@ -60,7 +54,7 @@ def check(
 
 @app.command("inject", rich_help_panel=LOOK)
 def inject_sources(
-    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr", help="A finished run.")],
+    source: Annotated[str, typer.Argument(parser=placed, metavar="RUN.zarr", help="A finished run.")],
     out: Annotated[Path, typer.Option(metavar="NEW.zarr", help="Run on the image with the sources.")],
     count: Annotated[int, typer.Option(min=2, help="Sources of each pair of flux and size.")] = 40,
     flux: Annotated[str, typer.Option(help="Total fluxes in units of the noise of a pixel.")] = "100,1000",

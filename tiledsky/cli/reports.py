@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from tiledsky.cli.options import LOOK, app, say
+from tiledsky.cli.options import LOOK, RunArgument, app, placed, say
 from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import ParameterError
-from tiledsky.io.address import located
 
 
 def write_after(run: Run, *, wanted: bool = True) -> None:
@@ -39,7 +38,7 @@ def write_after(run: Run, *, wanted: bool = True) -> None:
 
 @app.command("report", rich_help_panel=LOOK)
 def report_of(
-    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
+    source: RunArgument,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="REPORT.html", help="Default: beside the run, RUN.report.html."),
@@ -61,7 +60,7 @@ def report_of(
 @app.command("compare", rich_help_panel=LOOK)
 def compare_runs(
     runs: Annotated[
-        list[Path], typer.Argument(parser=located, metavar="RUN.zarr", help="Finished runs of one image, two or more.")
+        list[str], typer.Argument(parser=placed, metavar="RUN.zarr", help="Finished runs of one image, two or more.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="COMPARE.html")] = Path("compare.html"),
     truth: Annotated[
@@ -76,7 +75,7 @@ def compare_runs(
 
 @app.command("view", rich_help_panel=LOOK)
 def view_run(
-    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
+    source: RunArgument,
     port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0: any free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
 ) -> None:

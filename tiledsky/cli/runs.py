@@ -11,7 +11,7 @@ import typer
 
 from tiledsky.cli.arrays import do_slice
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import app, say, with_inputs
+from tiledsky.cli.options import OutOption, RunArgument, app, say, with_inputs
 from tiledsky.cli.reports import write_after
 from tiledsky.cluster.configuration import ClusterFile, load_cluster
 from tiledsky.cluster.job_queues import check_report, cluster_client, reported
@@ -22,7 +22,6 @@ from tiledsky.engine.result import open_run
 from tiledsky.engine.runner import planned, prepare
 from tiledsky.engine.verify import verify
 from tiledsky.errors import ClockError, ParameterError, RunError
-from tiledsky.io.address import located
 from tiledsky.io.options import InputOptions
 from tiledsky.nodata import number_text
 from tiledsky.workflows.submit import FINISH
@@ -59,10 +58,7 @@ def plan_of(
 def run(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
     recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
-    out: Annotated[
-        Path,
-        typer.Option(parser=located, metavar="RUN.zarr", help="Run store; the same command goes on where it ended."),
-    ],
+    out: OutOption,
     *,
     inputs: InputOptions,
     cluster: Annotated[
@@ -169,7 +165,7 @@ def _cluster(
 
 @app.command("verify")
 def verify_run(
-    source: Annotated[Path, typer.Argument(parser=located, metavar="RUN.zarr")],
+    source: RunArgument,
     level: Annotated[str, typer.Option(help="How closely: markers, sizes, crc or decode.")] = "crc",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look only; change nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON.")] = False,
@@ -177,7 +173,7 @@ def verify_run(
     """Name what is damaged in a run store, and mark it to be made anew; exit code 4 if anything is."""
     faults = verify(source, level=level, discard=not dry_run)
     if as_json:
-        typer.echo(json.dumps({"run": str(source), "level": level, "faults": [f.to_json() for f in faults]}, indent=1))
+        typer.echo(json.dumps({"run": source, "level": level, "faults": [f.to_json() for f in faults]}, indent=1))
     else:
         for fault in faults:
             say(str(fault))

@@ -20,12 +20,10 @@ from typing import Any
 
 from tiledsky import errors
 from tiledsky.engine.leases import process_name
-from tiledsky.engine.locks import working
+from tiledsky.engine.locks import guard_at
 from tiledsky.engine.tasks import execute
 from tiledsky.geometry import Pair
-from tiledsky.io.address import located
-from tiledsky.io.files import write_inside
-from tiledsky.io.inside import read_inside
+from tiledsky.io.folders import folder_at
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.plain import without_secrets
 
@@ -116,7 +114,7 @@ def attempt(common: StageTasks, index: Pair) -> dict[str, Any] | Failure:
     if hung is not None and hung["attempts"] >= TIMEOUTS:
         return timeout_failure(hung)
     try:
-        with working(located(common.root), common.call), _in_time(common, index):
+        with guard_at(folder_at(common.root)).working(common.call), _in_time(common, index):
             marker = execute(common.root, common.run_id, common.stage, index)
     except Exception as error:
         return Failure.of(error)
@@ -147,7 +145,7 @@ def _give_up(common: StageTasks, index: Pair, thread: int) -> None:
         "traceback": "".join(traceback.format_stack(sys._current_frames().get(thread))),
     }
     with suppress(OSError, errors.RunError):
-        write_inside(located(common.root), _timeout_name(common, index), json.dumps(report).encode())
+        folder_at(common.root).write(_timeout_name(common, index), json.dumps(report).encode())
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -159,7 +157,7 @@ def _timeout_name(common: StageTasks, index: Pair) -> str:
 def read_timeout(common: StageTasks, index: Pair) -> dict[str, Any] | None:
     """Return the report of the last attempt that ended by the clock, if there is one."""
     try:
-        report = json.loads(read_inside(located(common.root), _timeout_name(common, index)))
+        report = json.loads(folder_at(common.root).read(_timeout_name(common, index)))
     except (OSError, ValueError, RecursionError):
         return None
     kinds: dict[str, Any] = {"attempts": int, "seconds": (int, float), "worker": str, "traceback": str}

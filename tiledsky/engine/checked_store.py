@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from tiledsky.engine.layout import Layout
 from tiledsky.engine.plan import Plan
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import inner_chunk
-from tiledsky.io.inside import check_inside, is_file_inside
+from tiledsky.io.folders import Folder
 from tiledsky.io.plane_reader import HEADER, SourcePlane
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, open_plane, open_store
 from tiledsky.io.zarr.check import CHUNK_BYTES
@@ -35,14 +34,14 @@ class CheckedStore:
 
     Attributes
     ----------
-    root : Path
+    root : Folder
     known : dict
         Its identity: whose run it is.
     recipe : Recipe
     plan : Plan
     """
 
-    root: Path
+    root: Folder
     known: dict[str, Any]
     recipe: Recipe
     plan: Plan
@@ -66,13 +65,13 @@ class CheckedStore:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return is_file_inside(self.root, f"{RUN_FOLDER}/{SUCCESS}")
+        return self.root.is_file(f"{RUN_FOLDER}/{SUCCESS}")
 
     @property
     def planes(self) -> list[str]:
         """Names of the full-resolution planes that are there."""
         names = (name for name in self.layout.arrays if "/" not in name)
-        return sorted(name for name in names if is_file_inside(self.root, f"{name}/zarr.json"))
+        return sorted(name for name in names if self.root.is_file(f"{name}/zarr.json"))
 
     def source(self) -> dict[str, SourcePlane]:
         """Planes of the input, as the run's identity knows them."""
@@ -95,7 +94,7 @@ class CheckedStore:
         return found
 
 
-def open_checked_store(root: Path) -> CheckedStore:
+def open_checked_store(root: Folder) -> CheckedStore:
     """Open a run store and check its documents.
 
     Raises
@@ -105,12 +104,12 @@ def open_checked_store(root: Path) -> CheckedStore:
     RunError
         It is not of a run; links in it; documents that are missing, damaged, or contradict each other.
     """
-    if not root.is_dir():
+    if not root.path.is_dir():
         raise InputError(f"{root}: no such Zarr store; give the folder that a run or ingest wrote")
-    check_inside(root)
+    root.check()
     known = read_identity(root)
     if known is None:
-        if not is_file_inside(root, f"{RUN_FOLDER}/identity.json"):
+        if not root.is_file(f"{RUN_FOLDER}/identity.json"):
             open_store(root)
             raise RunError(f"{root} is a Zarr store but not of a run; give the folder named with --out")
         raise RunError(f"{root / RUN_FOLDER / 'identity.json'} is damaged; give the command that made the run")
@@ -120,7 +119,7 @@ def open_checked_store(root: Path) -> CheckedStore:
     return CheckedStore(root, known, recipe, plan)
 
 
-def checked_array(root: Path, path: str, spec: ArraySpec) -> zarr.Array[Any]:
+def checked_array(root: Folder, path: str, spec: ArraySpec) -> zarr.Array[Any]:
     """Open an array of a store; a RunError if it is not what the plan says of it."""
     where = root / path
     try:

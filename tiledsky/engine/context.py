@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,8 @@ from tiledsky.engine.plan import INGEST, Stage
 from tiledsky.errors import RunError
 from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.images import as_float
-from tiledsky.io.address import located
-from tiledsky.io.files import write_inside
 from tiledsky.io.fits.plane import parse_header
+from tiledsky.io.folders import Folder, folder_at
 from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.store import Markers, encoded, object_path, summary_path, tile_index
 from tiledsky.io.zarr.reader import ZarrReader
@@ -36,7 +34,7 @@ Index = Pair
 class Context:
     """What a task needs to know of its run; made once a process and run."""
 
-    def __init__(self, root: Path, run_id: str) -> None:
+    def __init__(self, root: Folder, run_id: str) -> None:
         self.root, self.run_id = root, run_id
         self.store = open_checked_store(root)
         if self.store.run_id != run_id:
@@ -121,10 +119,10 @@ class Context:
         array = self.array(path)
         written = object_path(array, tile_index(array, region))
         if is_plain(array):
-            write_inside(self.root, written, *encoded_object(array, region, data))
+            self.root.write(written, *encoded_object(array, region, data))
         else:
             for name, content in encoded(array, region, data).items():
-                write_inside(self.root, name, content)
+                self.root.write(name, content)
         return written
 
     def write_whole(self, path: str, data: NDArray[Any]) -> list[str]:
@@ -145,7 +143,7 @@ class Context:
 @lru_cache(maxsize=4)
 def context(root: str, run_id: str) -> Context:
     """Return the context of a run, one a process."""
-    return Context(located(root), run_id)
+    return Context(folder_at(root), run_id)
 
 
 def forget(root: str, run_id: str) -> None:

@@ -11,7 +11,6 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -21,7 +20,7 @@ from tiledsky.engine.plan import Plan, identity, make_plan, run_id
 from tiledsky.errors import ParameterError, RunError, TiledSkyError
 from tiledsky.geometry import Pair
 from tiledsky.io.fits.image import FitsRef
-from tiledsky.io.inside import read_inside
+from tiledsky.io.folders import Folder
 from tiledsky.io.plane_reader import KINDS, ROLES, SourcePlane
 from tiledsky.io.regions import RegionRef
 from tiledsky.io.source import plane_from_json
@@ -91,7 +90,7 @@ class _Plane(_Document):
 _TIERS, _PLANES = TypeAdapter(list[_Tier]), TypeAdapter(dict[str, _Plane])
 
 
-def content(root: Path, name: str) -> Any:
+def content(root: Folder, name: str) -> Any:
     """Return a JSON document of the run folder as plain data.
 
     Raises
@@ -100,7 +99,7 @@ def content(root: Path, name: str) -> Any:
         Missing, no file, or no JSON.
     """
     try:
-        return json.loads(read_inside(root, f"{RUN_FOLDER}/{name}"))
+        return json.loads(root.read(f"{RUN_FOLDER}/{name}"))
     except FileNotFoundError:
         raise _broken(root, name, "is missing") from None
     except OSError as error:
@@ -109,7 +108,7 @@ def content(root: Path, name: str) -> Any:
         raise _broken(root, name, "is damaged") from None
 
 
-def sealed_content(root: Path, name: str) -> dict[str, Any] | None:
+def sealed_content(root: Folder, name: str) -> dict[str, Any] | None:
     """Return a document that carries a checksum; None if it is missing or damaged."""
     try:
         found = content(root, name)
@@ -118,7 +117,7 @@ def sealed_content(root: Path, name: str) -> dict[str, Any] | None:
     return found if is_sealed(found) else None
 
 
-def read_identity(root: Path) -> dict[str, Any] | None:
+def read_identity(root: Folder) -> dict[str, Any] | None:
     """Return what says whose run a store is; None if it is missing, damaged, or contradicts itself."""
     found = sealed_content(root, "identity.json")
     if found is None or not _is(_Identity, found) or found["run_id"] != run_id(found["identity"]):
@@ -130,7 +129,7 @@ def read_identity(root: Path) -> dict[str, Any] | None:
     return found
 
 
-def read_recipe(root: Path) -> Recipe:
+def read_recipe(root: Folder) -> Recipe:
     """Return the recipe of a run."""
     data = content(root, "recipe.json")
     try:
@@ -139,7 +138,7 @@ def read_recipe(root: Path) -> Recipe:
         raise _broken(root, "recipe.json", f"is no recipe of this version ({_line(error)})") from None
 
 
-def read_plan(root: Path, recipe: Recipe) -> Plan:
+def read_plan(root: Folder, recipe: Recipe) -> Plan:
     """Return the plan of a run, if it is what its recipe, shape and tile size make."""
     try:
         return checked_plan(content(root, "plan.json"), recipe)
@@ -167,7 +166,7 @@ def checked_plan(data: Any, recipe: Recipe) -> Plan:
     return plan
 
 
-def check_identity(root: Path, known: Mapping[str, Any], recipe: Recipe, plan: Plan) -> None:
+def check_identity(root: Folder, known: Mapping[str, Any], recipe: Recipe, plan: Plan) -> None:
     """Refuse a recipe, plan or list of inputs that is not the one whose digest makes the run's identity."""
     digests = identity(recipe, plan, known["input"])
     for name, part in (("recipe.json", "recipe"), ("plan.json", "plan"), ("identity.json", "input")):
@@ -175,7 +174,7 @@ def check_identity(root: Path, known: Mapping[str, Any], recipe: Recipe, plan: P
             raise _broken(root, name, "is not of this run")
 
 
-def read_provenance(root: Path, known: Mapping[str, Any]) -> dict[str, Any]:
+def read_provenance(root: Folder, known: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is kept of how a finished run was made."""
     found = sealed_content(root, "provenance.json")
     if found is None or not _is(_Provenance, found) or found["run_id"] != known["run_id"]:
@@ -183,7 +182,7 @@ def read_provenance(root: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def read_source(root: Path, known: Mapping[str, Any] | None = None) -> dict[str, SourcePlane]:
+def read_source(root: Folder, known: Mapping[str, Any] | None = None) -> dict[str, SourcePlane]:
     """Return the planes of the input of a run; with its identity, only if they are those that it names."""
     data = content(root, "source.json")
     try:
@@ -204,7 +203,7 @@ def read_source(root: Path, known: Mapping[str, Any] | None = None) -> dict[str,
     return planes
 
 
-def read_tiers(root: Path, step: str) -> list[dict[str, Any]]:
+def read_tiers(root: Folder, step: str) -> list[dict[str, Any]]:
     """Return statistics and thresholds of the tiers of a step; of a ring step the one for the pixels left out."""
     name = f"thresholds/{step}.json"
     data: list[dict[str, Any]] = content(root, name)
@@ -213,7 +212,7 @@ def read_tiers(root: Path, step: str) -> list[dict[str, Any]]:
     return data
 
 
-def read_range(root: Path, step: str, part: str) -> tuple[float, float]:
+def read_range(root: Folder, step: str, part: str) -> tuple[float, float]:
     """Return the range of the values of a map of a mesh."""
     name = f"meshes/{step}.json"
     data = content(root, name)
@@ -223,7 +222,7 @@ def read_range(root: Path, step: str, part: str) -> tuple[float, float]:
     return low, high
 
 
-def read_diagnostics(root: Path) -> dict[str, Any]:
+def read_diagnostics(root: Folder) -> dict[str, Any]:
     """Return the measures of a run and their verdict."""
     data: dict[str, Any] = content(root, "diagnostics.json")
     try:
@@ -233,10 +232,10 @@ def read_diagnostics(root: Path) -> dict[str, Any]:
     return data
 
 
-def files_differ(root: Path, path: str, crc: int) -> str | None:
+def files_differ(root: Folder, path: str, crc: int) -> str | None:
     """Say what is wrong with a small file of a store that should have a CRC-32; None if nothing is."""
     try:
-        return None if zlib.crc32(read_inside(root, path)) == crc else "damaged"
+        return None if zlib.crc32(root.read(path)) == crc else "damaged"
     except FileNotFoundError:
         return "missing"
     except OSError as error:
@@ -262,7 +261,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _broken(root: Path, name: str, what: str) -> RunError:
+def _broken(root: Folder, name: str, what: str) -> RunError:
     return RunError(
         f"{root / RUN_FOLDER / name} {what}, so {root} cannot be relied on; give the command that made the run, which "
         "repairs what it can, or the same with --restart"

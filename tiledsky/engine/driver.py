@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tiledsky.engine.attempt import FAILED, Failure
@@ -17,8 +16,7 @@ from tiledsky.engine.plan import Plan, Stage
 from tiledsky.engine.verify import Checker
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.geometry import Pair, Region
-from tiledsky.io.files import remove_objects, write_inside
-from tiledsky.io.inside import inside
+from tiledsky.io.folders import Folder
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.recipe import Recipe
 
@@ -75,7 +73,7 @@ class TaskTotals:
 
 
 def drive(
-    root: Path,
+    root: Folder,
     recipe: Recipe,
     plan: Plan,
     run_id: str,
@@ -87,7 +85,7 @@ def drive(
     options: Options | None = None,
 ) -> TaskTotals:
     """Do the tasks that a run needs, one stage after the other, as long as ``call`` lasts
-    (`tiledsky.engine.locks.begin`).
+    (`tiledsky.engine.run_store.RunStore.locked`).
 
     A task that fails for good leaves a report in ``run/failed``, and the driver goes on with the other tasks of its
     stage. Stopped by KeyboardInterrupt, it gives running tasks a moment to end.
@@ -139,24 +137,24 @@ class FailedTasks:
 
     Parameters
     ----------
-    root : Path
+    root : Folder
     plan : Plan
     stage : Stage
     tasks : sequence of pairs
         What is to be done; files of other tasks are of the past.
     """
 
-    def __init__(self, root: Path, plan: Plan, stage: Stage, tasks: Sequence[Pair]) -> None:
+    def __init__(self, root: Folder, plan: Plan, stage: Stage, tasks: Sequence[Pair]) -> None:
         self.root, self.plan, self.stage = root, plan, stage
         self.within = f"{RUN_FOLDER}/{FAILED}/{stage.name}"
         self.folder = root / self.within
         self.failures: dict[Pair, Failure] = {}
-        there = {file.name for file in inside(root, f"{self.within}/").iterdir()} if self.folder.is_dir() else set()
+        there = root.names(f"{self.within}/")
         # by the plan, not by what is found: nothing else in the folder is ours
         names = {index: (self._name(index), f".{index[0]}.{index[1]}.timeout") for index in plan.grid(stage)}
         kept = set(tasks)
         for index, ours in names.items() if there else ():
-            remove_objects(root, [f"{self.within}/{name}" for name in there.intersection(ours[index in kept :])])
+            root.remove(*(f"{self.within}/{name}" for name in there.intersection(ours[index in kept :])))
         self.files = {name for index in kept for name in names[index][:1]} & there
         self._tidy()
 
@@ -185,12 +183,12 @@ class FailedTasks:
             "worker": failure.worker,
             "traceback": failure.traceback,
         }
-        write_inside(self.root, f"{self.within}/{self._name(index)}", json.dumps(record, indent=1).encode())
+        self.root.write(f"{self.within}/{self._name(index)}", json.dumps(record, indent=1).encode())
 
     def remove(self, index: Pair) -> None:
         """Forget an earlier failure of a task that is done."""
         if self.files and (name := self._name(index)) in self.files:
-            remove_objects(self.root, [f"{self.within}/{name}"])
+            self.root.remove(f"{self.within}/{name}")
             self._tidy()
 
     def raise_first(self) -> None:

@@ -16,15 +16,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from heapq import heappop, heappush
-from pathlib import Path
 from typing import Any, Protocol
 
 from tiledsky.engine.attempt import TIMED_OUT, TIMEOUTS, Failure, StageTasks, attempt, read_timeout, timeout_failure
 from tiledsky.engine.context import forget
 from tiledsky.engine.leases import process_name
-from tiledsky.engine.locks import wait_for_tasks
+from tiledsky.engine.locks import guard_at
 from tiledsky.errors import ClockError, ParameterError, RunError
 from tiledsky.geometry import Pair
+from tiledsky.io.folders import Folder, folder_at
 
 Outcome = dict[str, Any] | Failure
 Outcomes = Generator[tuple[Pair, Outcome], None, None]
@@ -97,7 +97,7 @@ class SerialExecutor:
 
     workers = 1
 
-    def __init__(self, root: Path, run_id: str, call: str, options: Options) -> None:
+    def __init__(self, root: Folder, run_id: str, call: str, options: Options) -> None:
         self.root, self.run_id, self.call, self.options = str(root), run_id, call, options
 
     def outcomes(self, stage: str, indices: Iterable[Pair]) -> Outcomes:
@@ -131,10 +131,11 @@ class _Task:
 class DaskExecutor:
     """Does tasks on the workers of a Dask cluster, which must see the same paths."""
 
-    def __init__(self, client: Any, root: Path, run_id: str, call: str, options: Options) -> None:
+    def __init__(self, client: Any, root: Folder, run_id: str, call: str, options: Options) -> None:
         from distributed import LocalCluster
 
-        self.client, self.root, self.run_id, self.call, self.options = client, root.absolute(), run_id, call, options
+        self.client, self.root = client, folder_at(root.path.absolute())
+        self.run_id, self.call, self.options = run_id, call, options
         self.patience = options.patience or (_PATIENCE_HERE if isinstance(client.cluster, LocalCluster) else _PATIENCE)
         self.workers = len(client.scheduler_info()["workers"])
         self._asking: Future[Any] | None = None
@@ -157,7 +158,7 @@ class DaskExecutor:
 
     def settle(self) -> None:
         """Wait for tasks that still run: a task that they commit need not be done again."""
-        wait_for_tasks(self.root, seconds=self.options.grace)
+        guard_at(self.root).wait_for_tasks(seconds=self.options.grace)
 
     def _work(self, common: StageTasks, tasks: Iterable[_Task]) -> Iterator[tuple[_Task, Outcome]]:
         todo, pending = deque(tasks), dict[Any, _Task]()

@@ -19,13 +19,17 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tiledsky.errors import RunError
-from tiledsky.io.address import Address
+from tiledsky.io.address import Address, may_put
+from tiledsky.io.buckets import ObjectStore
+from tiledsky.io.store import RUN_FOLDER
 
+#: The lock of the driver, in the run folder.
+DRIVER = "lock"
 #: Seconds between renewals, and without one after which a lease is nobody's.
 RENEW, STALE = 5.0, 30.0
 #: Seconds that a task relies on what it was told.
@@ -82,7 +86,8 @@ class _Lease:
                 if _read(content).get("lease") == self.id:  # put, but the answer was lost
                     return there
                 if seen is not None and there != seen:
-                    raise self._held()
+                    root = self.lock.parent.parent
+                    raise RunError(f"{root} is being run by another process; wait for it or stop it")
                 tag = None
                 if _is_gone(content) or time.monotonic() - since > STALE:
                     tag = self.lock.put_if(self._content(), there)
@@ -115,55 +120,64 @@ class _Lease:
             with suppress(RunError, OSError):
                 self.lock.unlink(missing_ok=True)
 
-    def _held(self) -> RunError:
-        root = self.lock.parent.parent
-        return RunError(f"{root} is being run by another process; wait for it or stop it")
 
+class BucketLease:
+    """Who works on a run whose store is in a bucket: the same methods as `tiledsky.engine.locks.FolderLocks`."""
 
-@contextmanager
-def leased(lock: Path) -> Iterator[str]:
-    """Hold the lease on a run store while the block runs; yield its id.
+    takes_slices = False
 
-    Raises
-    ------
-    RunError
-        Another process has it, or took it while this one was held up.
-    """
-    lease = _Lease(cast(Address, lock))
-    try:
-        yield lease.id
-    except _LeaseLoss:
+    def __init__(self, root: ObjectStore) -> None:
+        self.root, self.lock = root, root / RUN_FOLDER / DRIVER
+
+    @contextmanager
+    def locked(self) -> Iterator[str]:
+        """Keep other drivers out; yield the id of the lease.
+
+        Raises
+        ------
+        RunError
+            Another process has it, or took it while this one was held up.
+        """
+        lease = _Lease(self.lock)
+        try:
+            yield lease.id
+        except _LeaseLoss:
+            raise RunError(
+                f"{self.root}: this process did not renew its lease in {STALE:.0f} s, and another one drives the run "
+                "now; what was done is kept"
+            ) from None
+        finally:
+            lease.release()
+
+    def shared(self, name: str, what: str, *, patience: float) -> AbstractContextManager[str]:
+        """Refuse: a lease is of one process."""
         raise RunError(
-            f"{lease.lock.parent.parent}: this process did not renew its lease in {STALE:.0f} s, and another one "
-            "drives the run now; what was done is kept"
-        ) from None
-    finally:
-        lease.release()
+            f"{self.root}: slices of a job array need a folder that all jobs see; change --out, or use a cluster"
+        )
 
+    def working(self, call: str) -> AbstractContextManager[None]:
+        """Put and delete only as long as a driver has the lease ``call``; else RunError."""
+        asked = -math.inf
 
-class Warrant:
-    """Asked by a task before it puts anything: whether its driver still has the lease.
+        def check() -> None:
+            nonlocal asked
+            if time.monotonic() - asked < _TRUST:
+                return
+            found = self.lock.tagged()
+            held = _read(found[0]) if found is not None else {}
+            if held.get("lease") != call:
+                who = f"is driven by another call now, of {held['holder']}" if "holder" in held else "has no driver"
+                raise RunError(f"{self.root} {who}; this task ends")
+            asked = time.monotonic()
 
-    Parameters
-    ----------
-    lock : Path
-    lease : str
-        Id of the driver's lease, as `leased` yields it.
-    """
+        return may_put(check)
 
-    def __init__(self, lock: Path, lease: str) -> None:
-        self.lock, self.lease, self.asked = cast(Address, lock), lease, -math.inf
+    def end(self, call: str) -> None:
+        """Do nothing: the lease ends when it is given back."""
 
-    def __call__(self) -> None:
-        """Raise RunError if the lease is not the driver's."""
-        if time.monotonic() - self.asked < _TRUST:
-            return
-        found = self.lock.tagged()
-        held = _read(found[0]) if found is not None else {}
-        if held.get("lease") != self.lease:
-            who = f"is driven by another call now, of {held['holder']}" if "holder" in held else "has no driver"
-            raise RunError(f"{self.lock.parent.parent} {who}; this task ends")
-        self.asked = time.monotonic()
+    def wait_for_tasks(self, *, seconds: float) -> bool:
+        """Return True: tasks of an earlier driver may meet those of the next."""
+        return True
 
 
 def _read(content: bytes) -> dict[str, Any]:

@@ -14,118 +14,177 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
-from tiledsky.engine.leases import Warrant
+from tiledsky.engine.leases import DRIVER, BucketLease
 from tiledsky.errors import RunError
-from tiledsky.io.address import is_address, may_put
-from tiledsky.io.files import begun_in, stands, writing
-from tiledsky.io.inside import inside, lock_inside
+from tiledsky.io.files import begun_in, writing
+from tiledsky.io.folders import Folder, LocalFolder
+from tiledsky.io.inside import inside
 from tiledsky.io.store import RUN_FOLDER
 
-#: The lock of the driver.
-DRIVER = "lock"
 #: Held shared by every task while it works, so that a new driver can tell when those of an earlier one have ended.
 TASKS = "tasks.lock"
 #: Where the calls that work on a store have their folders.
 CALLS = "calls"
+#: Seconds that tasks which outlived their driver get to end.
+_PATIENCE = 60.0
 _POLL = 0.02
 
 
-def lock(file: IO[Any], kind: int, root: Path) -> bool:
-    """Lock an open file of the store ``root``; False if ``kind`` says not to wait (`fcntl.flock`) and it is held.
+class FolderLocks:
+    """Who works on a run whose store is in a folder."""
 
-    Raises
-    ------
-    RunError
-        The file system has no locks.
-    """
-    try:
-        fcntl.flock(file, kind)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            return False
-        raise RunError(
-            f"{root} is on a file system without locks ({error.strerror or error}), so that a second driver could not "
-            "be kept out; change --out"
-        ) from error
-    return True
+    #: Whether jobs of an array can do a part of the run each.
+    takes_slices = True
 
+    def __init__(self, root: LocalFolder) -> None:
+        self.root, self.calls = root, root / RUN_FOLDER / CALLS
 
-@contextmanager
-def working(root: Path, call: str) -> Iterator[None]:
-    """Hold the lock of the tasks while one works, which writes as long as its ``call`` lasts (`begin`)."""
-    if is_address(root):
-        with may_put(Warrant(root / RUN_FOLDER / DRIVER, call)):
+    @contextmanager
+    def locked(self) -> Iterator[str]:
+        """Keep other drivers out, by a lock that the system releases however the driver ends; yield the name of this
+        call, as long as which its tasks may write (`working`).
+
+        Raises
+        ------
+        RunError
+            Another process holds it, or it cannot be made.
+        """
+        self.root.check()
+        with writing(self.root / RUN_FOLDER / DRIVER):
+            (self.root / RUN_FOLDER).mkdir(parents=True, exist_ok=True)
+        with self._held(fcntl.LOCK_EX):
+            if not self.wait_for_tasks(seconds=_PATIENCE):
+                raise RunError(
+                    f"{self.root}: tasks of an earlier call still run on workers, and two must not write one tile; "
+                    "wait for them or stop the workers"
+                )
+            self._end_all()
+            yield self.begin()
+            self._end_all()  # of a call that is stopped, tasks may still end
+
+    @contextmanager
+    def shared(self, name: str, what: str, *, patience: float) -> Iterator[str]:
+        """Keep drivers out, but not others that each do a part of it (`tiledsky.engine.slices`); yield as `locked`.
+
+        A second process with the same part, called ``name``, and ``what`` in errors, is kept out too: that of a job
+        that is started again while its first self still ends, which gets ``patience`` seconds.
+
+        Raises
+        ------
+        RunError
+            A driver has the store, or there is none; another process has the part.
+        """
+        with self._held(fcntl.LOCK_SH):
+            call = self.begin()
+            try:
+                # named as a temporary file: a run that ends well removes it
+                path = f"{RUN_FOLDER}/.{name}"
+                with writing(self.root / path), self.root.open_lock(path) as file:
+                    if not self._locks_in(file, patience):
+                        raise RunError(f"{self.root}: {what} is being done by another process; wait for it or stop it")
+                    yield call
+            finally:
+                with suppress(RunError):  # a driver took the store, whose lock this process had lost
+                    self.end(call)
+
+    @contextmanager
+    def _held(self, kind: int) -> Iterator[None]:
+        """Hold the lock of a store, alone or with others (``LOCK_EX``, ``LOCK_SH``); refuse where that cannot be."""
+        with writing(self.root / RUN_FOLDER / DRIVER):
+            file = self.root.open_lock(f"{RUN_FOLDER}/{DRIVER}")
+        with file:
+            if not self._lock(file, kind | fcntl.LOCK_NB):
+                raise RunError(f"{self.root} is being run by another process; wait for it or stop it")
             yield
-        return
-    with lock_inside(root, f"{RUN_FOLDER}/{TASKS}") as file:
-        lock(file, fcntl.LOCK_SH, root)
-        with begun_in(root / RUN_FOLDER / CALLS / call) if call else nullcontext():
-            yield
 
+    @contextmanager
+    def working(self, call: str) -> Iterator[None]:
+        """Hold the lock of the tasks while one works, which writes as long as its ``call`` lasts."""
+        with self.root.open_lock(f"{RUN_FOLDER}/{TASKS}") as file:
+            self._lock(file, fcntl.LOCK_SH)
+            with begun_in(self.calls / call) if call else nullcontext():
+                yield
 
-def begin(root: Path) -> str:
-    """Begin a call that works on a store; return its name."""
-    call = uuid.uuid4().hex
-    with writing(root / RUN_FOLDER / CALLS):
-        inside(root, f"{RUN_FOLDER}/{CALLS}/{call}").mkdir(parents=True)
-    return call
+    def begin(self) -> str:
+        """Begin a call that works on a store; return its name."""
+        call = uuid.uuid4().hex
+        with writing(self.calls):
+            inside(self.root.path, f"{RUN_FOLDER}/{CALLS}/{call}").mkdir(parents=True)
+        return call
 
+    def end(self, call: str) -> None:
+        """End a call: what its tasks have not written by now is never written.
 
-def end(root: Path, call: str) -> None:
-    """End a call: what its tasks have not written by now is never written.
+        Raises
+        ------
+        RunError
+            It has ended: another one took over while this process was held up.
+        """
+        with writing(self.calls / call):
+            try:
+                (self.calls / call).rename(self.calls / f".{call}")  # at once, in the midst of whatever is done there
+            except FileNotFoundError:
+                raise RunError(
+                    f"{self.root}: another process has taken over the run while this one was held up; leave it to that"
+                ) from None
+        shutil.rmtree(self.calls / f".{call}", ignore_errors=True)
 
-    Raises
-    ------
-    RunError
-        It has ended: another one took over while this process was held up.
-    """
-    if is_address(root):
-        return
-    calls = root / RUN_FOLDER / CALLS
-    with writing(calls / call):
-        try:
-            (calls / call).rename(calls / f".{call}")  # at once, in the midst of whatever is done there
-        except FileNotFoundError:
-            ended = True
-        else:
-            ended = False
-    if ended:
-        raise RunError(f"{root}: another process has taken over the run while this one was held up; leave it to that")
-    shutil.rmtree(calls / f".{call}", ignore_errors=True)
+    def _end_all(self) -> None:
+        """End the calls of drivers and slices that were killed, and of those that lost their lock."""
+        for folder in list(self.calls.iterdir()) if self.calls.is_dir() else []:
+            if folder.name.startswith("."):  # one that was killed while it ended it
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                with suppress(RunError):
+                    self.end(folder.name)
+        shutil.rmtree(self.calls, ignore_errors=True)
 
+    def wait_for_tasks(self, *, seconds: float) -> bool:
+        """Wait until no task works in the store, in any process; return False if some still do after ``seconds``.
 
-def end_all(root: Path) -> None:
-    """End the calls of drivers and slices that were killed, and of those that lost their lock."""
-    calls = root / RUN_FOLDER / CALLS
-    for folder in [] if is_address(root) or not calls.is_dir() else list(calls.iterdir()):
-        if folder.name.startswith("."):  # one that was killed while it ended it
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
-            with suppress(RunError):
-                end(root, folder.name)
-    if not is_address(root):
-        shutil.rmtree(calls, ignore_errors=True)
+        A task outlives its driver for a moment if the driver is killed, and longer on workers that somebody else runs.
+        What it still removes and writes must not meet the tasks of the next driver.
+        """
+        if not self.root.stands(f"{RUN_FOLDER}/{TASKS}"):
+            return True
+        with self.root.open_lock(f"{RUN_FOLDER}/{TASKS}") as file:
+            return self._locks_in(file, seconds)
 
-
-def wait_for_tasks(root: Path, *, seconds: float) -> bool:
-    """Wait until no task works in the store, in any process; return False if some still do after ``seconds``.
-
-    A task outlives its driver for a moment if the driver is killed, and longer on workers that somebody else runs. What
-    it still removes and writes must not meet the tasks of the next driver. (In a bucket it may:
-    `tiledsky.engine.leases`.)
-    """
-    if is_address(root):
-        return True
-    until = time.monotonic() + seconds
-    if not stands(root / RUN_FOLDER / TASKS):
-        return True
-    with lock_inside(root, f"{RUN_FOLDER}/{TASKS}") as file:
-        while True:
-            if lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, root):
-                return True
+    def _locks_in(self, file: IO[Any], seconds: float) -> bool:
+        """Lock an open file, for this process alone; False if another one still has it after ``seconds``."""
+        until = time.monotonic() + seconds
+        while not self._lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
             if time.monotonic() > until:
                 return False
             time.sleep(_POLL)
+        return True
+
+    def _lock(self, file: IO[Any], kind: int) -> bool:
+        """Lock an open file; False if ``kind`` says not to wait (`fcntl.flock`) and it is held.
+
+        Raises
+        ------
+        RunError
+            The file system has no locks.
+        """
+        try:
+            fcntl.flock(file, kind)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise RunError(
+                f"{self.root} is on a file system without locks ({error.strerror or error}), so that a second driver "
+                "could not be kept out; change --out"
+            ) from error
+        return True
+
+
+#: Who keeps others out of a run: `FolderLocks`, or in a bucket a `BucketLease`, by the same methods.
+Guard: TypeAlias = FolderLocks | BucketLease
+
+
+def guard_at(root: Folder) -> Guard:
+    """Return what keeps others out of a run in this folder or bucket."""
+    return FolderLocks(root) if isinstance(root, LocalFolder) else BucketLease(root)

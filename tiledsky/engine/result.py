@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,9 @@ from tiledsky.engine.plan import Plan
 from tiledsky.engine.verify import Checker
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.geometry import Region
-from tiledsky.io.address import located
-from tiledsky.io.files import stands
+from tiledsky.io.address import Place
 from tiledsky.io.fits.plane import parse_header
-from tiledsky.io.inside import is_file_inside
+from tiledsky.io.folders import folder_at
 from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.io.zarr.reader import read_plane
@@ -37,6 +35,7 @@ class Run:
     Attributes
     ----------
     path : Path
+        Of a store in a bucket a `tiledsky.io.address.Address`.
     recipe : Recipe
     plan : Plan
     provenance : dict
@@ -45,7 +44,7 @@ class Run:
         Whether the run finished; planes of an unfinished one hold fill values where nothing was written.
     """
 
-    path: Path
+    path: Place
     recipe: Recipe
     plan: Plan
     provenance: dict[str, Any]
@@ -84,13 +83,13 @@ class Run:
     def thresholds(self) -> dict[str, Any]:
         """Global statistics and thresholds of the mask steps, tier by tier."""
         steps = sorted(str(stage.step) for stage in self.plan.stages if stage.kind == "statistics")
-        there = [s for s in steps if self.complete or stands(self.path / RUN_FOLDER / "thresholds" / f"{s}.json")]
-        return {step: read_tiers(self.path, step) for step in there}
+        there = [s for s in steps if self.complete or self.store.root.stands(f"{RUN_FOLDER}/thresholds/{s}.json")]
+        return {step: read_tiers(self.store.root, step) for step in there}
 
     @property
     def diagnostics(self) -> dict[str, Any]:
         """How good the background is: measures with their errors, and the verdict; see ``docs/quality.md``."""
-        return read_diagnostics(self.path)
+        return read_diagnostics(self.store.root)
 
     def status(self) -> dict[str, NDArray[np.int8]]:
         """State of every task, by stage: arrays of the shape of the stage's grid of tiles (1 x 1 for gather tasks).
@@ -98,7 +97,7 @@ class Run:
         The numbers are those of `STATUS`: 0 never done (or damaged since), 1 done, 2 done and all of the tile's pixels
         are masked (of the output stage), 3 failed, with its traceback in ``run/failed``.
         """
-        checker = Checker(self.path, self.run_id, self.store.layout)
+        checker = Checker(self.store.root, self.run_id, self.store.layout)
         states = {}
         for stage in self.plan.stages:
             grid = self.plan.grid(stage)
@@ -108,7 +107,7 @@ class Run:
                 if done.usable or (done.kept and checker.settled):
                     marker = checker.marker(stage, index) or {}
                     state[index] = STATUS["all-masked" if marker.get("status") == "all-masked" else "done"]
-                elif is_file_inside(self.path, f"{RUN_FOLDER}/failed/{stage.name}/{index[0]}.{index[1]}.json"):
+                elif self.store.root.is_file(f"{RUN_FOLDER}/failed/{stage.name}/{index[0]}.{index[1]}.json"):
                     state[index] = STATUS["failed"]
         return states
 
@@ -145,14 +144,14 @@ def open_run(path: str | os.PathLike[str], *, allow_partial: bool = False) -> Ru
         chunk that was never written reads as sky); ``allow_partial=True`` opens that too, `Run.status` says what is
         there.
     """
-    root = located(path)
-    if is_file_inside(root, f"{RUN_FOLDER}/preparing"):
+    root = folder_at(path)
+    if root.is_file(f"{RUN_FOLDER}/preparing"):
         raise RunError(f"{root} was stopped before its first task; give the command that began it")
     store = open_checked_store(root)
     if not store.finished and not allow_partial:
         raise RunError(f"{root} is not finished: parts of its planes are empty; go on with the command that began it")
     provenance = read_provenance(root, store.known) if store.finished else store.known
-    return Run(root, store.recipe, store.plan, provenance, store.finished, store)
+    return Run(root.path, store.recipe, store.plan, provenance, store.finished, store)
 
 
 def _whole(array: Any) -> NDArray[Any]:

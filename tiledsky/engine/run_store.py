@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 import tiledsky
@@ -25,19 +23,16 @@ from tiledsky.engine.documents import (
     sealed_content,
 )
 from tiledsky.engine.layout import Layout
-from tiledsky.engine.leases import leased
-from tiledsky.engine.locks import CALLS, DRIVER, begin, end, end_all, lock, wait_for_tasks
+from tiledsky.engine.leases import DRIVER
+from tiledsky.engine.locks import CALLS, Guard, guard_at
 from tiledsky.engine.plan import Plan, run_id
-from tiledsky.errors import InputError, ParameterError, RunError
-from tiledsky.io.address import is_address, is_inside
-from tiledsky.io.files import files_below, is_temporary, remove_objects, remove_tree, stands, write_inside, writing
-from tiledsky.io.inside import check_inside, inside, is_file_inside, lock_inside
+from tiledsky.errors import ParameterError, RunError
+from tiledsky.io.files import writing
+from tiledsky.io.folders import Folder, folder_at
 from tiledsky.io.source import Source
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, json_bytes, sealed
 from tiledsky.recipe import Recipe
 
-#: Seconds that tasks which outlived their driver get to end.
-_PATIENCE = 60.0
 #: A file of the run folder from the first thing written until the store is a run.
 _PREPARING = "preparing"
 #: A file of the run folder once the input changed while it was read.
@@ -48,7 +43,7 @@ _ASKED = 100
 Content = TypeVar("Content")
 
 
-def stored_plan(root: Path, identity: dict[str, str], recipe: Recipe) -> Plan | None:
+def stored_plan(root: Folder, identity: dict[str, str], recipe: Recipe) -> Plan | None:
     """Return the plan of the run that a store holds, if recipe, input and code of its ``identity`` are these."""
     known = read_identity(root)
     if known is None or any(known["identity"].get(k) != v for k, v in identity.items() if k != "plan"):
@@ -61,74 +56,6 @@ def stored_plan(root: Path, identity: dict[str, str], recipe: Recipe) -> Plan | 
         return None
 
 
-@contextmanager
-def locked(root: Path) -> Iterator[str]:
-    """Keep other drivers out: a lock on a file of the store, which the system releases however the driver ends.
-
-    Yields
-    ------
-    str
-        Name of this call, as long as which its tasks may write (`tiledsky.engine.locks.working`).
-
-    Raises
-    ------
-    RunError
-        Another process holds it, or it cannot be made.
-    """
-    if is_address(root):
-        with leased(root / RUN_FOLDER / DRIVER) as lease:
-            yield lease
-        return
-    check_inside(root)
-    with writing(root / RUN_FOLDER / DRIVER):
-        (root / RUN_FOLDER).mkdir(parents=True, exist_ok=True)
-    with _held(root, fcntl.LOCK_EX):
-        if not wait_for_tasks(root, seconds=_PATIENCE):
-            raise RunError(
-                f"{root}: tasks of an earlier call still run on workers, and two must not write one tile; wait for "
-                "them or stop the workers"
-            )
-        end_all(root)
-        yield begin(root)
-        end_all(root)  # of a call that is stopped, tasks may still end
-
-
-@contextmanager
-def shared(root: Path) -> Iterator[str]:
-    """Keep drivers out, but not others that do a part of the run each (`tiledsky.engine.slices`).
-
-    Yields
-    ------
-    str
-        Name of this call.
-
-    Raises
-    ------
-    RunError
-        A driver has the store, or there is none.
-    """
-    with _held(root, fcntl.LOCK_SH):
-        call = begin(root)
-        try:
-            yield call
-        finally:
-            with suppress(RunError):  # a driver took the store, whose lock this process had lost
-                end(root, call)
-
-
-@contextmanager
-def _held(root: Path, kind: int) -> Iterator[None]:
-    """Hold the lock of a store, alone or with others (``LOCK_EX``, ``LOCK_SH``); refuse where that cannot be."""
-    if is_address(root):
-        raise RunError(f"{root}: slices of a job array need a folder that all jobs see; change --out, or use a cluster")
-    with writing(root / RUN_FOLDER / DRIVER):
-        file = lock_inside(root, f"{RUN_FOLDER}/{DRIVER}")
-    with file:
-        if not lock(file, kind | fcntl.LOCK_NB, root):
-            raise RunError(f"{root} is being run by another process; wait for it or stop it")
-        yield
-
-
 @dataclass(frozen=True)
 class RunStore:
     """A run that was checked and planned, and the folder it is kept in.
@@ -136,7 +63,7 @@ class RunStore:
     ``inputs``: identities of the planes, and ``dq_bits``; ``identity``: digests of recipe, plan, input and code.
     """
 
-    root: Path
+    root: Folder
     recipe: Recipe
     source: Source
     plan: Plan
@@ -149,9 +76,14 @@ class RunStore:
         return run_id(self.identity)
 
     @property
+    def guard(self) -> Guard:
+        """What keeps others out of the store."""
+        return guard_at(self.root)
+
+    @property
     def finished(self) -> bool:
         """Whether the run came to its end; what became of it since is not looked at."""
-        return is_file_inside(self.root, f"{RUN_FOLDER}/{SUCCESS}")
+        return self.root.is_file(f"{RUN_FOLDER}/{SUCCESS}")
 
     @property
     def has_provenance(self) -> bool:
@@ -191,9 +123,6 @@ class RunStore:
         }
         return {**files, f"{RUN_FOLDER}/identity.json": json_bytes(sealed(identity))}
 
-    def _file(self, name: str) -> Path:
-        return self.root / RUN_FOLDER / name
-
     def check(self, *, restart: bool) -> None:
         """Refuse a folder that is no run store, and the store of another run unless it is to be thrown away.
 
@@ -202,37 +131,26 @@ class RunStore:
         ParameterError, InputError, RunError
         """
         root = self.root
-        if not root.exists():
-            if not is_address(root) and not root.absolute().parent.is_dir():
-                raise InputError(f"{root}: the folder {root.absolute().parent} does not exist; make it or change --out")
+        if not root.path.exists():
+            folder_at(root.path.parent).check_takes(root.path.name)
             return
-        check_inside(root)
-        known = stands(self._file("identity.json"))
-        if not known and not (root.is_dir() and (self._is_begun() or self._is_ours())):
+        root.check()
+        known = root.stands(f"{RUN_FOLDER}/identity.json")
+        if not known and not (root.path.is_dir() and (self._is_begun() or self._is_ours())):
             raise RunError(f"{root} exists and is no run store, so it is not touched; change --out")
         for plane in self.source.planes.values():
-            if is_inside(plane.path, root):
+            if root.holds(plane.path):
                 raise ParameterError(f"the input lies in {root}, which would be overwritten; change --out")
-        if (restart or not known) and not is_address(root):
-            self._check_all_is_made()
+        if restart or not known:
+            root.check_made_of({path.partition("/")[0] for path in self.layout.zarr_files("")} | {RUN_FOLDER})
         if not restart and known:
             self._check_identity()
-
-    def _check_all_is_made(self) -> None:
-        """Refuse to throw away what no run made."""
-        known = {path.partition("/")[0] for path in self.layout.zarr_files("")} | {RUN_FOLDER}
-        for path in sorted(self.root.iterdir()):
-            made = path.name in known or is_temporary(path.name) or (path / "zarr.json").is_file()
-            if not made and not (path / "c").is_dir():
-                raise RunError(
-                    f"{self.root} holds {path.name}, which no run made, and would lose it; move it, or change --out"
-                )
 
     def _check_identity(self) -> None:
         before = read_identity(self.root)
         if before is None:
             if not self._is_ours():
-                raise RunError(f"{self._file('identity.json')} is damaged; run again with --restart")
+                raise RunError(f"{self.root / RUN_FOLDER / 'identity.json'} is damaged; run again with --restart")
             return
         changed = self._changes(before)
         if changed:
@@ -240,7 +158,7 @@ class RunStore:
                 f"{self.root} holds a run with another {' and '.join(changed)}; results must not be mixed: "
                 "change --out, or start over with --restart"
             )
-        if self._file(_MIXED).exists():
+        if self.root.stands(f"{RUN_FOLDER}/{_MIXED}"):
             raise RunError(
                 f"{self.root}: the input changed while it was read, so tiles of two inputs are mixed; "
                 "start over with --restart"
@@ -269,7 +187,7 @@ class RunStore:
 
     def _is_ours(self) -> bool:
         """Whether the markers of the store are of this run, for when its identity is damaged or missing."""
-        if self._file(_PREPARING).exists():
+        if self.root.stands(f"{RUN_FOLDER}/{_PREPARING}"):
             return False
         ids = set()
         tasks = ((stage, index) for stage in self.plan.stages for index in islice(self.plan.grid(stage), _ASKED))
@@ -280,19 +198,19 @@ class RunStore:
 
     def _is_begun(self) -> bool:
         """Whether the folder is empty, or a driver was stopped while it prepared it."""
-        inside = [path.name for path in self.root.iterdir()]
-        if not inside or self._file(_PREPARING).is_file():
+        found = self.root.names()
+        if not found or self.root.is_file(f"{RUN_FOLDER}/{_PREPARING}"):
             return True
-        return inside == [RUN_FOLDER] and {path.name for path in (self.root / RUN_FOLDER).iterdir()} <= {CALLS, DRIVER}
+        return found == {RUN_FOLDER} and self.root.names(f"{RUN_FOLDER}/") <= {CALLS, DRIVER}
 
     @contextmanager
     def locked(self, *, restart: bool) -> Iterator[str]:
         """Keep other drivers out; what is in the store is checked again, and with ``restart`` thrown away.
 
-        Yields the name of this call, as `locked` does.
+        Yields the name of this call, as `tiledsky.engine.locks.FolderLocks.locked` does.
         """
         self.check(restart=restart)
-        with locked(self.root) as call:
+        with self.guard.locked() as call:
             self.check(restart=restart)
             if restart:
                 self._clear()
@@ -300,27 +218,22 @@ class RunStore:
 
     def _clear(self) -> None:
         """Remove everything but the lock; whatever is left when this is stopped is still known as a store begun."""
-        (self.root / RUN_FOLDER / _PREPARING).touch()
-        remove_objects(self.root, [f"{RUN_FOLDER}/{name}" for name in (SUCCESS, "identity.json")])
-        for folder in (self.root, self.root / RUN_FOLDER):
-            for path in folder.iterdir():
-                if path.name in (RUN_FOLDER, CALLS, DRIVER, _PREPARING):
-                    continue
-                if path.is_dir() and not path.is_symlink():
-                    remove_tree(path)
-                else:
-                    path.unlink()
+        self.root.write(f"{RUN_FOLDER}/{_PREPARING}")
+        self.root.remove(*(f"{RUN_FOLDER}/{name}" for name in (SUCCESS, "identity.json")))
+        for within in ("", f"{RUN_FOLDER}/"):
+            for name in self.root.names(within) - {RUN_FOLDER, CALLS, DRIVER, _PREPARING}:
+                self.root.remove_tree(f"{within}{name}")
 
     def create(self) -> None:
         """Write what describes the run and its arrays; of a run that was begun, what is missing or damaged of it."""
-        remove_objects(self.root, [f"{RUN_FOLDER}/{SUCCESS}"])
+        self.root.remove(f"{RUN_FOLDER}/{SUCCESS}")
         if read_identity(self.root) is None and not self._is_ours():
-            with writing(self.root):
+            with writing(self.root.path):
                 self._clear()
         self._write_source()  # the scratch copy of a compressed file is another one every time
         for path, _ in self.damaged(scratch=True):
-            write_inside(self.root, path, self.files[path])
-        remove_objects(self.root, [f"{RUN_FOLDER}/{_PREPARING}"])
+            self.root.write(path, self.files[path])
+        self.root.remove(f"{RUN_FOLDER}/{_PREPARING}")
 
     def damaged(self, *, scratch: bool) -> list[tuple[str, str]]:
         """Return the `files` that are missing or not as they were written, and what is wrong with them.
@@ -332,7 +245,7 @@ class RunStore:
 
     def _write_source(self) -> None:
         planes = {name: p.to_json() for name, p in self.source.planes.items()}
-        write_inside(self.root, f"{RUN_FOLDER}/source.json", json_bytes(planes))
+        self.root.write(f"{RUN_FOLDER}/source.json", json_bytes(planes))
 
     def check_input(self) -> None:
         """Check that the input is still what the run began with.
@@ -347,7 +260,7 @@ class RunStore:
         for plane in self.source.planes.values():
             now = plane.again()
             if now.identity != plane.identity:
-                write_inside(self.root, f"{RUN_FOLDER}/{_MIXED}", plane.path.encode())
+                self.root.write(f"{RUN_FOLDER}/{_MIXED}", plane.path.encode())
                 raise RunError(
                     f"{plane.path} changed while it was read ({plane_change(plane, now)}), so {self.root} may hold "
                     "tiles of two inputs; start over with --restart"
@@ -359,19 +272,18 @@ class RunStore:
         ``call``: it ends first, so that no task that was held up writes anything more. ``provenance`` is None where an
         earlier driver wrote it and was stopped before it had tidied up.
         """
-        end(self.root, call)
+        self.guard.end(call)
         if provenance is not None:
-            write_inside(self.root, f"{RUN_FOLDER}/provenance.json", json_bytes(sealed(provenance)))
+            self.root.write(f"{RUN_FOLDER}/provenance.json", json_bytes(sealed(provenance)))
         for name in (*self.layout.scratch, f"{RUN_FOLDER}/summaries"):
-            remove_tree(inside(self.root, name), ignore_errors=True)
-        for file in files_below(self.root):
-            if is_temporary(file.name):
-                file.unlink(missing_ok=True)
-        write_inside(self.root, f"{RUN_FOLDER}/{SUCCESS}", b"")
+            with suppress(OSError):
+                self.root.remove_tree(name)
+        self.root.tidy()
+        self.root.write(f"{RUN_FOLDER}/{SUCCESS}", b"")
 
 
 def damaged_files(
-    root: Path, crcs: dict[str, int], *, leave_out: Callable[[str], bool] | None = None
+    root: Folder, crcs: dict[str, int], *, leave_out: Callable[[str], bool] | None = None
 ) -> list[tuple[str, str]]:
     """Return the files, but those to leave out, that are missing or have another CRC-32, and what is wrong."""
     found = []

@@ -20,7 +20,7 @@ from tiledsky.engine.result import Run, open_run
 from tiledsky.engine.run_store import RunStore, stored_plan
 from tiledsky.engine.verify import Checker, is_whole
 from tiledsky.images import float_dtype
-from tiledsky.io.address import located
+from tiledsky.io.folders import folder_at
 from tiledsky.io.options import InputOptions
 from tiledsky.io.regions import RegionPlane
 from tiledsky.io.source import Source
@@ -127,7 +127,7 @@ class PreparedRun(RunStore):
                 self.check_input()
                 told = tasks.computed or not self.has_provenance
                 self.finish(call, _provenance(self, tasks, time.time() - began, threads) if told else None)
-        return open_run(self.root)
+        return open_run(self.root.path)
 
 
 def prepare(
@@ -147,11 +147,11 @@ def prepare(
     """
     made = planned(recipe, source, tile_size=tile_size, memory_limit=memory_limit, threads=threads, **inputs)
     parts = identity(made.recipe, made.plan, made.inputs)
-    if tile_size is None and (known := stored_plan(located(out), parts, made.recipe)) is not None:
+    if tile_size is None and (known := stored_plan(folder_at(out), parts, made.recipe)) is not None:
         # goes on with the tiles that the run began with
         made, parts = replace(made, plan=known), identity(made.recipe, known, made.inputs)
     made.check_fits(memory_limit=memory_limit, threads=threads)
-    return PreparedRun(located(out), made.recipe, made.source, made.plan, parts, made.inputs)
+    return PreparedRun(folder_at(out), made.recipe, made.source, made.plan, parts, made.inputs)
 
 
 @dataclass(frozen=True)

@@ -7,28 +7,24 @@ on less, which it would read as fill value.
 
 from __future__ import annotations
 
-import fcntl
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 from tiledsky.engine.attempt import Failure
 from tiledsky.engine.dependencies import covered, reads
 from tiledsky.engine.driver import FailedTasks, Progress
 from tiledsky.engine.executors import Options, SerialExecutor
-from tiledsky.engine.locks import lock
 from tiledsky.engine.plan import Plan, Stage
-from tiledsky.engine.run_store import RunStore, shared
+from tiledsky.engine.run_store import RunStore
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.geometry import Pair
-from tiledsky.io.files import writing
-from tiledsky.io.inside import lock_inside
-from tiledsky.io.store import RUN_FOLDER, Markers
+from tiledsky.io.store import Markers
 
 #: Seconds that the former self of a job gets to end: locks of a machine that died are held for a minute and a half.
-PATIENCE, _POLL = 120.0, 0.2
+PATIENCE = 120.0
 _TEXT = re.compile(r"(\d{1,6})/(\d{1,6})")
 
 
@@ -101,7 +97,8 @@ def run_slice(
         raise RunError(f"{store.root} is not prepared for slices; give `tiledsky submit` first")
     tiles = share.of(store.plan, stage)
     markers = Markers(store.root, store.run_id, lambda name, i: store.layout.objects(store.plan.stage(name), i))
-    with shared(store.root) as call, _alone(store, stage, share, patience=patience):
+    name, what = f"slice-{stage.name}-{share.number}-{share.count}", f"slice {share.number}/{share.count} of stage"
+    with store.guard.shared(name, f"{what} {stage.name}", patience=patience) as call:
         missing = [index for index in tiles if markers.read(stage.name, index) is None]
         _check_reads(store, stage, missing, markers)
         failed = FailedTasks(store.root, store.plan, stage, list(store.plan.grid(stage)))
@@ -136,20 +133,3 @@ def _check_reads(store: RunStore, stage: Stage, tiles: list[Pair], markers: Mark
                 f"{store.root}: stage {stage.name} reads {len(absent)} tiles of stage {read.node} that are not done, "
                 f"the first {absent[0]}; do that stage first"
             )
-
-
-@contextmanager
-def _alone(store: RunStore, stage: Stage, share: Slice, *, patience: float) -> Iterator[None]:
-    """Keep out a second process with the same share: a job that is started again while its first self still ends."""
-    # named as a temporary file: a run that ends well removes it
-    name = f"{RUN_FOLDER}/.slice-{stage.name}-{share.number}-{share.count}"
-    with writing(store.root / name), lock_inside(store.root, name) as file:
-        end = time.monotonic() + patience
-        while not lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, store.root):
-            if time.monotonic() > end:
-                raise RunError(
-                    f"{store.root}: slice {share.number}/{share.count} of stage {stage.name} is being done by another "
-                    "process; wait for it or stop it"
-                )
-            time.sleep(_POLL)
-        yield

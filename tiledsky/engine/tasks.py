@@ -20,11 +20,8 @@ from tiledsky.engine.documents import read_range, read_tiers
 from tiledsky.engine.plan import Stage
 from tiledsky.errors import RunError
 from tiledsky.geometry import Pair, Region
-from tiledsky.io.address import is_address
-from tiledsky.io.files import make_way, write_inside
 from tiledsky.io.fits.cards import label_value
 from tiledsky.io.fits.plane import parse_header
-from tiledsky.io.inside import open_inside
 from tiledsky.io.store import RUN_FOLDER, summary_path, write_json, zarr_threads
 from tiledsky.io.zarr.reader import read_plane
 from tiledsky.operations.base import Operation, TaskOutput
@@ -45,11 +42,9 @@ def execute(root: str, run_id: str, stage_name: str, index: Index, threads: int 
     if (done := ctx.markers.read(stage.name, index)) is not None:
         return done
     started, cpu, alone = time.perf_counter(), time.process_time(), process_memory.reset(stage_name)
-    if not is_address(ctx.root):
-        # Nothing that may be somebody's work is removed: another attempt may commit this task at any moment from here
-        # on, and this one then writes the same bytes.
-        ctx.markers.remove(stage.name, index)
-        make_way(ctx.root, ctx.owned(stage, index))
+    # Nothing that may be somebody's work is removed: another attempt may commit this task at any moment from here on,
+    # and this one then writes the same bytes.
+    ctx.root.make_way(ctx.markers.name(stage.name, index), *ctx.owned(stage, index))
     with zarr_threads(threads):
         written = perform(ctx.operations[stage.name], StoreTask(ctx, stage, index))
     return ctx.markers.write(
@@ -161,7 +156,7 @@ class StoreTask:
         path = summary_path(self.stage.name, self.index)
         lengths = struct.pack(f"<{len(parts) + 1}Q", len(parts), *map(len, parts))
         data = lengths + b"".join(parts)
-        write_inside(self.ctx.root, path, data + struct.pack("<I", zlib.crc32(data)))
+        self.ctx.root.write(path, data + struct.pack("<I", zlib.crc32(data)))
         return [path]
 
     def parts(self, operation: str) -> Iterator[list[bytes]]:
@@ -178,7 +173,7 @@ class StoreTask:
     def _parts(self, operation: str, index: Index) -> list[bytes]:
         """Read back what `write_parts` of a task has written."""
         root, path = self.ctx.root, summary_path(operation, index)
-        with open_inside(root, path) as opened:
+        with root.open(path) as opened:
             data = opened.read()
         if len(data) < 12 or struct.pack("<I", zlib.crc32(data[:-4])) != data[-4:]:
             raise RunError(f"{root / path} is damaged; `tiledsky verify {root}`, then the same command makes it anew")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,13 +18,12 @@ from tiledsky.engine.checked_store import checked_array, open_checked_store
 from tiledsky.engine.dependencies import TaskState, keeps, needed
 from tiledsky.engine.documents import read_identity, read_provenance, read_source
 from tiledsky.engine.layout import Layout
+from tiledsky.engine.locks import guard_at
 from tiledsky.engine.plan import Stage
-from tiledsky.engine.run_store import RunStore, damaged_files, locked
+from tiledsky.engine.run_store import RunStore, damaged_files
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.geometry import Pair, Region, TileGrid
-from tiledsky.io.address import located
-from tiledsky.io.files import remove_objects, stands
-from tiledsky.io.inside import check_inside, is_file_inside, size_inside
+from tiledsky.io.folders import Folder, folder_at
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, Markers, open_store, size_and_crc
 from tiledsky.io.zarr.reader import read_plane
 
@@ -78,7 +76,7 @@ class Checker:
 
     Parameters
     ----------
-    root : Path
+    root : Folder
     run_id : str
     layout : Layout
         What the store holds, by recipe and plan.
@@ -86,15 +84,15 @@ class Checker:
         One of `LEVELS`.
     """
 
-    def __init__(self, root: Path, run_id: str, layout: Layout, *, level: str = "sizes") -> None:
+    def __init__(self, root: Folder, run_id: str, layout: Layout, *, level: str = "sizes") -> None:
         if level not in LEVELS:
             raise ParameterError(f"{level!r} is no level of verification; use one of {', '.join(LEVELS)}")
         self.root, self.layout, self.level = root, layout, LEVELS.index(level)
         self.recipe, self.plan = layout.recipe, layout.plan
         self.markers = Markers(root, run_id, lambda stage, index: layout.objects(self.plan.stage(stage), index))
-        self.finished = is_file_inside(root, f"{RUN_FOLDER}/{SUCCESS}")
+        self.finished = root.is_file(f"{RUN_FOLDER}/{SUCCESS}")
         #: All was done once, so that scratch may be gone.
-        self.settled = self.finished or is_file_inside(root, f"{RUN_FOLDER}/provenance.json")
+        self.settled = self.finished or root.is_file(f"{RUN_FOLDER}/provenance.json")
         self._faults: list[Fault] = []
 
     def marker(self, stage: Stage, index: Pair) -> dict[str, Any] | None:
@@ -152,8 +150,8 @@ class Checker:
     def _unmarked(self, stage: Stage, index: Pair) -> list[tuple[str, str]]:
         """Say what is wrong with a marker that is not there or not valid; nothing if the task was never done."""
         name = self.markers.name(stage.name, index)
-        if stands(self.root / name):
-            what = "torn or of another run" if is_file_inside(self.root, name) else "no file"
+        if self.root.stands(name):
+            what = "torn or of another run" if self.root.is_file(name) else "no file"
         elif self.settled:
             what = "missing"
         else:
@@ -177,7 +175,7 @@ class Checker:
     def _fault_of(self, described: dict[str, Any]) -> str | None:
         path = described["path"]
         try:
-            size = size_inside(self.root, path)
+            size = self.root.size(path)
             if size != described["size"]:
                 return f"{size} bytes instead of {described['size']}"
             unchecked = path.endswith(".json")  # a changed digit in it would be taken as it is
@@ -235,23 +233,22 @@ def verify(path: str | os.PathLike[str], *, level: str = "crc", discard: bool = 
     InputError, RunError
         No run store; it is being run.
     """
-    root = located(path)
-    run = root / RUN_FOLDER
-    check_inside(root)
-    if not stands(run / "identity.json") and not (run / "markers").is_dir():
+    root = folder_at(path)
+    root.check()
+    if not root.stands(f"{RUN_FOLDER}/identity.json") and not (root / RUN_FOLDER / "markers").is_dir():
         open_store(root)
         raise RunError(f"{root} is not of a run; give the folder named with --out")
     checker, faults = _described(root, level)
     found = faults + (checker.faults() if checker is not None else [])
     if found and discard:
-        with locked(root):
-            remove_objects(root, [f"{RUN_FOLDER}/{SUCCESS}"])
+        with guard_at(root).locked():
+            root.remove(f"{RUN_FOLDER}/{SUCCESS}")
             if checker is not None:
                 checker.discard()
     return found
 
 
-def _described(root: Path, level: str) -> tuple[Checker | None, list[Fault]]:
+def _described(root: Folder, level: str) -> tuple[Checker | None, list[Fault]]:
     """Check what describes a run; return what checks its tasks, or None if recipe, plan or identity are damaged."""
     known = read_identity(root)
     if known is None:
@@ -281,7 +278,7 @@ def _file_fault(path: str, what: str) -> Fault:
     return Fault(None, None, None, path, what)
 
 
-def _is_source(root: Path, known: Mapping[str, Any]) -> bool:
+def _is_source(root: Folder, known: Mapping[str, Any]) -> bool:
     """Whether the list of the planes of the input is what the run began with."""
     try:
         read_source(root, known)

@@ -7,13 +7,12 @@ answer raises RunError caused by an OSError, as a disk that fails does, so that 
 from __future__ import annotations
 
 import fnmatch
-import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from tiledsky.errors import InputError, RunError
@@ -109,6 +108,11 @@ class Address:
         return self._pure.as_posix().strip("/") if self.is_listed else self._pure.name
 
     @property
+    def _within(self) -> str | None:
+        """How the names of all objects below begin; None: they are all of the bucket."""
+        return f"{self._key}/" if self._key else None
+
+    @property
     def _store(self) -> Any:
         return bucket(self._base if self.is_listed else self.url.rpartition("/")[0])
 
@@ -141,11 +145,7 @@ class Address:
 
     def is_dir(self) -> bool:
         """Whether the names of objects begin with this and a slash."""
-        return next(self._names(), None) is not None
-
-    def is_symlink(self) -> bool:
-        """Return False: there are no links."""
-        return False
+        return next(self.entries(), None) is not None
 
     def exists(self) -> bool:
         """Whether there is anything."""
@@ -167,41 +167,24 @@ class Address:
 
         return _status(found.meta), blocks()
 
-    def open(self, mode: str = "rb", buffering: int = -1) -> io.BytesIO:
-        """Return the object as a file in memory; for reading alone."""
-        assert mode == "rb"
-        return io.BytesIO(self.read_bytes())
-
-    def _names(self) -> Iterator[str]:
-        """Names of all objects below this, as of the bucket."""
+    def entries(self) -> Iterator[tuple[str, tuple[int, str]]]:
+        """Names of all objects below this, from here, with sizes and tags."""
         with self._asking() as obstore:
-            prefix = f"{self._key}/" if self._key else None
-            for page in obstore.list(self._store, prefix):
-                yield from (entry["path"] for entry in page)
+            for page in obstore.list(self._store, self._within):
+                for entry in page:
+                    tag = str(entry["e_tag"] or entry["last_modified"])
+                    yield entry["path"].removeprefix(self._within or ""), (entry["size"], tag)
 
-    def iterdir(self) -> Iterator[Address]:
-        """Objects and folders right below."""
+    def names(self) -> set[str]:
+        """Names of what is right below."""
         with self._asking() as obstore:
-            found = obstore.list_with_delimiter(self._store, f"{self._key}/" if self._key else None)
+            found = obstore.list_with_delimiter(self._store, self._within)
         names = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
-        return (Address(f"{self._base}/{name.strip('/')}") for name in sorted(names))
+        return {name.rstrip("/").rpartition("/")[2] for name in names}
 
     def rglob(self, pattern: str) -> Iterator[Address]:
         """Objects below whose last part fits."""
-        return (
-            Address(f"{self._base}/{name}")
-            for name in self._names()
-            if fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)
-        )
-
-    def glob(self, pattern: str) -> Iterator[Address]:
-        """Objects below, as deep as the pattern is."""
-        start = len(self._key) + 1 if self._key else 0
-        parts = pattern.split("/")
-        for name in self._names():
-            found = name[start:].split("/")
-            if len(found) == len(parts) and all(map(fnmatch.fnmatchcase, found, parts)):
-                yield Address(f"{self._base}/{name}")
+        return (self / name for name, _ in self.entries() if fnmatch.fnmatchcase(name.rpartition("/")[2], pattern))
 
     # --- writing
 
@@ -210,11 +193,6 @@ class Address:
         self._may()
         with self._asking() as obstore:
             obstore.put(self._store, self._key, data)
-
-    def touch(self) -> None:
-        """Put an empty object, if there is none."""
-        if not self.is_file():
-            self.write_bytes(b"")
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the object, if there is one."""
@@ -228,7 +206,7 @@ class Address:
 
     def remove_all(self) -> None:
         """Delete all objects below."""
-        names = list(self._names())
+        names = [f"{self._within or ''}{name}" for name, _ in self.entries()]
         with self._asking() as obstore:
             for start in range(0, len(names), 500):
                 obstore.delete(self._store, names[start : start + 500])
@@ -273,6 +251,10 @@ def _status(meta: Any) -> Status:
     return Status(meta["size"], int(meta["last_modified"].timestamp()) * 10**9)
 
 
+#: Where a store, an input or a page is.
+Place: TypeAlias = Path | Address
+
+
 @contextmanager
 def may_put(asked: Any) -> Iterator[None]:
     """Within, ``asked()`` is called before anything is put or deleted in a bucket; it raises if it must not be."""
@@ -283,10 +265,10 @@ def may_put(asked: Any) -> Iterator[None]:
         _MAY_PUT.reset(token)
 
 
-def located(where: str | os.PathLike[str]) -> Path:
+def located(where: str | os.PathLike[str]) -> Place:
     """Return the path, or the `Address`, which has the ways of a path that are used here; see `path_text`."""
     text = path_text(where)
-    return cast(Path, Address(text)) if is_url(text) else Path(text)
+    return Address(text) if is_url(text) else Path(text)
 
 
 def path_text(where: str | os.PathLike[str]) -> str:
@@ -303,15 +285,3 @@ def path_text(where: str | os.PathLike[str]) -> str:
             "to tiledsky.estimate_background)"
         )
     return os.fspath(where)
-
-
-def is_inside(path: str, folder: Path) -> bool:
-    """Whether a path or an address lies in a folder, or below an address."""
-    if is_address(folder):
-        return f"{path}/".startswith(f"{folder}/")
-    return folder.resolve() in Path(path).resolve().parents
-
-
-def is_address(path: object) -> bool:
-    """Whether `located` made an `Address` of it."""
-    return isinstance(path, Address)

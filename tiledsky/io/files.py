@@ -1,19 +1,17 @@
-"""Files of a store: written whole or not at all, removed, listed; errors of the system name the file."""
+"""Files of this machine, written whole or not at all; errors of the system name the file."""
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
-import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
 from tiledsky.errors import RunError
-from tiledsky.io.address import is_address
-from tiledsky.io.inside import inside, unforeseen, write_new
+from tiledsky.io.address import Place
+from tiledsky.io.inside import unforeseen, write_new
 
 #: Folder in which a task begins its files, if it may write only as long as that is there (`begun_in`).
 _BEGUN_IN: ContextVar[Path | None] = ContextVar("begun_in", default=None)
@@ -28,7 +26,7 @@ _ADVICE = {
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Place) -> Iterator[None]:
     """Name the file in the error if the system refuses a write: disk full, read-only, no permission.
 
     Raises
@@ -43,52 +41,6 @@ def writing(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror or error}); {advice}, then the same command goes on from what "
             "is done"
         ) from error
-
-
-def make_way(root: Path, paths: Iterable[str]) -> None:
-    """Remove what stands where objects go, and is no file: a folder, or a file in place of one of their folders.
-
-    A file is left: what replaces it does so whole. Nothing that anybody committed can be removed, at whatever moment
-    this process is held up: the system does not remove a file as a folder, nor a folder as a file.
-    """
-    for path in paths:
-        with writing(root / path):
-            file = inside(root, path)
-            try:
-                if not stat.S_ISDIR(file.lstat().st_mode):
-                    continue
-                with suppress(NotADirectoryError):
-                    shutil.rmtree(file)
-            except FileNotFoundError:
-                continue
-            except NotADirectoryError:
-                for folder in (root / name for name in reversed(Path(path).parents)):
-                    with suppress(IsADirectoryError, PermissionError):
-                        if folder.is_file():
-                            folder.unlink(missing_ok=True)
-
-
-def remove_objects(root: Path, paths: Iterable[str]) -> None:
-    """Delete objects."""
-    for path in paths:
-        with writing(root / path):
-            _remove(root, path)
-
-
-def _remove(root: Path, path: str) -> None:
-    """Delete a file, or whatever stands in its place or in that of one of its folders; never through a link."""
-    file = inside(root, path)
-    try:
-        file.unlink(missing_ok=True)
-    except NotADirectoryError:
-        above = file.relative_to(root).parents
-        for folder in (root / name for name in reversed(above)):
-            if folder.is_file():
-                folder.unlink(missing_ok=True)
-    except (IsADirectoryError, PermissionError):
-        if not file.is_dir():
-            raise
-        shutil.rmtree(file)
 
 
 @contextmanager
@@ -109,16 +61,13 @@ def write_bytes(path: Path, *parts: bytes) -> None:
     """Write a file whole or not at all: a temporary name that nobody can foretell, sync, rename.
 
     What stands at its name is replaced, also if it is a link; of the folders above it links are followed. Files of a
-    store: `write_inside`.
+    store: `tiledsky.io.folders.LocalFolder.write`.
 
     Raises
     ------
     RunError
         The system refuses it; the call that the task belongs to has ended (`begun_in`).
     """
-    if is_address(path):
-        path.write_bytes(b"".join(parts))
-        return
     folder = _BEGUN_IN.get()
     temporary = unforeseen(path if folder is None else folder / path.name)
     with writing(path):
@@ -151,15 +100,6 @@ def _renamed(temporary: Path, path: Path) -> None:
         temporary.replace(path)
 
 
-def write_inside(root: Path, path: str, *parts: bytes) -> None:
-    """Write a file of a store as `write_bytes` does, whatever is in its place, but never through a link."""
-    if not is_address(root):
-        make_way(root, [path])
-    with writing(root / path):
-        place = inside(root, path)
-    write_bytes(place, *parts)
-
-
 def sync_folder(folder: Path) -> None:
     """Sync a folder, so that a system that fails later keeps the names in it, and brings back none."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -167,28 +107,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def stands(path: Path) -> bool:
-    """Whether anything stands at a path, be it a link to nowhere."""
-    return path.exists() if is_address(path) else os.path.lexists(path)
-
-
-def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
-    """Remove a folder and all that is in it; links in it are removed, not followed."""
-    if is_address(path):
-        path.remove_all()  # type: ignore[attr-defined]
-    else:
-        shutil.rmtree(path, ignore_errors=ignore_errors)
-
-
-def files_below(root: Path) -> Iterator[Path]:
-    """Files of a folder and of all that are in it."""
-    if is_address(root):
-        yield from root.rglob("*")
-        return
-    for folder, _, files in os.walk(root):
-        yield from (Path(folder) / file for file in files)
 
 
 def is_temporary(name: str) -> bool:

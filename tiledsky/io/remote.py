@@ -7,19 +7,14 @@ asked again for minutes; in the end it is an error, never a chunk of fill value.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from collections.abc import Iterable
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from tiledsky.errors import InputError, RunError
-
-if TYPE_CHECKING:
-    import zarr
 
 #: How addresses begin.
 SCHEMES = ("s3", "gs", "az", "https", "http")
@@ -123,58 +118,6 @@ def _azure_account() -> dict[str, str]:
     emulated = "devstoreaccount1" if "AZURE_STORAGE_USE_EMULATOR" in os.environ else ""
     name = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", emulated)
     return {"account_name": name} if name else {}
-
-
-def open_node(url: str) -> zarr.Array[Any] | zarr.Group:
-    """Open an array or a group for reading.
-
-    Raises
-    ------
-    InputError
-        There is none.
-    RunError
-        The store does not answer.
-    """
-    import zarr
-    from zarr.storage import ObjectStore
-
-    try:
-        return zarr.open(ObjectStore(bucket(checked(url)), read_only=True), mode="r", use_consolidated=False)
-    except InputError:
-        raise
-    except Exception as error:
-        if is_outage(error):
-            raise unreachable(url, error) from as_system(error)
-        raise InputError(f"{url}: no Zarr array or group ({_line(error)}); give the address of a Zarr store") from None
-
-
-def listed_objects(url: str, metadata: Iterable[str]) -> dict[str, tuple[int, str]]:
-    """Sizes and tags of all objects of an array, by name; of a web address, which lists none, of its metadata alone.
-
-    Raises
-    ------
-    RunError
-        The store does not answer.
-    """
-    import obstore
-
-    store = bucket(checked(url))
-    found: dict[str, tuple[int, str]] = {}
-    try:
-        if urlsplit(url).scheme in ("http", "https"):
-            for name in metadata:
-                try:
-                    data = bytes(obstore.get(store, name).bytes())
-                except FileNotFoundError:
-                    continue
-                found[name] = len(data), hashlib.blake2b(data, digest_size=16).hexdigest()
-            return found
-        for page in obstore.list(store):
-            for entry in page:
-                found[entry["path"]] = entry["size"], str(entry["e_tag"] or entry["last_modified"])
-    except Exception as error:
-        raise unreachable(url, error) from as_system(error)
-    return found
 
 
 def is_outage(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Unpack
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair
 from tiledsky.images import float_dtype
-from tiledsky.io.address import located
+from tiledsky.io.address import Place, located
 from tiledsky.io.fetch import LocalCopy
 from tiledsky.io.fits.image import FITS_ENDINGS, FitsImage, FitsRef, split_hdu
 from tiledsky.io.fits.source import FitsPlane, open_fits_plane
@@ -136,7 +136,7 @@ def _open_plane(
     return opened._replace(plane=replace(opened.plane, url=path))
 
 
-def _open_zarr(path: Path, name: str, inner: str | int | None) -> PlaneEntry:
+def _open_zarr(path: Place, name: str, inner: str | int | None) -> PlaneEntry:
     from tiledsky.io.zarr.source import open_zarr_plane  # a third of a second, which FITS files need not wait for
 
     return open_zarr_plane(path, name, inner)

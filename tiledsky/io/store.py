@@ -12,11 +12,9 @@ that it belongs to has ended (`tiledsky.io.files.begun_in`).
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,11 +26,9 @@ from zarr.storage import MemoryStore
 
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Pair, Region, inner_chunk
-from tiledsky.io.address import is_address, located
-from tiledsky.io.files import make_way, remove_objects, stands, sync_folder, write_inside, writing
-from tiledsky.io.inside import inside, open_inside, read_plain, size_inside
-from tiledsky.io.remote import bucket
-from tiledsky.io.zarr.shards import StoreFolder, compressors
+from tiledsky.io.files import writing
+from tiledsky.io.folders import Folder
+from tiledsky.io.zarr.shards import compressors
 
 #: Subfolder with markers, summaries and plan; everything else is Zarr.
 RUN_FOLDER = "run"
@@ -62,37 +58,27 @@ def create_plane(
     )
 
 
-def open_store(path: str | os.PathLike[str]) -> zarr.Group:
+def open_store(root: Folder) -> zarr.Group:
     """Open the Zarr group of a run store for reading; one line of error if there is none.
 
-    What is read of it is read by `tiledsky.io.inside`: not through links. Format 3 alone: runs write no other.
+    What is read of it is not read through links. Format 3 alone: runs write no other.
     """
-    where = located(path)
-    if not where.is_dir():
-        raise InputError(f"{path}: no such Zarr store; give the folder that a run or ingest wrote")
+    if not root.path.is_dir():
+        raise InputError(f"{root}: no such Zarr store; give the folder that a run or ingest wrote")
     try:
-        return zarr.open_group(_as_zarr(where), mode="r", zarr_format=3, use_consolidated=False)
+        return zarr.open_group(root.zarr_store(), mode="r", zarr_format=3, use_consolidated=False)
     except RunError:
         raise
     except Exception as error:  # damaged metadata raise whatever the parser meets first
         said = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path}: not a Zarr group of format 3 ({said}); give the folder that a run or ingest wrote"
+            f"{root}: not a Zarr group of format 3 ({said}); give the folder that a run or ingest wrote"
         ) from None
 
 
-def open_plane(root: Path, name: str) -> zarr.Array[Any]:
+def open_plane(root: Folder, name: str) -> zarr.Array[Any]:
     """Open an array of a store for reading, whatever became of the rest of the store."""
-    return zarr.open_array(_as_zarr(root), path=name, mode="r", zarr_format=3)
-
-
-def _as_zarr(path: Path) -> Any:
-    """Store of Zarr at a path or an address, for reading."""
-    if not is_address(path):
-        return StoreFolder(path, read_only=True)
-    from zarr.storage import ObjectStore
-
-    return ObjectStore(bucket(str(path)), read_only=True)
+    return zarr.open_array(root.zarr_store(), path=name, mode="r", zarr_format=3)
 
 
 def writable(array: zarr.Array[Any]) -> zarr.Array[Any]:
@@ -116,17 +102,17 @@ def encoded(array: zarr.Array[Any], region: Region, data: Any) -> dict[str, byte
     return {f"{array.path}/{name}": files[name].to_bytes() for name in sorted(files) if name.startswith("c/")}
 
 
-def describe_object(root: Path, path: str) -> dict[str, Any]:
+def describe_object(root: Folder, path: str) -> dict[str, Any]:
     """Read an object again, and return its path, size and CRC-32."""
     with writing(root / path):
         size, crc = size_and_crc(root, path)
     return {"path": path, "size": size, "crc32": crc}
 
 
-def size_and_crc(root: Path, path: str) -> Pair:
+def size_and_crc(root: Folder, path: str) -> Pair:
     """Read a file of a store; return its size and CRC-32."""
     crc, size = 0, 0
-    with open_inside(root, path) as handle:
+    with root.open(path) as handle:
         while block := handle.read(1 << 20):
             crc, size = zlib.crc32(block, crc), size + len(block)
     return size, crc
@@ -170,17 +156,13 @@ class Markers:
     ``owned`` says which objects a task makes (stage, index), by the plan: a marker with others is none.
     """
 
-    def __init__(self, root: Path, run_id: str, owned: Callable[[str, Pair], Iterable[str]]) -> None:
+    def __init__(self, root: Folder, run_id: str, owned: Callable[[str, Pair], Iterable[str]]) -> None:
         self.root, self.run_id, self.owned = root, run_id, owned
-        self._folders: dict[str, str] = {}
+        self._readers: dict[str, Callable[[str], bytes]] = {}
 
     def name(self, stage: str, index: Pair) -> str:
         """Path within the store of the marker of one task."""
         return f"{RUN_FOLDER}/markers/{stage}/{index[0]}.{index[1]}.json"
-
-    def path(self, stage: str, index: Pair) -> Path:
-        """File of the marker of one task."""
-        return self.root / self.name(stage, index)
 
     def load(self, stage: str, index: Pair) -> dict[str, Any] | None:
         """Return the marker if it is whole and of this task of this run, whatever became of its objects. Else None."""
@@ -194,11 +176,9 @@ class Markers:
         return marker if mine else None
 
     def _read(self, stage: str, index: Pair) -> bytes:
-        if is_address(self.root):
-            return self.path(stage, index).read_bytes()
-        if stage not in self._folders:  # looked at once: there may be many markers in it
-            self._folders[stage] = os.fspath(inside(self.root, self.name(stage, index)).parent)
-        return read_plain(f"{self._folders[stage]}/{index[0]}.{index[1]}.json")
+        if stage not in self._readers:
+            self._readers[stage] = self.root.reader(f"{RUN_FOLDER}/markers/{stage}/")
+        return self._readers[stage](f"{index[0]}.{index[1]}.json")
 
     def read(self, stage: str, index: Pair) -> dict[str, Any] | None:
         """Return the marker if it is valid: of this run, whole, its objects there with their sizes. Else None."""
@@ -206,30 +186,21 @@ class Markers:
         if marker is None or {o["path"] for o in marker["objects"]} != set(self.owned(stage, index)):
             return None
         try:
-            if all(size_inside(self.root, o["path"]) == o["size"] for o in marker["objects"]):
+            if all(self.root.size(o["path"]) == o["size"] for o in marker["objects"]):
                 return marker
         except OSError:
             return None
         return None
 
-    def remove(self, stage: str, index: Pair) -> None:
-        """Remove what stands in the place of a marker and is no file; a file is replaced by the next marker, whole."""
-        make_way(self.root, [self.name(stage, index)])
-
     def discard(self, stage: str, index: Pair) -> None:
         """Remove a marker that says what is not so: for the driver, while no task works. It does not come back."""
-        file = self.path(stage, index)
-        there = stands(file)
-        remove_objects(self.root, [self.name(stage, index)])
-        if there and not is_address(file):
-            with writing(file):
-                sync_folder(file.parent)
+        self.root.remove(self.name(stage, index), sync=True)
 
     def write(self, stage: str, index: Pair, *, objects: Sequence[str], **facts: Any) -> dict[str, Any]:
         """Commit: describe the objects, then write the marker."""
         described = [describe_object(self.root, path) for path in objects]
         marker = sealed({"run_id": self.run_id, "stage": stage, "tile": list(index), "objects": described, **facts})
-        write_inside(self.root, self.name(stage, index), json.dumps(marker, indent=1).encode())
+        self.root.write(self.name(stage, index), json.dumps(marker, indent=1).encode())
         return marker
 
 
@@ -238,9 +209,9 @@ def summary_path(stage: str, index: Pair) -> str:
     return f"{RUN_FOLDER}/summaries/{stage}/{index[0]}.{index[1]}.bin"
 
 
-def write_json(root: Path, name: str, data: Any) -> None:
+def write_json(root: Folder, name: str, data: Any) -> None:
     """Write a JSON file of the run folder."""
-    write_inside(root, f"{RUN_FOLDER}/{name}", json_bytes(data))
+    root.write(f"{RUN_FOLDER}/{name}", json_bytes(data))
 
 
 def json_bytes(data: Any) -> bytes:

@@ -18,7 +18,7 @@ from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.address import located
-from tiledsky.io.files import write_bytes
+from tiledsky.io.folders import LocalFolder
 from tiledsky.io.zarr.check import array_alone_or_named
 from tiledsky.io.zarr.reader import read_plane
 from tiledsky.report import facts, figures, html, panels
@@ -80,8 +80,9 @@ def write_comparison(
         told = ", ".join(f"{run.path.name} {run.plan.shape[0]} x {run.plan.shape[1]} px" for run in opened)
         raise ParameterError(f"runs of images of different shapes cannot be compared ({told}); name runs of one image")
     path = Path(out)
-    html.check_folder(path)
-    write_bytes(path, _page(opened, None if truth is None else _true_sky(truth, opened[0].plan.shape)).encode())
+    folder = LocalFolder(path.parent)
+    folder.check_takes(path.name, mark=html.MARK)
+    folder.write(path.name, _page(opened, None if truth is None else _true_sky(truth, opened[0].plan.shape)).encode())
     return path
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from tiledsky.diagnostics.document import CheckResult, Diagnostics
 from tiledsky.diagnostics.text import measured_text
 from tiledsky.engine.result import Run
-from tiledsky.io.files import stands
 from tiledsky.io.fits.cards import label_value
 from tiledsky.io.store import RUN_FOLDER
 
@@ -44,7 +43,7 @@ class StageCost:
 
 def diagnostics_of(run: Run) -> Diagnostics:
     """Return the measures and the verdict that a run keeps; empty where it has none."""
-    there = stands(run.path / RUN_FOLDER / "diagnostics.json")
+    there = run.store.root.stands(f"{RUN_FOLDER}/diagnostics.json")
     return Diagnostics.model_validate(run.diagnostics) if there else Diagnostics()
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from tiledsky.diagnostics.document import Diagnostics
 from tiledsky.diagnostics.registry import MEASURES
 from tiledsky.engine.result import Run, open_run
-from tiledsky.errors import InputError, ParameterError
-from tiledsky.io.address import is_address, located
+from tiledsky.errors import ParameterError
+from tiledsky.io.address import Place, located
 from tiledsky.io.files import write_bytes
-from tiledsky.io.inside import read_inside
+from tiledsky.io.folders import folder_at
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.io.targets import check_target_file
 from tiledsky.report import facts, figures, panels
@@ -45,7 +45,7 @@ class Picture:
     source: str
 
 
-def report_path(run_path: str | os.PathLike[str]) -> Path:
+def report_path(run_path: str | os.PathLike[str]) -> Place:
     """Where the report of a run is written: beside its store, ``sky.zarr`` to ``sky.report.html``.
 
     Not in it: what a store holds follows from recipe and input alone, byte for byte, and Zarr takes no other files.
@@ -54,7 +54,7 @@ def report_path(run_path: str | os.PathLike[str]) -> Path:
     return path.with_name(f"{path.stem if path.suffix == '.zarr' else path.name}.report.html")
 
 
-def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Place:
     """Write the report of a finished run as one HTML file that opens offline.
 
     Parameters
@@ -78,8 +78,9 @@ def write_report(run: Run | str | os.PathLike[str], out: str | os.PathLike[str] 
     """
     opened = run if isinstance(run, Run) else open_run(run)
     path = report_path(opened.path) if out is None else located(out)
-    check_folder(path)
-    write_bytes(path, report_html(opened).encode())
+    folder = folder_at(path.parent)
+    folder.check_takes(path.name, mark=MARK)
+    folder.write(path.name, report_html(opened).encode())
     return path
 
 
@@ -88,31 +89,18 @@ def imprint(run: Run) -> str:
     digest = hashlib.blake2b(run.run_id.encode(), digest_size=16)
     for name in ("provenance.json", "diagnostics.json"):
         with suppress(FileNotFoundError):
-            digest.update(read_inside(run.path, f"{RUN_FOLDER}/{name}"))
+            digest.update(run.store.root.read(f"{RUN_FOLDER}/{name}"))
     return digest.hexdigest()
 
 
-def imprint_of(page: Path) -> str | None:
+def imprint_of(page: Place) -> str | None:
     """Return the `imprint` of a page; None of one that is not there, or that no run wrote."""
-    if not is_address(page) and (page.is_symlink() or not page.is_file()):
+    folder = folder_at(page.parent)
+    if not folder.is_file(page.name):
         return None
-    try:
-        with page.open("rb") as file:
-            found = _IMPRINT.search(file.read(1 << 12))
-    except FileNotFoundError:
-        return None
+    with folder.open(page.name) as file:
+        found = _IMPRINT.search(file.read(1 << 12))
     return found[1].decode() if found else None
-
-
-def check_folder(path: Path) -> None:
-    """Refuse a page in a folder that is not there, or in the place of anything but a page of tiledsky."""
-    if is_address(path):
-        return
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; make it or change --out")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name a file to write with --out")
-    check_target_file(path, mark=MARK)
 
 
 def report_html(run: Run) -> str:

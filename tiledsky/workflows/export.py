@@ -17,7 +17,6 @@ from tiledsky.engine.inputs import open_input
 from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region, TileGrid
-from tiledsky.io.files import stands
 from tiledsky.io.fits.image import Plane, write_fits
 from tiledsky.io.inside import unforeseen
 from tiledsky.io.options import InputOptions
@@ -97,7 +96,7 @@ class RowCount:
 def new_store(out: str | os.PathLike[str]) -> Iterator[zarr.Group]:
     """Make a store under a temporary name; it gets its own when all is written."""
     path = Path(out)
-    if stands(path):
+    if os.path.lexists(path):
         raise ParameterError(f"{path} exists and is not overwritten; change the name or remove it")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; make it or change the name")
@@ -105,7 +104,7 @@ def new_store(out: str | os.PathLike[str]) -> Iterator[zarr.Group]:
     temporary.mkdir()  # which fails if anything is there
     try:
         yield zarr.open_group(str(temporary), mode="w")
-        if stands(path):
+        if os.path.lexists(path):
             raise ParameterError(f"{path} appeared while it was written, and is not overwritten; change the name")
         temporary.rename(path)
     finally:

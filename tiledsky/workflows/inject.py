@@ -91,7 +91,7 @@ def inject(
         after = run_recipe(before.recipe, copied, path, client=client, tile_size=tile, progress=progress)
     rows = changes(sources, before.plane("background"), after.plane("background"))
     found = finalize(sources, rows, noise=noise)
-    write_json(after.path, "injection.json", found)
+    write_json(after.store.root, "injection.json", found)
     return found
 
 

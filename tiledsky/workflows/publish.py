@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from tiledsky.errors import InputError, RunError
-from tiledsky.io.address import Address, is_address
-from tiledsky.io.files import files_below, is_temporary
-from tiledsky.io.inside import all_files, open_inside
+from tiledsky.io.address import Address
+from tiledsky.io.files import is_temporary
+from tiledsky.io.folders import folder_at
 
 
-def upload(root: Path, url: str, *, last: str, told: Callable[[int, int], None] | None = None) -> int:
+def upload(run: str | os.PathLike[str], url: str, *, last: str, told: Callable[[int, int], None] | None = None) -> int:
     """Copy all files of a folder to an address, one of them last, so that nobody takes a part for the whole.
 
     What stands at the address under the name of ``last`` is removed first.
 
     Parameters
     ----------
-    root : Path
+    run : path
     url : str
     last : str
         Path within the folder of the file whose presence means that all is there.
@@ -36,14 +37,13 @@ def upload(root: Path, url: str, *, last: str, told: Callable[[int, int], None] 
         No address that can be written; the store does not answer, or holds something else than was sent. A link, a
         pipe or a device in the folder: nothing is sent then.
     """
-    there, sent = Address(url), 0
+    root, there, sent = folder_at(run), Address(url), 0
     if not there.is_listed:
         raise InputError(f"{url}: the web takes no files; give an address of a bucket, like s3://bucket/sky.zarr")
-    files = (p.relative_to(root).as_posix() for p in files_below(root)) if is_address(root) else all_files(root)
-    names = sorted(name for name in files if name != last and not is_temporary(Path(name).name))
+    names = sorted(name for name in root.files() if name != last and not is_temporary(Path(name).name))
     (there / last).unlink(missing_ok=True)
     for count, name in enumerate([*names, last]):
-        with open_inside(root, name) as file:
+        with root.open(name) as file:
             data = file.read()
         (there / name).write_bytes(data)
         if (there / name).read_bytes() != data:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from tiledsky.engine.result import open_run
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair, Region
 from tiledsky.images import as_float
-from tiledsky.io.address import located
+from tiledsky.io.address import Place, located
 from tiledsky.io.fits.image import FitsImage, Plane, image_hdus, open_image, write_fits
 from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.zarr.reader import ZarrReader
@@ -197,7 +196,7 @@ class _Blocks:
 
 
 @contextmanager
-def _open(source: Path, checksum: bool) -> Iterator[_Parts]:
+def _open(source: Place, checksum: bool) -> Iterator[_Parts]:
     if source.is_dir():
         yield _of_run(source)
         return
@@ -205,7 +204,7 @@ def _open(source: Path, checksum: bool) -> Iterator[_Parts]:
         yield _of_file(source, stack, checksum)
 
 
-def _of_run(path: Path) -> _Parts:
+def _of_run(path: Place) -> _Parts:
     run = open_run(path)
     subtracted, background = (run.plane(name.lower()) for name in _NAMES)
     return _Parts(
@@ -221,7 +220,7 @@ def _of_run(path: Path) -> _Parts:
     )
 
 
-def _of_file(path: Path, stack: ExitStack, checksum: bool) -> _Parts:
+def _of_file(path: Place, stack: ExitStack, checksum: bool) -> _Parts:
     images: dict[str, FitsImage] = {}
     for index in image_hdus(path):
         image = stack.enter_context(open_image(path, hdu=index, checksum=checksum))

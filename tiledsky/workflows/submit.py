@@ -17,7 +17,6 @@ from tiledsky.cluster.configuration import ClusterFile
 from tiledsky.cluster.local import worker_environment
 from tiledsky.engine.run_store import RunStore
 from tiledsky.errors import ParameterError, RunError
-from tiledsky.io.address import is_address
 from tiledsky.io.files import write_bytes
 from tiledsky.io.targets import check_target_file
 
@@ -75,7 +74,7 @@ def array_jobs(store: RunStore, words: list[str], count: int, config: ClusterFil
         raise ParameterError(f"job arrays are of SLURM; a cluster file of kind {config.kind} has none: kind = 'slurm'")
     if not 1 <= count <= 10_000:
         raise ParameterError(f"an array of {count} jobs is none, or too large; use --array from 1 to 10000")
-    if is_address(store.root):
+    if not store.guard.takes_slices:
         raise ParameterError(f"{store.root}: jobs of an array share a folder; change --out, or run on a cluster")
     if not _PLAIN.fullmatch(str(folder)):
         raise ParameterError(f"{str(folder)!r} cannot stand in a job script; use letters, digits and _./@+=- in --out")

@@ -9,17 +9,14 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.errors import ZarrUserWarning
 
 from tiledsky.errors import InputError
-from tiledsky.io.remote import is_url, open_node
+from tiledsky.io.address import Place
+from tiledsky.io.folders import folder_at
 
 #: Codecs of format 3, and filters and compressors of format 2 (in format 3 with the prefix "numcodecs.").
 CODECS = ("bytes", "transpose", "sharding_indexed", "crc32c", "blosc", "zstd", "gzip")
@@ -30,8 +27,6 @@ NUMCODECS = (
 #: Bytes that one chunk may take once decoded.
 CHUNK_BYTES = 1 << 30
 _PIXELS = 1 << 40
-_METADATA_BYTES = 64 << 20
-_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 _NUMBER = re.compile(r"[<>|=]?[biuf][1248]|bool|u?int(8|16|32|64)|float(16|32|64)")
 
 
@@ -42,21 +37,10 @@ def open_zarr(path: str | os.PathLike[str]) -> zarr.Array[Any] | zarr.Group:
     ------
     InputError
         There is none, or its metadata are damaged.
+    RunError
+        The store does not answer.
     """
-    if is_url(path):
-        return open_node(os.fspath(path))
-    try:
-        check_metadata_files(path)
-        with warnings.catch_warnings():
-            # Zarr 3.4 reads such metadata as if they were others, and the array as empty
-            warnings.filterwarnings("error", message="(?s).*is invalid", category=ZarrUserWarning)
-            return zarr.open(str(path), mode="r", use_consolidated=False)
-    except InputError:
-        raise
-    except Exception as error:  # damaged metadata raise whatever the parser meets first
-        raise InputError(
-            f"{path}: no Zarr array or group ({type(error).__name__}: {_line(error)}); give a FITS file or a Zarr store"
-        ) from None
+    return folder_at(path).node()
 
 
 def open_zarr_array(path: str | os.PathLike[str], *, chunk_bytes: int = CHUNK_BYTES) -> zarr.Array[Any]:
@@ -68,7 +52,7 @@ def open_zarr_array(path: str | os.PathLike[str], *, chunk_bytes: int = CHUNK_BY
     return node
 
 
-def array_alone_or_named(path: Path, name: str) -> zarr.Array[Any] | None:
+def array_alone_or_named(path: Place, name: str) -> zarr.Array[Any] | None:
     """Open an array, or that of this name in a group (None: it has none), and check it with `check_zarr_array`."""
     node = open_zarr(path)
     if isinstance(node, zarr.Array):
@@ -194,52 +178,16 @@ def _chunk(path: str | os.PathLike[str], shape: Any, axes: int) -> int:
     return math.prod(int(n) for n in shape)
 
 
-def check_metadata_files(folder: str | os.PathLike[str]) -> None:
-    """Refuse metadata of an array or a group, in a folder, that would be waited for or that never end.
-
-    Raises
-    ------
-    InputError
-    """
-    for name in _METADATA:
-        _check_metadata_file(Path(folder) / name)
-
-
-def has_member(path: Path, group: zarr.Group, name: str) -> bool:
+def has_member(path: Place, group: zarr.Group, name: str) -> bool:
     """Whether there is an array or a group of this name in a group; its metadata files are looked at before.
 
     Raises
     ------
     InputError
-        See `check_metadata_files`.
+        See `tiledsky.io.folders.LocalFolder.check_metadata`.
     """
-    if not is_url(path):
-        check_metadata_files(path / name)
+    folder_at(path / name).check_metadata()
     return name in group
-
-
-def member_arrays(path: Path, group: zarr.Group) -> list[str]:
-    """Names of the arrays right in a group that is in a folder; what cannot be looked at is none."""
-    names = []
-    for folder in sorted(path.iterdir()):
-        try:
-            if folder.is_dir() and has_member(path, group, folder.name) and isinstance(group[folder.name], zarr.Array):
-                names.append(folder.name)
-        except Exception:  # damaged metadata raise whatever the parser meets first; another array was asked for
-            continue
-    return names
-
-
-def _check_metadata_file(path: Path) -> None:
-    """Refuse a metadata file that would be waited for, or that never ends."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(status.st_mode) or status.st_size > _METADATA_BYTES:
-        raise InputError(
-            f"{path}: is no file, or above {_METADATA_BYTES} bytes; metadata of an array are small, repair the store"
-        )
 
 
 def _unknown(path: str | os.PathLike[str], name: str) -> InputError:

@@ -10,24 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tiledsky.errors import InputError
 from tiledsky.geometry import Region
-from tiledsky.io.address import Address, is_address
-from tiledsky.io.remote import listed_objects
+from tiledsky.io.address import Place
+from tiledsky.io.folders import folder_at
 
 #: Attribute of an array all of whose objects were written (1), and of a group of such arrays (their names).
 WHOLE = "tiledsky_whole"
-_METADATA = ("zarr.json", ".zarray", ".zattrs")
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class MissingObjects:
         return f"{self.count} of {self.total} objects are missing, the first is {self.first} ({where})"
 
 
-def look_at_objects(path: Path, array: Any) -> tuple[str, MissingObjects | None]:
+def look_at_objects(path: Place, array: Any) -> tuple[str, MissingObjects | None]:
     """Return a digest of names, sizes and times of an array's files, and which objects are missing.
 
     Of a web address, which lists nothing, the digest is that of the metadata, and objects are asked for one by one if
@@ -67,14 +61,14 @@ def look_at_objects(path: Path, array: Any) -> tuple[str, MissingObjects | None]
     RunError
         The store does not answer.
     """
-    listing = listed_objects(str(path), _METADATA) if is_address(path) else dict(_files(path))
+    listing = folder_at(path).listing()
     digest = hashlib.blake2b(digest_size=16)
     for name, (size, tag) in sorted(listing.items()):
         digest.update(f"{name} {size} {tag}\n".encode())
     return digest.hexdigest(), _missing(path, array, listing)
 
 
-def consolidated_names(path: Path) -> set[str]:
+def consolidated_names(path: Place) -> set[str]:
     """Names of what is right in a group by the copy of its members' metadata, if it keeps one."""
     names: set[str] = set()
     for file, keys in (("zarr.json", ("consolidated_metadata", "metadata")), (".zmetadata", ("metadata",))):
@@ -89,7 +83,7 @@ def consolidated_names(path: Path) -> set[str]:
     return names
 
 
-def _missing(path: Path, array: Any, listing: dict[str, tuple[int, str]]) -> MissingObjects | None:
+def _missing(path: Place, array: Any, listing: dict[str, tuple[int, str]]) -> MissingObjects | None:
     size = array.shards or array.chunks
     counts = [-(-n // s) for n, s in zip(array.shape, size, strict=True)]
     keys = {array.metadata.encode_chunk_key(index): index for index in np.ndindex(*counts)}
@@ -100,34 +94,10 @@ def _missing(path: Path, array: Any, listing: dict[str, tuple[int, str]]) -> Mis
                 "restore it"
             )
     absent = [key for key in keys if key not in listing]
-    if is_address(path):
-        web = not Address(str(path)).is_listed
-        absent = _not_on_the_web(path, absent) if web and array.attrs.get(WHOLE) == 1 else [] if web else absent
-    else:
-        absent = [key for key in absent if not (path / key).is_file()]  # a folder that is a link is not listed
+    absent = folder_at(path).absent(absent, known=array.attrs.get(WHOLE) == 1)
     if not absent:
         return None
     (height, width), (y, x) = size[-2:], keys[absent[0]][-2:]
     ny, nx = array.shape[-2:]
     region = Region(y * height, min((y + 1) * height, ny), x * width, min((x + 1) * width, nx))
     return MissingObjects(len(absent), len(keys), absent[0], region)
-
-
-def _not_on_the_web(path: Path, keys: list[str]) -> list[str]:
-    with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda key: (path / key).is_file(), keys))
-    return [key for key, there in zip(keys, found, strict=True) if not there]
-
-
-def _files(path: Path) -> Iterator[tuple[str, tuple[int, str]]]:
-    """Names of all files of an array in a folder, with sizes and times."""
-    for folder, _, files in os.walk(path):
-        for name in files:
-            file = os.path.join(folder, name)
-            try:
-                status = os.stat(file)
-            except OSError as error:
-                raise InputError(f"{file}: cannot be read ({error.strerror}); restore it") from None
-            if not stat.S_ISREG(status.st_mode):
-                raise InputError(f"{file}: is a pipe or a device, not a file; remove it")
-            yield os.path.relpath(file, path).replace(os.sep, "/"), (status.st_size, str(status.st_mtime_ns))

@@ -13,14 +13,14 @@ import zarr
 
 from tiledsky.errors import InputError, RunError
 from tiledsky.images import float_dtype
-from tiledsky.io.address import is_address, located
+from tiledsky.io.address import Place, located
+from tiledsky.io.folders import folder_at
 from tiledsky.io.plane_reader import HEADER, MASK_BITS, NODATA, ROLES, PlaneEntry, SourcePlane
 from tiledsky.io.store import RUN_FOLDER, SUCCESS
 from tiledsky.io.zarr.check import (
     check_zarr_array,
     check_zarr_name,
     has_member,
-    member_arrays,
     open_zarr,
     open_zarr_array,
 )
@@ -71,7 +71,7 @@ class ZarrPlane(SourcePlane):
         return zarr_plane(located(self.array), flags=np.dtype(self.dtype).kind != "f")
 
 
-def open_zarr_plane(path: Path, name: str, inner: str | int | None) -> PlaneEntry:
+def open_zarr_plane(path: Place, name: str, inner: str | int | None) -> PlaneEntry:
     """Look at an array, alone or in a group, for the plane ``name``; ``inner``: the array that is named.
 
     Raises
@@ -87,7 +87,7 @@ def open_zarr_plane(path: Path, name: str, inner: str | int | None) -> PlaneEntr
         raise InputError(f"{path}: not a Zarr store that can be read ({type(error).__name__}: {error})") from None
 
 
-def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> PlaneEntry:
+def _open_zarr_node(path: Place, name: str, inner: str | int | None) -> PlaneEntry:
     node = open_zarr(path)
     if isinstance(node, zarr.Array):
         _check_finished(path.resolve().parent)
@@ -104,14 +104,14 @@ def _open_zarr_node(path: Path, name: str, inner: str | int | None) -> PlaneEntr
     return PlaneEntry(_image(path / chosen, node[chosen], name), str(node.attrs.get(HEADER, "")), siblings, bits)
 
 
-def _image(path: Path, array: Any, name: str) -> ZarrPlane:
+def _image(path: Place, array: Any, name: str) -> ZarrPlane:
     """Look at an array for a plane, and at the number in its attributes that means no data."""
     plane = _told(path, name)
     number = checked(array.attrs.get(NODATA), float_dtype(plane.dtype)) if name == "science" else None
     return replace(plane, nodata=number) if isinstance(number, float) else plane
 
 
-def _member(path: Path, group: zarr.Group, name: str, inner: str | int | None) -> str:
+def _member(path: Place, group: zarr.Group, name: str, inner: str | int | None) -> str:
     """Name of the array of a group that is meant."""
     wanted = (check_zarr_name(path, str(inner)),) if inner is not None else _ARRAYS.get(name, (name,))
     for member in wanted:
@@ -123,16 +123,12 @@ def _member(path: Path, group: zarr.Group, name: str, inner: str | int | None) -
             raise InputError(f"{path}: its multiscales name an array {levels[0]!r}, which is not there; restore it")
         _log.warning(plain(f"{path}: an OME-Zarr image of {len(levels)} levels; the first, {levels[0]!r}, is read"))
         return levels[0]
-    web = str(path).startswith("http")  # the web has no lists
-    if is_address(path):
-        arrays = [] if web else sorted(k for k, a in group.arrays())
-    else:
-        arrays = member_arrays(path, group)
-    has = ", ".join(arrays) or ("others, if any" if web else "none")
+    arrays = folder_at(path).members(group)
+    has = "others, if any" if arrays is None else ", ".join(arrays) or "none"
     raise InputError(f"{path}: no array {wanted[0]!r} in this group; it has {has}; name one: {path}/NAME")
 
 
-def _check_planes(path: Path, group: zarr.Group) -> None:
+def _check_planes(path: Place, group: zarr.Group) -> None:
     """Refuse a group that lacks a plane that was written, without which the others would be read alone."""
     planes = group.attrs.get(WHOLE)
     for plane in planes if isinstance(planes, list) else []:
@@ -149,7 +145,7 @@ def _check_planes(path: Path, group: zarr.Group) -> None:
             )
 
 
-def _levels(path: Path, group: zarr.Group) -> list[str]:
+def _levels(path: Place, group: zarr.Group) -> list[str]:
     """Arrays of an OME-Zarr image, the one of full resolution first; none if this is no such group."""
     attributes = dict(group.attrs)
     ome = attributes.get("ome", attributes)
@@ -168,17 +164,17 @@ def _has_mask_bits(array: Any) -> bool:
     return array.attrs.get(MASK_BITS) == 1
 
 
-def _check_finished(folder: Path) -> None:
+def _check_finished(folder: Place) -> None:
     """Refuse planes of a run that is not finished: what was not written yet would read as no source, or NaN."""
     if _is_run(folder) and not (folder / RUN_FOLDER / SUCCESS).is_file():
         raise InputError(f"{folder} is a run that is not finished; go on with the command that began it")
 
 
-def _is_run(folder: Path) -> bool:
+def _is_run(folder: Place) -> bool:
     return (folder / RUN_FOLDER / "identity.json").is_file()
 
 
-def _told(path: Path, name: str) -> ZarrPlane:
+def _told(path: Place, name: str) -> ZarrPlane:
     """Look at an array, and say what of it will be read as fill value because it is not there."""
     plane, missing, fill = _look(path, flags=name in _FLAGS)
     if missing is not None:
@@ -186,12 +182,12 @@ def _told(path: Path, name: str) -> ZarrPlane:
     return plane
 
 
-def zarr_plane(path: Path, *, flags: bool = False) -> ZarrPlane:
+def zarr_plane(path: Place, *, flags: bool = False) -> ZarrPlane:
     """Look at an array; errors as of `open_zarr_plane`. ``flags``: of a plane of bits."""
     return _look(path, flags=flags)[0]
 
 
-def _look(path: Path, *, flags: bool) -> tuple[ZarrPlane, MissingObjects | None, Any]:
+def _look(path: Place, *, flags: bool) -> tuple[ZarrPlane, MissingObjects | None, Any]:
     """Return an array as a plane, which of its objects are missing, and the pixel that these are read as."""
     array: Any = open_zarr(path)
     if isinstance(array, zarr.Group):
