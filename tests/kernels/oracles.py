@@ -106,15 +106,47 @@ LOCATIONS = {
 SCALES = {"std": np.std, "mad_std": mad_std, "biweight": biweight_scale}
 
 
-def filled(mesh, neighbours=10):
-    """Fill each NaN with the mean of its nearest good cells, weighted by 1 / distance."""
-    good = np.argwhere(~np.isnan(mesh))
+class SharedTies:
+    """`photutils.utils.ShepardIDWInterpolator`, but points that tie for the last places share them.
+
+    By all distances; the sums are made distance by distance, point by point within one.
+    """
+
+    def __init__(self, coordinates, values):
+        self.coordinates, self.values = np.asarray(coordinates), np.asarray(values, float)
+
+    def __call__(self, positions, n_neighbors=10, *, power=1.0, eps=0.0, regularization=0.0):
+        assert (power, eps, regularization) == (1.0, 0.0, 0.0)
+        return np.array([self._at(position, n_neighbors) for position in positions])
+
+    def _at(self, position, places):
+        square = ((self.coordinates - position) ** 2).sum(1)
+        near = np.sort(square[square <= np.sort(square)[:places][-1]])
+        total = sky = 0.0
+        for q in np.unique(near):
+            tied = self.values[square == q]
+            weight = 1 / np.sqrt(q) * min(tied.size, places)
+            # cumsum adds one after the other, which Python's sum does not since 3.12
+            total, sky, places = total + weight, sky + weight * (tied.cumsum()[-1] / tied.size), places - tied.size
+        return sky / total
+
+
+def filled(mesh, neighbours=10, *, where=True):
+    """Fill each NaN from its nearest good cells, by 1 / distance; cells that tie for the last places share them."""
+    good, holes = ~np.isnan(mesh), np.isnan(mesh) & where
     result = mesh.copy()
-    for hole in np.argwhere(np.isnan(mesh)):
-        distance = np.sqrt(((good - hole) ** 2).sum(1))
-        nearest = np.argsort(distance, kind="stable")[:neighbours]
-        weight = 1 / distance[nearest]
-        result[tuple(hole)] = (weight * mesh[tuple(good[nearest].T)]).sum() / weight.sum()
+    result[holes] = SharedTies(np.argwhere(good), mesh[good])(np.argwhere(holes), neighbours)
+    return result
+
+
+def tied(mesh, neighbours=10):
+    """Whether cells of a mesh are filled with a choice among cells that tie for the last places."""
+    good = np.argwhere(~np.isnan(mesh))
+    result = np.zeros(mesh.shape, bool)
+    if len(good) > neighbours:
+        for hole in np.argwhere(np.isnan(mesh)):
+            square = np.sort(((good - hole) ** 2).sum(1))
+            result[tuple(hole)] = square[neighbours - 1] == square[neighbours]
     return result
 
 

@@ -120,41 +120,6 @@ def test_exclude_refuses():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", ["few good", "border", "one row"])
-def test_fill_equals_photutils(kind, dtype):
-    """Boxes of one pixel: Background2D's mesh is then the image, its holes the mask."""
-    mesh = _mesh((1, 40) if kind == "one row" else (20, 23), 0.3, dtype)
-    if kind == "few good":
-        keep = mesh[3, 4], mesh[18, 2]
-        mesh[:] = np.nan
-        mesh[3, 4], mesh[18, 2] = keep if np.isfinite(keep).all() else (1.0, 2.0)
-    if kind == "border":
-        mesh[:4], mesh[:, -5:] = np.nan, np.nan
-    before = mesh.copy()
-    reference = _background2d(mesh, 1, mask=np.isnan(mesh), filter_size=1, exclude_percentile=100).background_mesh
-    filled = fill(mesh)
-    assert filled.dtype == dtype
-    np.testing.assert_array_equal(filled, reference)
-    np.testing.assert_array_equal(mesh, before)
-
-
-def test_fill_does_not_depend_on_the_size_of_its_blocks(monkeypatch):
-    mesh = _mesh((30, 31), 0.6)
-    whole = fill(mesh)
-    monkeypatch.setattr("tiledsky.kernels.mesh.fill._FILL_BLOCK", 7)
-    np.testing.assert_array_equal(fill(mesh), whole)
-
-
-def test_fill_without_holes_copies_and_without_boxes_refuses():
-    mesh = _mesh((4, 5))
-    filled = fill(mesh)
-    np.testing.assert_array_equal(filled, mesh)
-    assert filled is not mesh
-    with pytest.raises(ParameterError, match="all 6 boxes of the mesh are NaN"):
-        fill(np.full((2, 3), np.nan))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [(3, 3), (5, 5), (1, 3), (7, 3)])
 @pytest.mark.parametrize("shape", [(17, 23), (1, 9), (6, 1), (2, 2)])
 @pytest.mark.parametrize("holes", [0.0, 0.6])
@@ -330,45 +295,3 @@ def test_spline_refuses():
 def test_region_cells_hold_the_region():
     assert region_cells((0, 10, 0, 1), (10, 10), (5, 5)) == (0, 1, 0, 1)
     assert region_cells((9, 11, 20, 50), (10, 10), (5, 5)) == (0, 2, 2, 5)
-
-
-def test_a_large_mesh_is_filled_without_a_tree_as_a_small_one_but_for_ties(monkeypatch):
-    random = np.random.default_rng(5)
-    mesh = random.normal(size=(300, 310)).astype(np.float32)
-    mesh[random.random(mesh.shape) < 0.05] = np.nan
-    mesh[40:90, 250:] = np.nan
-    by_tree = fill(mesh)
-    monkeypatch.setattr("tiledsky.kernels.mesh.fill.TREE_BOXES", 1000)
-    in_bands = fill(mesh)
-    good = ~np.isnan(mesh)
-    assert np.array_equal(in_bands[good], mesh[good])
-    assert not np.isnan(in_bands).any()
-    # ties decide the last of ten places: both are means of the same few neighbours
-    assert np.abs(in_bands - by_tree)[~good].mean() < 0.15
-    # where no box ties for the tenth place (one column of holes at a corner), both rules are one
-    lone = np.full((4, 3), np.nan, np.float32)
-    lone.flat[:10] = random.normal(size=10)
-    monkeypatch.setattr("tiledsky.kernels.mesh.fill.TREE_BOXES", 1)
-    exact = fill(lone)
-    monkeypatch.setattr("tiledsky.kernels.mesh.fill.TREE_BOXES", 1000)
-    np.testing.assert_allclose(exact, fill(lone), rtol=1e-6)
-    # and the result does not depend on the bands
-    monkeypatch.setattr("tiledsky.kernels.mesh.fill.TREE_BOXES", 1000)
-    for band in (1, 7, 1000):
-        monkeypatch.setattr("tiledsky.kernels.mesh.fill._BAND", band)
-        assert np.array_equal(fill(mesh), in_bands)
-
-
-@pytest.mark.parametrize("trees", [1000, 10_000_000])
-def test_a_mesh_is_filled_in_place_with_the_same_bits(monkeypatch, trees):
-    """Bands that come later do not take the holes filled before them for boxes."""
-    random = np.random.default_rng(6)
-    mesh = random.normal(size=(120, 90))
-    mesh[random.random(mesh.shape) < 0.4] = np.nan
-    monkeypatch.setattr("tiledsky.kernels.mesh.fill.TREE_BOXES", trees)
-    monkeypatch.setattr("tiledsky.kernels.mesh.fill._BAND", 5)
-    before = mesh.copy()
-    filled = fill(mesh)
-    assert np.array_equal(mesh, before, equal_nan=True)
-    assert fill(mesh, overwrite=True) is mesh
-    assert np.array_equal(mesh, filled)

@@ -123,7 +123,8 @@ class Background2D:
     image takes up to four bytes a pixel for masks, and a copy if it is not float or not in native byte order. A dask
     task holds a chunk (cut at box corners) and its masks, or the whole mesh (24 bytes a box, more while it is filled).
 
-    Against photutils: box medians, clipping and counts are the same numbers; means and deviations are summed in
+    Against photutils: box medians, clipping and counts are the same numbers; so are filled boxes to rounding, but where
+    several tie for the last of the ten places, which share them here; means and deviations are summed in
     float64 also for float32 images. IDW weights share the last place among boxes that are equally far. The
     interpolators of tiledsky are not deprecated.
     """
