@@ -129,7 +129,7 @@ class Sweep:
 
     def _suspended(self, stage: Stage, index: tuple[int, int], objects: dict[str, Any], when: When) -> tuple[int, bool]:
         """Begin a task that has something to do; return its process, and whether that is suspended at a step."""
-        self.checker.markers.path(stage.name, index).unlink()
+        (self.out / self.checker.markers.name(stage.name, index)).unlink()
         for path in objects:
             (self.out / path).unlink()
         pid = self.start(

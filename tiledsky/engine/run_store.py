@@ -286,13 +286,8 @@ def damaged_files(
     root: Folder, crcs: dict[str, int], *, leave_out: Callable[[str], bool] | None = None
 ) -> list[tuple[str, str]]:
     """Return the files, but those to leave out, that are missing or have another CRC-32, and what is wrong."""
-    found = []
-    for path, crc in crcs.items():
-        if leave_out is not None and leave_out(path):
-            continue
-        if (what := files_differ(root, path, crc)) is not None:
-            found.append((path, what))
-    return found
+    chosen = (path for path in crcs if leave_out is None or not leave_out(path))
+    return [(path, what) for path in chosen if (what := files_differ(root, path, crcs[path])) is not None]
 
 
 def _known(read: Callable[[], Content]) -> Content | None:

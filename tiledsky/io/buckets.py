@@ -144,8 +144,10 @@ class ObjectStore:
 
     def absent(self, names: list[str], *, known: bool) -> list[str]:
         """Which of the objects that `listing` does not have are not there; on the web if all are ``known`` to be."""
-        if self.path.is_listed or not known:
-            return names if self.path.is_listed else []
+        if self.path.is_listed:
+            return names
+        if not known:
+            return []
         with ThreadPoolExecutor(16) as pool:
             there = list(pool.map(self.is_file, names))
         return [name for name, is_there in zip(names, there, strict=True) if not is_there]
