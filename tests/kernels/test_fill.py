@@ -162,9 +162,9 @@ def test_refuses():
     inner, outer = Region(64, 96, 0, 32), Region(0, 160, 0, 96)
     with pytest.raises(ParameterError, match="pass the merged rim of all tiles"):
         fill_tile(mesh[outer.slices], inner, outer, mesh.shape, Rim.merged([]))
-    with pytest.raises(ParameterError, match="are not the 64 around"):
+    with pytest.raises(ParameterError, match="are not the 64 x 64 around"):
         rim_of(mesh[1:160, :96], inner, Region(1, 160, 0, 96), mesh.shape)
-    with pytest.raises(ParameterError, match="are not the 64 around"):
+    with pytest.raises(ParameterError, match="are not the 64 x 64 around"):
         fill_tile(mesh[:160, :95], inner, Region(0, 160, 0, 95), mesh.shape, Rim.merged([]))
 
 

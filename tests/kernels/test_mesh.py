@@ -221,7 +221,7 @@ def test_coefficients_reach_as_far_as_the_halo_and_no_farther():
     mesh[50] = 1.0
     reached = np.flatnonzero(spline_coefficients(mesh)[:, 0])
     assert (reached[0], reached[-1]) == (50 - SPLINE_HALO, 50 + SPLINE_HALO)
-    with pytest.raises(ParameterError, match="are not the 31 around"):
+    with pytest.raises(ParameterError, match="are not the 31 x 31 around"):
         cubic_coefficients(mesh[20:], Region(50, 60, 0, 1), Region(20, 100, 0, 1), (100, 1))
 
 

@@ -6,13 +6,15 @@ from scipy import integrate, ndimage, stats
 
 from tests.kernels.oracles import spline_surface
 from tiledsky import Recipe, estimate_background
-from tiledsky.geometry import Region, row_bands
+from tiledsky.geometry import Region, TileGrid, row_bands
 from tiledsky.kernels.boxes.boxes import Clip, box_statistics
 from tiledsky.kernels.boxes.estimators import inefficiency, median_inefficiency
 from tiledsky.kernels.mesh.error import (
+    NOISE_HALO,
     box_variance,
     filtered_variance,
     noise_factor,
+    noise_samples,
     window_counts,
     window_means,
 )
@@ -162,8 +164,9 @@ def test_idw_factor_hardly_depends_on_the_box():
 def test_windows():
     assert window_counts(4, 5).tolist() == [3, 4, 4, 3]
     values = np.random.default_rng(1).random((6, 7))
+    whole = Region.whole(values.shape)
     expected = ndimage.generic_filter(values, np.nanmean, (3, 5), mode="constant", cval=np.nan)
-    np.testing.assert_allclose(window_means(values, (3, 5)), expected, rtol=1e-12)
+    np.testing.assert_allclose(window_means(values, (3, 5), whole, whole, whole.shape), expected, rtol=1e-12)
 
 
 def test_filtered_variance_of_a_mesh_of_noise():
@@ -171,8 +174,15 @@ def test_filtered_variance_of_a_mesh_of_noise():
     for size in (3, 5):
         filtered = ndimage.median_filter(mesh, size)[10:-10, 10:-10]
         ones = np.ones(250)
-        variance = filtered_variance(np.ones((250, 250)), (ones / size, ones / size), (size, size))[125, 125]
+        inner, whole = Region(125, 126, 125, 126), Region.whole(mesh.shape)
+        factors = ones / size, ones / size
+        variance = filtered_variance(np.ones(mesh.shape), factors, (size, size), inner, whole, mesh.shape)[0, 0]
         assert np.var(filtered) == pytest.approx(variance, rel=0.05)
+
+
+def _samples(background, variance, usable):
+    whole = Region.whole(usable.shape)
+    return noise_samples(background, variance, usable, whole, whole, usable.shape)
 
 
 @pytest.mark.parametrize("box", [10, 32])
@@ -187,7 +197,7 @@ def test_noise_factor(box, taps):
         variance = box_variance(found.rms, found.n_good, estimator=estimator, population=True)
         usable = np.ones(variance.shape, bool)
         excess = float(inefficiency(estimator, box**2))
-        factor = noise_factor(found.background, variance, usable, box_size=(box, box), excess=excess)
+        factor = noise_factor(_samples(found.background, variance, usable), box_size=(box, box), excess=excess)
         assert 0.88 * truth < factor < 1.25 * truth
 
 
@@ -195,24 +205,38 @@ def test_noise_factor_needs_differences_and_is_never_below_one():
     rng = np.random.default_rng(3)
     mesh, ones = rng.normal(size=(30, 30)), np.ones((30, 30))
     every = ones > 0
-    assert noise_factor(3 * mesh, ones, every, box_size=(50, 50)) == pytest.approx(9, rel=0.25)
-    assert noise_factor(0.3 * mesh, ones, every, box_size=(50, 50)) == 1.0
-    assert noise_factor(9 * mesh[:4, :8], ones[:4, :8], every[:4, :8], box_size=(50, 50)) > 20  # 20 + 8 differences
-    assert noise_factor(9 * mesh[:3, :8], ones[:3, :8], every[:3, :8], box_size=(50, 50)) == 1.0
-    assert noise_factor(9 * mesh, ones, rng.random((30, 30)) < 0.2, box_size=(50, 50)) == 1.0
-    assert noise_factor(9 * mesh, 0 * ones, every, box_size=(50, 50)) == 1.0
+    assert noise_factor(_samples(3 * mesh, ones, every), box_size=(50, 50)) == pytest.approx(9, rel=0.25)
+    assert noise_factor(_samples(0.3 * mesh, ones, every), box_size=(50, 50)) == 1.0
+    assert (
+        noise_factor(_samples(9 * mesh[:4, :8], ones[:4, :8], every[:4, :8]), box_size=(50, 50)) > 20
+    )  # 20 + 8 differences
+    assert noise_factor(_samples(9 * mesh[:3, :8], ones[:3, :8], every[:3, :8]), box_size=(50, 50)) == 1.0
+    assert noise_factor(_samples(9 * mesh, ones, rng.random((30, 30)) < 0.2), box_size=(50, 50)) == 1.0
+    assert noise_factor(_samples(9 * mesh, 0 * ones, every), box_size=(50, 50)) == 1.0
     # one box in ten off by a lot
     mesh[rng.random((30, 30)) < 0.03] += 1e3
-    assert noise_factor(mesh, ones, every, box_size=(50, 50)) < 2.0
+    assert noise_factor(_samples(mesh, ones, every), box_size=(50, 50)) < 2.0
 
 
-def test_noise_factor_of_samples_of_a_large_mesh():
-    mesh = np.random.default_rng(4).normal(size=(2200, 2000))
+def test_noise_factor_of_samples_of_a_large_mesh(monkeypatch):
+    monkeypatch.setattr("tiledsky.kernels.mesh.error._SAMPLED_CELLS", 1 << 14)
+    mesh = np.random.default_rng(4).normal(size=(220, 200))
     ones = np.ones(mesh.shape)
-    every = ones > 0
-    found = noise_factor(2 * mesh, ones, every, box_size=(200, 200))
-    assert found == pytest.approx(4, rel=0.02)
-    assert found == noise_factor(2 * mesh, ones, every, box_size=(200, 200))
+    samples = _samples(2 * mesh, ones, ones > 0)
+    assert samples.size == 74 * 197 + 67 * 217  # every third row and column
+    factor = noise_factor(samples, box_size=(200, 200))
+    assert factor == pytest.approx(4, rel=0.1)
+    parts = []
+    for size in (32, 64):
+        grid = TileGrid(mesh.shape, (size, size))
+        for inner in map(grid.region, grid):
+            outer = inner.grown((NOISE_HALO, NOISE_HALO), mesh.shape)
+            windows = [a[outer.slices] for a in (2 * mesh, ones, ones > 0)]
+            parts.append(noise_samples(*windows, inner, outer, mesh.shape))
+        together = np.concatenate(parts[::-1])
+        np.testing.assert_array_equal(np.sort(together), np.sort(samples))
+        assert noise_factor(together, box_size=(200, 200)) == factor
+        parts.clear()
 
 
 @pytest.mark.parametrize("box", [10, 32])
@@ -317,19 +341,23 @@ def test_error_surface_is_never_negative(clip):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 3), (5, 7), (9, 3)])
-def test_rows_of_a_mesh_have_the_bits_of_the_whole(size: tuple[int, int]) -> None:
-    variance = np.random.default_rng(8).random((23, 17))
+def test_tiles_of_a_mesh_have_the_bits_of_the_whole(size: tuple[int, int]) -> None:
+    variance = np.random.default_rng(8).random((43, 37)) * 1e3
     factors = spline_factors(variance.shape, (6, 6), size)
-    whole = filtered_variance(variance, factors, size)
-    for height in (1, 4, 22, 50):
-        parts = [filtered_variance(variance, factors, size, rows=slice(y, y + height)) for y in range(0, 23, height)]
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
+    all_of_it = Region.whole(variance.shape)
+    whole = filtered_variance(variance, factors, size, all_of_it, all_of_it, variance.shape)
+    for tile in ((1, 37), (4, 5), (32, 32), (42, 11)):
+        grid = TileGrid(variance.shape, tile)
+        for inner in map(grid.region, grid):
+            outer = inner.grown((size[0] // 2, size[1] // 2), variance.shape)
+            part = filtered_variance(variance[outer.slices].copy(), factors, size, inner, outer, variance.shape)
+            np.testing.assert_array_equal(part, whole[inner.slices])
 
 
 def test_noise_of_large_meshes_is_that_of_all_their_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(9)
     background, variance = rng.normal(size=(60, 40)).astype(np.float32), rng.random((60, 40)) + 0.5
     usable = rng.random((60, 40)) < 0.9
-    whole = noise_factor(background, variance, usable, box_size=(6, 6))
+    whole = noise_factor(_samples(background, variance, usable), box_size=(6, 6))
     monkeypatch.setattr("tiledsky.kernels.mesh.error.row_bands", lambda shape: row_bands(shape, cells=90))
-    assert noise_factor(background, variance, usable, box_size=(6, 6)) == whole > 1.0
+    assert noise_factor(_samples(background, variance, usable), box_size=(6, 6)) == whole > 1.0

@@ -8,8 +8,17 @@ from scipy import ndimage
 from tiledsky import Recipe, estimate_background, run
 from tiledsky.engine.plan import make_plan
 from tiledsky.errors import InputError, ParameterError
+from tiledsky.geometry import Region, TileGrid
 from tiledsky.kernels.boxes.boxes import box_statistics
-from tiledsky.kernels.mesh.guards import central_pixels, from_levels, grown_boxes, outlying_boxes
+from tiledsky.kernels.mesh.guards import (
+    OUTLYING_HALO,
+    central_pixels,
+    from_levels,
+    grown_boxes,
+    outlying_boxes,
+    outlying_distances,
+)
+from tiledsky.kernels.statistics.counted import CountedValues
 from tiledsky.operations.boxes import array_box_statistics
 from tiledsky.operations.mesh import finish
 from tiledsky.recipe import BackgroundStep, validated
@@ -92,6 +101,11 @@ def test_levels_of_another_mesh_are_refused():
         grown_boxes([np.ones((5, 4), bool), np.ones((2, 2), bool)])
 
 
+def _distances(mesh):
+    whole = Region.whole(mesh.shape)
+    return outlying_distances(mesh, whole, whole, mesh.shape)
+
+
 @pytest.mark.parametrize("sigma", [1.0, 3.0, 6.0])
 def test_outlying_boxes(sigma):
     rng = np.random.default_rng(2)
@@ -102,18 +116,36 @@ def test_outlying_boxes(sigma):
     def median(values):
         return np.median(values[~np.isnan(values)]) if not np.isnan(values).all() else np.nan
 
-    middle = ndimage.generic_filter(mesh, median, 5, mode="constant", cval=np.nan)
-    distance = abs(mesh - middle)
+    distance = abs(mesh - ndimage.generic_filter(mesh, median, 5, mode="constant", cval=np.nan))
+    found = _distances(mesh)
+    assert np.array_equal(found, distance, equal_nan=True)
     expected = distance > sigma * 1.4826022185056018 * np.nanmedian(distance)
-    assert np.array_equal(outlying_boxes(mesh, sigma=sigma), expected)
+    middle = CountedValues.of(found).median()
+    assert np.array_equal(outlying_boxes(found, sigma=sigma, middle=middle), expected)
     assert 0 < expected.sum() < 0.6 * mesh.size
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_distances_in_tiles(dtype):
+    mesh = np.random.default_rng(3).normal(size=(70, 45)).astype(dtype)
+    mesh[20:40, 3:30] = np.nan
+    whole, parts = _distances(mesh), []
+    grid = TileGrid(mesh.shape, (32, 32))
+    for inner in map(grid.region, grid):
+        outer = inner.grown((OUTLYING_HALO, OUTLYING_HALO), mesh.shape)
+        part = outlying_distances(mesh[outer.slices], inner, outer, mesh.shape)
+        assert np.array_equal(part, whole[inner.slices], equal_nan=True)
+        parts.append(CountedValues.of(part))
+    assert CountedValues.merged(parts).median() == CountedValues.of(whole).median()
+    with pytest.raises(ParameterError, match="are not the 2 x 2 around"):
+        outlying_distances(mesh[:33], Region(0, 32, 0, 45), Region(0, 33, 0, 45), mesh.shape)
 
 
 def test_nothing_outlies_without_a_scale():
     mesh = np.ones((9, 9))
     mesh[4, 4] = 50
-    assert not outlying_boxes(mesh, sigma=3).any()
-    assert not outlying_boxes(np.full((3, 3), np.nan), sigma=3).any()
+    for distances in (_distances(mesh), np.full((3, 3), np.nan)):
+        assert not outlying_boxes(distances, sigma=3, middle=CountedValues.of(distances).median()).any()
 
 
 @pytest.mark.parametrize(

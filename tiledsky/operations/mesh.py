@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.geometry import Pair, row_bands
+from tiledsky.geometry import Pair, Region, row_bands
 from tiledsky.kernels.boxes import boxes
 from tiledsky.kernels.boxes.estimators import inefficiency, rms_estimator_of
 from tiledsky.kernels.mesh import error as mesh_error
 from tiledsky.kernels.mesh.fill import fill
-from tiledsky.kernels.mesh.guards import from_levels, outlying_boxes
+from tiledsky.kernels.mesh.guards import from_levels, outlying_boxes, outlying_distances
+from tiledsky.kernels.statistics.counted import CountedValues
 from tiledsky.operations.boxes import MeshParameters, box_levels
 from tiledsky.operations.interpolators import Interpolator, MeshBoxes, interpolator_of
 from tiledsky.operations.surface import Surface, make_surface
@@ -102,8 +103,10 @@ def maps(
     excluded = level < 0
     if step.reject_sigma is not None:
         blank = np.where(excluded, np.nan, from_levels(measured("background"), level))
-        excluded |= outlying_boxes(blank, sigma=step.reject_sigma)
-        del blank
+        whole = Region.whole(blank.shape)
+        distances = outlying_distances(blank, whole, whole, whole.shape)
+        excluded |= outlying_boxes(distances, sigma=step.reject_sigma, middle=CountedValues.of(distances).median())
+        del blank, distances
     yield "excluded", excluded
     n_good = from_levels(measured("n_good"), level)
     yield "n_good", n_good
@@ -128,7 +131,9 @@ def _noise(
     del n_good
     variance = _known_variance(variance, excluded)
     background, own = from_levels(measured("background"), level), ~excluded & (level == 0)
-    factor = mesh_error.noise_factor(background, variance, own, box_size=step.box_size, excess=excess)
+    whole = Region.whole(own.shape)
+    samples = mesh_error.noise_samples(background, variance, own, whole, whole, whole.shape)
+    factor = mesh_error.noise_factor(samples, box_size=step.box_size, excess=excess)
     return variance, background, factor, mesh_error.shared_noise(factor, step.box_size, excess=excess)
 
 

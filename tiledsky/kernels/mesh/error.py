@@ -32,13 +32,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tiledsky.geometry import row_bands
+from tiledsky.geometry import Region, row_bands
 from tiledsky.kernels.boxes.estimators import Function, inefficiency, median_inefficiency
 from tiledsky.kernels.mesh.guards import MAD_TO_STD
+from tiledsky.kernels.mesh.rim import check_window
 
 #: Fewer third differences than this do not tell the noise factor.
 _MIN_DIFFERENCES = 20
-_SAMPLED_CELLS = 1 << 21
+#: Cells beyond a tile from which its third differences are made.
+NOISE_HALO = 3
+_SAMPLED_CELLS = 1 << 21  # of a larger mesh, about so many are looked at along each axis
 _MAX_SHARE = 0.2
 
 Pair = tuple[int, int]
@@ -84,19 +87,55 @@ def _third_differences(values: Floats, variance: Floats, usable: NDArray[np.bool
     return np.asarray(np.abs(b[3] - 3.0 * b[2] + 3.0 * b[1] - b[0])[good] / expected[good])
 
 
-def noise_factor(
-    background: Floats, variance: Floats, usable: NDArray[np.bool_], *, box_size: Pair, excess: float = 1.0
-) -> float:
-    """Measure from a mesh how many times more its values vary than those of white noise would.
+def noise_samples(
+    background: Floats,
+    variance: Floats,
+    usable: NDArray[np.bool_],
+    inner: Region,
+    window_region: Region,
+    shape: Pair,
+) -> NDArray[np.float64]:
+    """Third differences of a tile of a mesh, for `noise_factor`.
 
     Parameters
     ----------
-    background : ndarray (nby, nbx)
-        Values of the boxes, neither filled nor filtered.
-    variance : ndarray (nby, nbx), float64
+    background : ndarray (wy, wx)
+        Values of the boxes of `window_region`, neither filled nor filtered.
+    variance : ndarray (wy, wx), float64
         What `box_variance` expects.
-    usable : ndarray (nby, nbx), bool
+    usable : ndarray (wy, wx), bool
         Boxes with values of their own.
+    inner, window_region : Region
+        The tile, and the boxes given: at least ``inner.grown((NOISE_HALO, NOISE_HALO), shape)``.
+    shape : (int, int)
+        Boxes of the whole mesh: of large ones every so manieth row and column is looked at, counted from the first.
+
+    Returns
+    -------
+    ndarray (k,), float64
+        Those that begin in `inner`. All tiles together have the same, in another order for another tiling; at most
+        about 4 million. Memory: 16 bytes a value of these, and 30 MB.
+    """
+    check_window("the noise", NOISE_HALO, inner, window_region, shape)
+    step = max(-(-shape[0] * shape[1] // _SAMPLED_CELLS), 1)
+    outer = Region(inner.y0, min(inner.y1 + NOISE_HALO, shape[0]), inner.x0, min(inner.x1 + NOISE_HALO, shape[1]))
+    arrays = [a[outer.within(window_region)] for a in (background, variance, usable)]
+    rows, columns = inner.shape
+    along = [a[-inner.y0 % step : rows : step] for a in arrays]
+    across = [a[:, -inner.x0 % step : columns : step].T for a in arrays]
+    found = [
+        _third_differences(*(a[band] for a in some)) for some in (along, across) for band in row_bands(some[0].shape)
+    ]
+    return np.concatenate([np.zeros(0), *found])
+
+
+def noise_factor(samples: NDArray[np.float64], *, box_size: Pair, excess: float = 1.0) -> float:
+    """How many times more the values of a mesh vary than those of white noise would.
+
+    Parameters
+    ----------
+    samples : ndarray (k,), float64
+        `noise_samples` of all tiles, in any order.
     box_size : (int, int)
         Pixels of a box.
     excess : float
@@ -127,14 +166,9 @@ def noise_factor(
     distances is F, <|u|> is sqrt(F - 1) / pi; and F - 1 is `excess` times f - 1, as what an estimator is worse than the
     mean is hardly correlated. f is the solution of this, with s up to 0.2: for larger ones the box is too small.
     """
-    step = max(background.size // _SAMPLED_CELLS, 1)
-    along = [a[::step] for a in (background, variance, usable)]
-    across = [a[:, ::step].T for a in (background, variance, usable)]
-    bands = [[a[rows] for a in arrays] for arrays in (along, across) for rows in row_bands(arrays[0].shape)]
-    differences = np.concatenate([_third_differences(*band) for band in bands])
-    if differences.size < _MIN_DIFFERENCES:
+    if samples.size < _MIN_DIFFERENCES:
         return 1.0
-    measured = (MAD_TO_STD * float(np.median(differences, overwrite_input=True))) ** 2
+    measured = (MAD_TO_STD * float(np.median(samples))) ** 2
     factor = max(measured, 1.0)
     for _ in range(50):
         share = _share(factor, box_size, excess)
@@ -162,41 +196,49 @@ def window_counts(n: int, size: int) -> NDArray[np.float64]:
     return np.asarray(np.minimum(i + half, n - 1) - np.maximum(i - half, 0) + 1, np.float64)
 
 
-def window_means(values: NDArray[np.float64], size: Pair, *, rows: slice = slice(None)) -> NDArray[np.float64]:
-    """Mean of the boxes of a window about each of some rows; those beyond the mesh are not counted."""
-    start, stop, _ = rows.indices(values.shape[0])
-    first = max(start - size[0] // 2, 0)
-    means = values[first : stop + size[0] // 2]
-    for axis in (0, 1):
-        sums = ndimage.correlate1d(means, np.ones(size[axis]), axis=axis, mode="constant", cval=0.0)
-        if axis == 0:
-            sums = sums[start - first : stop - first]
-        counts = window_counts(values.shape[axis], size[axis])
-        means = sums / (counts[start:stop, np.newaxis] if axis == 0 else counts)
-    return means
+def window_means(
+    values: NDArray[np.float64], size: Pair, inner: Region, window_region: Region, shape: Pair
+) -> NDArray[np.float64]:
+    """Mean of the boxes of a window about each box of a tile; those beyond the mesh are not counted.
+
+    `values` are those of `window_region`, at least `inner` grown by half of `size`.
+    """
+    halo = (size[0] // 2, size[1] // 2)
+    outer = inner.grown(halo, shape)
+    check_window("the mean", halo, inner, window_region, shape)
+    rows, columns = inner.within(outer)
+    along, across = (window_counts(n, s) for n, s in zip(shape, size, strict=True))
+    sums = ndimage.correlate1d(values[outer.within(window_region)], np.ones(size[0]), axis=0, mode="constant", cval=0.0)
+    means = sums[rows] / along[inner.y0 : inner.y1, np.newaxis]
+    sums = ndimage.correlate1d(means, np.ones(size[1]), axis=1, mode="constant", cval=0.0)
+    return np.asarray(sums[:, columns] / across[inner.x0 : inner.x1])
 
 
 def filtered_variance(
-    variance: NDArray[np.float64], factors: Factors, size: Pair, *, rows: slice = slice(None)
+    variance: NDArray[np.float64], factors: Factors, size: Pair, inner: Region, window_region: Region, shape: Pair
 ) -> NDArray[np.float64]:
-    """Variance of pixels after a median filter of `size` and the interpolation that `factors` are of.
+    """Variance of pixels after a median filter of `size` and the interpolation that `factors` are of, for a tile.
 
     Parameters
     ----------
-    variance : ndarray (nby, nbx), float64
-        Of the boxes, filled.
+    variance : ndarray (wy, wx), float64
+        Of the boxes of `window_region`, filled.
     factors : two arrays, (nby,) and (nbx,)
-        Of `tiledsky.operations.interpolators.Interpolator.error_factors`, made for this size.
+        Of `tiledsky.operations.interpolators.Interpolator.error_factors`, made for this size and the whole mesh.
     size : (int, int)
         Window of the filter, in boxes, odd; (1, 1) does not filter.
-    rows : slice
-        Rows of the mesh that are wanted.
+    inner, window_region : Region
+        The tile, and the boxes given: at least `inner` grown by half of `size`.
+    shape : (int, int)
+        Boxes of the whole mesh.
 
     Returns
     -------
-    ndarray (nby, nbx), float64
-        Its rows are those wanted: the same bits as in the whole. Memory: about 70 bytes a cell of them.
+    ndarray, float64
+        Of `inner`: the same bits for any tiling. Memory: about 70 bytes a cell of it.
     """
-    along, across = (window_counts(n, s) for n, s in zip(variance.shape, size, strict=True))
-    held = median_inefficiency(along[rows, np.newaxis] * across)
-    return np.asarray(held * factors[0][rows, np.newaxis] * factors[1] * window_means(variance, size, rows=rows))
+    along, across = (window_counts(n, s) for n, s in zip(shape, size, strict=True))
+    rows, columns = inner.slices
+    held = median_inefficiency(along[rows, np.newaxis] * across[columns])
+    factor = held * factors[0][rows, np.newaxis] * factors[1][columns]
+    return np.asarray(factor * window_means(variance, size, inner, window_region, shape))

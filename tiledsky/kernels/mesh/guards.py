@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.errors import ParameterError
+from tiledsky.geometry import Pair, Region
 from tiledsky.kernels.mesh.mesh import median_filter
+from tiledsky.kernels.mesh.rim import check_window
 
 #: From the median absolute distance to the standard deviation of a normal distribution.
 MAD_TO_STD = 1.482602218505602
-_NEIGHBOURHOOD = (5, 5)
+#: Boxes beyond a tile from which outlying ones are told.
+OUTLYING_HALO = 2
 _BAND = 256  # rows of the mesh at a time: bounds the memory of indices
 
 Array = NDArray[Any]
@@ -85,28 +88,51 @@ def from_levels(parts: Sequence[Array], level: NDArray[np.int8]) -> Array:
     return chosen
 
 
-def outlying_boxes(background: Array, *, sigma: float) -> NDArray[np.bool_]:
+def outlying_distances(background: Array, inner: Region, window_region: Region, shape: Pair) -> Array:
+    """How far the background of each box of a tile is from that of its neighbourhood.
+
+    Parameters
+    ----------
+    background : ndarray (wy, wx), float32 or float64
+        Of the boxes of `window_region`; NaN = excluded already: not counted.
+    inner, window_region : Region
+        The tile, and the boxes given: at least ``inner.grown((OUTLYING_HALO, OUTLYING_HALO), shape)``.
+    shape : (int, int)
+        Boxes of the whole mesh.
+
+    Returns
+    -------
+    ndarray
+        Of `inner`, same dtype: distance from the median of the 5 x 5 boxes about the box (itself among them, fewer at
+        the edges of the mesh); NaN where excluded. The same bits for any tiling. Memory: two of the window.
+    """
+    check_window("the distance of boxes", OUTLYING_HALO, inner, window_region, shape)
+    middle = median_filter(background, size=(2 * OUTLYING_HALO + 1, 2 * OUTLYING_HALO + 1))
+    part = inner.within(window_region)
+    return np.asarray(np.abs(background[part] - middle[part]))
+
+
+def outlying_boxes(distances: Array, *, sigma: float, middle: float) -> NDArray[np.bool_]:
     """Boxes whose background stands out from its neighbourhood.
 
     Parameters
     ----------
-    background : ndarray (nby, nbx), float32 or float64
-        NaN = excluded already: not counted, and not outlying.
+    distances : ndarray
+        Of `outlying_distances`.
     sigma : float
-        A box is outlying if its distance from the median of the 5 x 5 boxes about it (itself among them, fewer at the
-        edges) is above ``sigma * 1.4826`` times the median of all these distances.
+        A box is outlying if its distance is above ``sigma * 1.4826 * middle``.
+    middle : float
+        Median of all distances of the mesh (`tiledsky.kernels.statistics.counted.CountedValues.median`). 0, where most
+        distances are, and NaN are no scale to judge by: none is outlying.
 
     Returns
     -------
-    ndarray (nby, nbx), bool
-        A mesh where most distances are 0 has no scale to judge by: none is outlying.
+    ndarray of bool
+        Shape of `distances`.
     """
-    distance = np.abs(background - median_filter(background, size=_NEIGHBOURHOOD))
-    known = distance[~np.isnan(distance)]
-    scale = MAD_TO_STD * float(np.median(known)) if known.size else 0.0
-    if not scale > 0.0:
-        return np.zeros(background.shape, np.bool_)
-    return np.asarray(distance > sigma * scale)
+    if not middle > 0.0:
+        return np.zeros(distances.shape, np.bool_)
+    return np.asarray(distances > sigma * (MAD_TO_STD * middle))
 
 
 def central_pixels(n_pixels: int, box: int) -> NDArray[np.int64]:

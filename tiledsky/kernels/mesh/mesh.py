@@ -131,7 +131,8 @@ def median_filter(
     Returns
     -------
     ndarray (nby, nbx)
-        Same dtype. Cells outside the mesh are not counted; a window without a number gives NaN.
+        Same dtype. Cells outside the mesh are not counted; a window without a number gives NaN. Of a part of the mesh
+        a cell has the bits of the whole if the part reaches half of `size` beyond it, or to the edge of the mesh.
 
     Raises
     ------

@@ -28,8 +28,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair, Region
+from tiledsky.kernels.mesh.rim import check_window
 
 #: Boxes beyond a tile that its coefficients are made of.
 SPLINE_HALO = 31
@@ -87,11 +87,7 @@ def cubic_coefficients(window: NDArray[Any], inner: Region, window_region: Regio
         A window that is too small.
     """
     halo = (SPLINE_HALO, SPLINE_HALO)
-    if not window_region.contains(inner.grown(halo, shape)):
-        raise ParameterError(
-            f"boxes {tuple(window_region)} of the mesh are not the {SPLINE_HALO} around {tuple(inner)} that the spline "
-            "is made of there; pass a window grown by SPLINE_HALO"
-        )
+    check_window("the spline", SPLINE_HALO, inner, window_region, shape)
     out = np.empty(inner.shape)
     for y, x in itertools.product(range(inner.y0, inner.y1, _BLOCK[0]), range(inner.x0, inner.x1, _BLOCK[1])):
         block = Region(y, min(y + _BLOCK[0], inner.y1), x, min(x + _BLOCK[1], inner.x1))

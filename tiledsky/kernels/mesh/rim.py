@@ -167,12 +167,13 @@ def _rim(good: NDArray[np.bool_], y0: int, y1: int, x0: int, x1: int) -> NDArray
     return rim
 
 
-def check_window(what: str, halo: int, inner: Region, window_region: Region, shape: Pair) -> None:
+def check_window(what: str, halo: int | Pair, inner: Region, window_region: Region, shape: Pair) -> None:
     """ParameterError unless a window holds a tile and `halo` boxes around it."""
-    if not window_region.contains(inner.grown((halo, halo), shape)):
+    rows, columns = (halo, halo) if isinstance(halo, int) else halo
+    if not window_region.contains(inner.grown((rows, columns), shape)):
         raise ParameterError(
-            f"boxes {tuple(window_region)} of the mesh are not the {halo} around {tuple(inner)} that {what} is made of "
-            f"there; pass a window grown by {halo}"
+            f"boxes {tuple(window_region)} of the mesh are not the {rows} x {columns} around {tuple(inner)} that "
+            f"{what} is made of there; pass a larger window"
         )
 
 

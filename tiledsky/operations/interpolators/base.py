@@ -167,10 +167,12 @@ class Interpolator(ABC, Generic[Parameters]):
         step, shape = boxes.step, (variance.shape[0], variance.shape[1])
         filtered, plain = (self.error_factors(shape, step.box_size, size) for size in (step.filter_size, (1, 1)))
         error = np.empty(shape, dtype)
+        whole = Region.whole(shape)
         for rows in row_bands(shape):
-            found = mesh_error.filtered_variance(variance, filtered, step.filter_size, rows=rows)
+            band = Region(rows.start, rows.stop, 0, shape[1])
+            found = mesh_error.filtered_variance(variance, filtered, step.filter_size, band, whole, shape)
             if reference is not None and step.filter_threshold is not None:
-                alone = mesh_error.filtered_variance(variance, plain, (1, 1), rows=rows)
+                alone = mesh_error.filtered_variance(variance, plain, (1, 1), band, whole, shape)
                 found = np.where(reference[rows] > step.filter_threshold, found, alone)
             error[rows] = np.sqrt(boxes.noise_factor * found)
         return error
