@@ -11,7 +11,6 @@ from scipy import ndimage, stats
 
 from tests.quality.scenes import unbiased
 from tiledsky.diagnostics import measure, remarks
-from tiledsky.diagnostics.blocks import BLOCK, regions
 from tiledsky.diagnostics.patches import gaussian_deviate, jackknife
 from tiledsky.diagnostics.sky import EDGE_BINS
 from tiledsky.errors import InputError, ParameterError
@@ -115,17 +114,6 @@ def test_residual_moments_and_quantiles_against_scipy() -> None:
         assert found["percentiles"][share] == pytest.approx(np.percentile(image, float(share)), rel=0.01)
     assert sum(found["histogram"]["counts"]) == image.size == found["n_pixels"]
     assert found["std"] == pytest.approx(image.std(), rel=1e-5)
-
-
-def test_regions_are_those_of_scipy() -> None:
-    flags = np.random.default_rng(10).random((60, 70)) < 0.3
-    y, x = np.nonzero(flags)
-    blocks = np.zeros(y.size, BLOCK)
-    blocks["y"], blocks["x"] = y, x
-    expected, count = ndimage.label(flags, np.ones((3, 3)))
-    labels = regions(blocks, 70)
-    assert labels.max() + 1 == count
-    assert len(set(zip(labels.tolist(), expected[y, x].tolist(), strict=True))) == count
 
 
 def test_a_hole_is_found_where_it_is_with_its_size() -> None:

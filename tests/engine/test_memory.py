@@ -131,6 +131,18 @@ def test_tiles_of_any_image_take_the_same(preset: str) -> None:
             assert peak(recipe, small, one, PLANES) == peak(recipe, large, other, PLANES), one.name
 
 
+@pytest.mark.parametrize("shape", [(83_000, 93_200), (316_000, 316_000)])
+def test_measures_and_statistics_of_the_largest_images_take_little(shape: tuple[int, int]) -> None:
+    kinds = {"diagnostics", "bins", "centers", "statistics", "output"}
+    for preset in preset_names():
+        recipe = Recipe.load(preset).expanded()
+        plan = plan_for(recipe, shape)
+        assert {"diagnostics", "output"} <= {stage.kind for stage in plan.stages}
+        for stage in plan.stages:
+            if stage.kind in kinds or stage.name.endswith("-statistics"):
+                assert peak(recipe, plan, stage, PLANES).bytes <= 720 * MEGABYTE, f"{preset}, {stage.name}"
+
+
 @pytest.mark.parametrize("preset", ["complex-sky", "ceers-nircam"])
 def test_a_mosaic_fits_a_gigabyte(preset: str) -> None:
     recipe = Recipe.load(preset).expanded()

@@ -101,14 +101,10 @@ def measure(
     sources = None if catalogue is None else _catalogue(catalogue, noise, planes["rms"])
     collector = Collector(shape)
     grid = TileGrid(shape, tile or (min(_TILE, shape[0]), min(_TILE, shape[1])))
-    for iy in range(grid.counts[0]):
-        row = []
-        for ix in range(grid.counts[1]):
-            region = grid.region((iy, ix))
-            pixels = replace(_pixels(given, planes, needed_region(region, shape), noise), catalogue=sources, box=box)
-            written = pixels.background[region.within(pixels.region)]
-            row.append((region, summarise(pixels, region, written)))
-        collector.add_row(row)
+    for region in map(grid.region, grid):
+        pixels = replace(_pixels(given, planes, needed_region(region, shape), noise), catalogue=sources, box=box)
+        written = pixels.background[region.within(pixels.region)]
+        collector.add(region, summarise(pixels, region, written))
     source = "error" if error is not None else "weight" if weight is not None else None
     facts = ImageFacts(grid.tile, source=source, catalogue=catalogue is not None, box=box, to_sky=to_sky)
     found = collector.finalize(facts)

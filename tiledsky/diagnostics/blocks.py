@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from tiledsky.diagnostics.band import Band
-from tiledsky.diagnostics.parts import Cells, Places
+from tiledsky.diagnostics.parts import Cells, Limit, Places
 from tiledsky.diagnostics.patches import Floats
 from tiledsky.diagnostics.protocol import ImageSums
 from tiledsky.geometry import Pair
@@ -16,6 +14,9 @@ from tiledsky.kernels.residual.cell_sums import CELL, KEPT, WIDTHS, block_column
 
 #: Deviation of a block's mean, in units of its own error for white noise, from which it is kept.
 THRESHOLD = 3.0
+#: Blocks that are kept, those that deviate most, half of them for each sign: more than 20000 x 20000 px have, and on
+#: 1e11 px half as many again as noise alone.
+MOST = 1_600_000
 #: Pixels of a block that must be unmasked.
 ENOUGH = KEPT * KEPT // 4
 #: A block: its row and column, pixels, sum of the residual in units of the noise.
@@ -52,8 +53,18 @@ def _count(band: Band) -> Floats:
     return counts[..., None].astype(np.float64)
 
 
-#: Blocks that stand out; how many were looked at.
-BLOCKS = Places("blocks", BLOCK, ("y", "x"), _select)
+def _rank(blocks: NDArray[np.void]) -> Floats:
+    """Lowest for the block that deviates most."""
+    return -(blocks["sum"] ** 2) / blocks["n"]
+
+
+def _is_high(blocks: NDArray[np.void]) -> NDArray[np.bool_]:
+    high: NDArray[np.bool_] = blocks["sum"] > 0
+    return high
+
+
+#: Blocks that stand out; how many were looked at. Sources that are not masked do not drive out holes.
+BLOCKS = Places("blocks", BLOCK, ("y", "x"), _select, Limit(MOST, _rank, kinds=2, kind=_is_high))
 LOOKED_AT = Cells("looked at", 1, _count)
 
 
@@ -68,23 +79,14 @@ def significance(blocks: NDArray[np.void], scale: float) -> Floats:
     return blocks["sum"] / np.sqrt(blocks["n"]) / scale
 
 
-def regions(blocks: NDArray[np.void], columns: int) -> NDArray[np.intp]:
-    """Number of the connected region (sides and corners touch) of each block; ``columns`` of blocks in the image.
+def least(side: NDArray[np.void], scale: float, *, listed: int) -> float:
+    """Deviation from which all blocks of one sign are listed, in units of the error (`significance`).
 
-    ``blocks`` in row order. Regions are numbered by their first blocks. Reference: `scipy.ndimage.label`.
+    ``listed``: blocks of both signs.
     """
-    if not blocks.size:
-        return np.zeros(0, np.intp)
-    key = blocks["y"].astype(np.int64) * (columns + 2) + blocks["x"] + 1  # a column of gap: no row touches the next
-    edges = []
-    for step in (1, columns + 1, columns + 2, columns + 3):
-        at = np.searchsorted(key, key + step)
-        found = np.flatnonzero((at < key.size) & (key[np.minimum(at, key.size - 1)] == key + step))
-        edges.append(np.column_stack([found, at[found]]))
-    pairs = np.concatenate(edges)
-    graph = sparse.coo_matrix((np.ones(len(pairs)), pairs.T), shape=(key.size, key.size))
-    labels: NDArray[np.intp] = csgraph.connected_components(graph, directed=False)[1]
-    return labels
+    if listed < MOST or not side.size:
+        return THRESHOLD
+    return max(THRESHOLD, float(np.sqrt(-_rank(side).max())) / scale)
 
 
 def area(blocks: NDArray[np.void], shape: Pair) -> NDArray[np.int64]:

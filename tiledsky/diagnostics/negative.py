@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import heapq
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,23 +18,29 @@ from tiledsky.diagnostics.blocks import (
     area,
     away_from_edges,
     centre,
-    regions,
+    least,
     significance,
     stretch,
 )
 from tiledsky.diagnostics.fields import Fields, Number, Position
-from tiledsky.diagnostics.parts import Places
+from tiledsky.diagnostics.parts import Limit, Places
 from tiledsky.diagnostics.patches import Floats, number
-from tiledsky.diagnostics.places import random_positions
+from tiledsky.diagnostics.places import random_positions, random_words
 from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure, exact
 from tiledsky.geometry import Pair
 from tiledsky.kernels.residual.apertures import aperture_sums
 from tiledsky.kernels.residual.cell_sums import KEPT
+from tiledsky.kernels.residual.connected import connected
 
 #: Radius of the apertures, px; random places a cell.
 RADIUS, APERTURES = 4, 2
-#: Regions that are listed.
+#: Apertures that are kept, by chance: all there are in 20000 x 20000 px.
+MOST = 200_000
+#: Share by which numbers that differ may be written alike: they have five digits.
+_WRITTEN = 2e-4
+#: Regions that are listed; what there is to say of none.
 _LISTED = 20
+_NONE: dict[str, Any] = {"area": 0, "significance": 0.0, "y": None, "x": None}
 #: An aperture: cell and number in it (its order), sum of the residual, variance that the noise of its pixels gives.
 APERTURE = np.dtype([("y", "<i4"), ("x", "<i4"), ("k", "<i4"), ("sum", "<f8"), ("variance", "<f8")])
 
@@ -76,58 +84,95 @@ def update_apertures(band: Band) -> NDArray[np.void]:
     return found
 
 
-APERTURES_FOUND = Places("apertures", APERTURE, ("y", "x", "k"), update_apertures)
+def _chance(apertures: NDArray[np.void]) -> NDArray[np.uint64]:
+    """Random number of each, by its place alone."""
+    rows = apertures["y"].astype(np.int64) * APERTURES + apertures["k"]
+    return random_words(rows, apertures["x"].astype(np.int64), 3)
+
+
+APERTURES_FOUND = Places("apertures", APERTURE, ("y", "x", "k"), update_apertures, Limit(MOST, _chance))
 
 
 def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
     blocks, shape, scale = image.total(BLOCKS), image.shape, stretch(image)
     n_blocks = int(image.sums(LOOKED_AT).sums.sum())
-    columns = -(-shape[1] // KEPT)
-    inner = away_from_edges(blocks, shape)
-    edge, blocks = blocks[~inner], blocks[inner]
-    z = significance(blocks, scale)
-    low, high = blocks[z <= -THRESHOLD], blocks[z >= THRESHOLD]
-    found = sorted(_regions(low, columns, shape, scale), key=lambda r: (-r["area"], r["y"], r["x"]))
-    above = _regions(high, columns, shape, scale)
-    strongest = sorted(found, key=lambda r: (r["significance"], r["y"], r["x"]))
-    highest = sorted(above, key=lambda r: (-r["significance"], r["y"], r["x"]))
-    none = {"area": 0, "significance": 0.0, "y": None, "x": None}
+    below, found, at_edges = _side(blocks, shape, scale, sign=-1)
+    above, high, _ = _side(blocks, shape, scale, sign=1)
+    largest = found.first(_LISTED, "area", sign=1)
     return {
         "unit": "sigma",
         "block": KEPT,
-        "threshold": -THRESHOLD,
+        "threshold": number(-below, 5),
         "n_blocks": n_blocks,
-        "expected_blocks": number(n_blocks * float(special.ndtr(-THRESHOLD)), 4),
-        "n_regions": len(found),
-        "area": sum(r["area"] for r in found),
-        "largest": found[0] if found else none,
-        "strongest": strongest[0] if strongest else none,
-        "regions": found[:_LISTED],
+        "expected_blocks": number(n_blocks * float(special.ndtr(-below)), 4),
+        "n_regions": found.count,
+        "area": int(found.area.sum()),
+        "largest": largest[0] if largest else _NONE,
+        "strongest": found.strongest(sign=-1),
+        "regions": largest,
         "positive": {
-            "n_regions": len(above),
-            "area": sum(r["area"] for r in above),
-            "strongest": highest[0] if highest else none,
+            **({"threshold": number(above, 5)} if above > THRESHOLD else {}),
+            "n_regions": high.count,
+            "area": int(high.area.sum()),
+            "strongest": high.strongest(sign=1),
         },
-        "at_edges": {"blocks": int((significance(edge, scale) <= -THRESHOLD).sum()), "width": KEPT},
+        "at_edges": {"blocks": at_edges, "width": KEPT},
         "apertures": _apertures(image.total(APERTURES_FOUND)),
     }
 
 
-def _regions(blocks: NDArray[np.void], columns: int, shape: Pair, scale: float) -> list[dict[str, Any]]:
-    labels = regions(blocks, columns)
-    if not labels.size:
-        return []
-    n = int(labels.max()) + 1
+@dataclass(frozen=True)
+class _RegionTable:
+    """Connected regions: pixels, significance, middle."""
+
+    area: Floats
+    significance: Floats
+    y: Floats
+    x: Floats
+
+    @property
+    def count(self) -> int:
+        return self.area.size
+
+    def first(self, count: int, by: Literal["area", "significance"], *, sign: int) -> list[dict[str, Any]]:
+        """Return the regions with the highest numbers (``sign`` -1: the lowest), of equal ones the first."""
+        values = -sign * getattr(self, by)
+        if values.size > count:  # those that may be among them as they are written
+            last = float(np.partition(values, count - 1)[count - 1])
+            chosen = np.flatnonzero(values <= last + _WRITTEN * abs(last))
+        else:
+            chosen = np.arange(values.size)
+        rows = (
+            {"area": int(a), "significance": number(s, 5), "y": round(float(y), 1), "x": round(float(x), 1)}
+            for a, s, y, x in zip(*(k[chosen] for k in (self.area, self.significance, self.y, self.x)), strict=True)
+        )
+        return heapq.nsmallest(count, rows, key=lambda r: (-sign * r[by], r["y"], r["x"]))
+
+    def strongest(self, *, sign: int) -> dict[str, Any]:
+        """Return the first by significance; no numbers without any."""
+        return next(iter(self.first(1, "significance", sign=sign)), _NONE)
+
+
+def _side(blocks: NDArray[np.void], shape: Pair, scale: float, *, sign: int) -> tuple[float, _RegionTable, int]:
+    """Of blocks of one sign: the deviation from which all are listed, regions, blocks at the edges of the image."""
+    side = blocks[np.sign(blocks["sum"]) == sign]
+    threshold = least(side, scale, listed=blocks.size)
+    side = side[np.abs(significance(side, scale)) >= THRESHOLD]
+    inner = away_from_edges(side, shape)
+    return threshold, _regions(side[inner], shape, scale), int(np.count_nonzero(~inner))
+
+
+def _regions(blocks: NDArray[np.void], shape: Pair, scale: float) -> _RegionTable:
+    labels = connected(blocks["y"], blocks["x"])
+    n = int(labels.max(initial=-1)) + 1
     pixels, total = np.bincount(labels, blocks["n"], n), np.bincount(labels, blocks["sum"], n)
+    strength = total / np.sqrt(pixels) / scale
+    del pixels, total
     sizes = np.bincount(labels, area(blocks, shape).astype(np.float64), n)
     number_of = np.bincount(labels, minlength=n)
-    places = [np.bincount(labels, centre(blocks[k], s), n) / number_of for k, s in zip(("y", "x"), shape, strict=True)]
-    strength = total / np.sqrt(pixels) / scale
-    return [
-        {"area": int(a), "significance": number(s, 5), "y": round(float(y), 1), "x": round(float(x), 1)}
-        for a, s, y, x in zip(sizes, strength, *places, strict=True)
-    ]
+    y, x = (np.bincount(labels, centre(blocks[k], s), n) / number_of for k, s in zip(("y", "x"), shape, strict=True))
+    return _RegionTable(sizes, strength, y, x)
 
 
 def _apertures(apertures: NDArray[np.void]) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from tiledsky.kernels.statistics.histogram import KeyHistogram, KeyTable
 V = TypeVar("V")
 T = TypeVar("T")
 
+#: A list is cut when it is longer than its limit by one part in so many; histograms that are merged at a time.
+_SPARE, _MERGED = 4, 16
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -76,16 +79,42 @@ class Part(ABC, Generic[V, T]):
         """Inverse of `to_bytes`."""
 
     def start(self) -> Any:
-        """Return what rows of tiles are added to."""
+        """Return what tiles are added to."""
         return []
 
     @abstractmethod
-    def add_row(self, total: Any, row: Sequence[tuple[Region, V]]) -> Any:
-        """Add the tiles of the next row, from left to right; return the new total."""
+    def add(self, total: Any, tile: Region, value: V) -> None:
+        """Add the next tile, tiles in row order."""
 
     @abstractmethod
     def finish(self, total: Any) -> T:
         """Return what the image says."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How many rows of a list are kept of an image, and which: the same in whatever order they come.
+
+    Attributes
+    ----------
+    most : int
+        Rows in all. Each kind may fill its share, and what others leave of theirs: none drives out another.
+    rank : callable
+        Of rows: a number each. The lowest of a kind are kept, of equal ones those that are first in the list.
+    kinds : int
+        Kinds of rows.
+    kind : callable, optional
+        Of rows: the kind of each, from 0.
+    """
+
+    most: int
+    rank: Callable[[NDArray[np.void]], NDArray[Any]]
+    kinds: int = 1
+    kind: Callable[[NDArray[np.void]], NDArray[Any]] | None = None
+
+    def of(self, k: int, found: Sequence[int]) -> int:
+        """Most rows of a kind; ``found``: rows of each kind so far."""
+        return self.most - sum(min(n, self.most // self.kinds) for i, n in enumerate(found) if i != k)
 
 
 class Places(Part[NDArray[np.void], NDArray[np.void]]):
@@ -100,13 +129,20 @@ class Places(Part[NDArray[np.void], NDArray[np.void]]):
         Fields by which rows are sorted, the most important first; no two rows have the same.
     update : callable
         Of a `Band`: its rows.
+    limit : Limit, optional
+        Without one a list grows with the image.
     """
 
     def __init__(
-        self, name: str, dtype: np.dtype[np.void], order: tuple[str, ...], update: Callable[[Band], NDArray[np.void]]
+        self,
+        name: str,
+        dtype: np.dtype[np.void],
+        order: tuple[str, ...],
+        update: Callable[[Band], NDArray[np.void]],
+        limit: Limit | None = None,
     ) -> None:
         super().__init__(name)
-        self.dtype, self.order, self.update = dtype, order, update
+        self.dtype, self.order, self.update, self.limit = dtype, order, update, limit
 
     def add_band(self, tally: list[NDArray[np.void]], band: Band) -> None:
         """Add the rows of a band."""
@@ -114,7 +150,7 @@ class Places(Part[NDArray[np.void], NDArray[np.void]]):
 
     def end(self, tally: list[NDArray[np.void]], written: NDArray[Any]) -> NDArray[np.void]:
         """Return the rows of a tile."""
-        return self.finish(tally)
+        return self._sorted(np.concatenate([np.empty(0, self.dtype), *tally]))
 
     def to_bytes(self, value: NDArray[np.void]) -> bytes:
         """Bytes of the rows."""
@@ -124,16 +160,69 @@ class Places(Part[NDArray[np.void], NDArray[np.void]]):
         """Inverse of `to_bytes`."""
         return np.frombuffer(data, self.dtype)
 
-    def add_row(
-        self, total: list[NDArray[np.void]], row: Sequence[tuple[Region, NDArray[np.void]]]
-    ) -> list[NDArray[np.void]]:
-        """Add the rows of some tiles."""
-        return [*total, *(rows for _, rows in row)]
+    def start(self) -> list[_Rows]:
+        """Return empty lists, one of each kind."""
+        return [_Rows(np.empty(0, self.dtype)) for _ in range(1 if self.limit is None else self.limit.kinds)]
 
-    def finish(self, total: list[NDArray[np.void]]) -> NDArray[np.void]:
-        """All rows in their order, whatever tiles they came from."""
-        rows = np.concatenate([np.empty(0, self.dtype), *total])
+    def add(self, total: list[_Rows], tile: Region, value: NDArray[np.void]) -> None:
+        """Add the rows of a tile; a list that has grown too long is cut."""
+        if self.limit is None or self.limit.kind is None:
+            total[0].add(value)
+        else:
+            kinds = self.limit.kind(value)
+            for k, rows in enumerate(total):
+                rows.add(value[kinds == k])
+        if self.limit is not None and sum(rows.size for rows in total) > self.limit.most + self.limit.most // _SPARE:
+            self._cut(total, self.limit)
+
+    def finish(self, total: list[_Rows]) -> NDArray[np.void]:
+        """All rows that are kept, in their order, whatever tiles they came from."""
+        if self.limit is not None:
+            self._cut(total, self.limit)
+        return self._sorted(np.concatenate([rows.taken() for rows in total]))
+
+    def _sorted(self, rows: NDArray[np.void]) -> NDArray[np.void]:
         return rows[np.lexsort([rows[name] for name in reversed(self.order)])]
+
+    def _cut(self, total: Sequence[_Rows], limit: Limit) -> None:
+        """Leave the rows that are kept."""
+        found = [rows.found for rows in total]
+        for k, kind in enumerate(total):
+            if kind.size <= (most := limit.of(k, found)):
+                continue
+            rows = kind.taken()
+            rank = limit.rank(rows)
+            last = np.partition(rank, most - 1)[most - 1]
+            kept = rank < last
+            ties = np.flatnonzero(rank == last)
+            order = np.lexsort([rows[name][ties] for name in reversed(self.order)])
+            kept[ties[order[: most - np.count_nonzero(kept)]]] = True
+            kind.put(rows[kept])
+
+
+class _Rows:
+    """Rows of one kind, that arrive tile by tile; ``size`` are held, ``found`` have come."""
+
+    def __init__(self, empty: NDArray[np.void]) -> None:
+        self._parts = [empty]
+        self.size = self.found = 0
+
+    def add(self, rows: NDArray[np.void]) -> None:
+        """Add rows."""
+        self.found += rows.size
+        self.put(rows)
+
+    def put(self, rows: NDArray[np.void]) -> None:
+        """Hold rows that have come before."""
+        if rows.size:
+            self._parts.append(rows)
+            self.size += rows.size
+
+    def taken(self) -> NDArray[np.void]:
+        """All rows in one array; none are held here any longer."""
+        rows = np.concatenate(self._parts)
+        self._parts, self.size = self._parts[:1], 0
+        return rows
 
 
 class Distribution(Part[KeyHistogram, KeyHistogram]):
@@ -170,14 +259,12 @@ class Distribution(Part[KeyHistogram, KeyHistogram]):
         """Inverse of `to_bytes`."""
         return KeyHistogram.from_bytes(data)
 
-    def start(self) -> KeyHistogram:
-        """Return an empty histogram."""
-        return KeyHistogram.merged(())
+    def add(self, total: list[KeyHistogram], tile: Region, value: KeyHistogram) -> None:
+        """Add the histogram of a tile; a few are merged at a time."""
+        total.append(value)
+        if len(total) > _MERGED:
+            total[:] = [KeyHistogram.merged(total)]
 
-    def add_row(self, total: KeyHistogram, row: Sequence[tuple[Region, KeyHistogram]]) -> KeyHistogram:
-        """Merge the histograms of some tiles."""
-        return KeyHistogram.merged((total, *(histogram for _, histogram in row)))
-
-    def finish(self, total: KeyHistogram) -> KeyHistogram:
+    def finish(self, total: list[KeyHistogram]) -> KeyHistogram:
         """Histogram of the image."""
-        return total
+        return KeyHistogram.merged(total)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tiledsky.geometry import Pair
+from tiledsky.geometry import Pair, Region
 from tiledsky.kernels.residual.cell_sums import CELL
 
 #: Patches there should be at least, and may be at most.
@@ -38,7 +38,7 @@ def patch_size(shape: Pair) -> int:
 
 
 class PatchSums:
-    """Sums of the patches of an image, added up from whole rows of cells in order: the same bits for any tiling.
+    """Sums of the patches of an image, added up from the rows of cells of each in order: the same bits for any tiling.
 
     Parameters
     ----------
@@ -56,12 +56,31 @@ class PatchSums:
         size = patch_size(shape)
         self.cells = size // CELL
         self.sums = np.zeros((-(-shape[0] // size), -(-shape[1] // size), columns))
+        self._width = -(-shape[1] // CELL)
+        self._cut = np.zeros((0, 0, columns))
 
-    def add(self, first: int, cells: Floats) -> None:
-        """Add rows of cells, shape (rows, all cells of a row, columns), that begin with row ``first``."""
-        starts = np.arange(0, cells.shape[1], self.cells)
-        for row, values in enumerate(cells, first):
-            self.sums[row // self.cells] += np.add.reduceat(values, starts, axis=0)
+    def add(self, where: Region, cells: Floats) -> None:
+        """Add the cells of the next tile, tiles in row order.
+
+        Parameters
+        ----------
+        where : Region
+            The cells, counted from the first of the image.
+        cells : ndarray of float64, shape (rows, columns of cells, columns)
+            Those of a patch that the tile cuts are kept until the next tile brings the rest.
+        """
+        first = where.x0
+        if first and self._cut.shape[1]:
+            first -= self._cut.shape[1]
+            cells = np.concatenate([self._cut, cells], axis=1)
+        width = where.x1 - first
+        whole = width if where.x1 == self._width else width // self.cells * self.cells
+        if whole:
+            starts = np.arange(0, whole, self.cells)
+            patches = slice(first // self.cells, first // self.cells + starts.size)
+            for row, values in enumerate(cells[:, :whole], where.y0):
+                self.sums[row // self.cells, patches] += np.add.reduceat(values, starts, axis=0)
+        self._cut = cells[:, whole:].copy()
 
     def part(self, columns: slice) -> PatchSums:
         """Some columns of the same patches."""

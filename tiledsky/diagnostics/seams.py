@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,12 @@ from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure
 from tiledsky.geometry import Pair, Region
 
 #: Pixels kept of each side of a tile.
-_DEEP = 2
-#: Parts that a tile is cut into by the lines that are looked at instead.
+DEEP = 2
+#: Parts that a tile is cut into by the lines that are looked at instead; so many of these it has at most.
 _FAKES = 8
+LINES = 2 * (_FAKES - 1)
+#: Sums of a line; rows of them that are kept at most, of edges and of the lines instead.
+LINE, MOST_ROWS = 5, 1 << 17
 
 DEFINITION = (
     "across each edge between two tiles, pixel by pixel along it: difference of the two pixels at the edge minus the "
@@ -65,10 +67,10 @@ class Strips:
         fakes = []
         for lines in (background, background.T):
             middles = {len(lines) * k // _FAKES for k in range(1, _FAKES)}
-            fakes += [_sums(lines[k - _DEEP : k + _DEEP]) for k in sorted(middles) if _DEEP <= k <= len(lines) - _DEEP]
-        sides = background[:_DEEP], background[-_DEEP:], background[:, :_DEEP].T, background[:, -_DEEP:].T
+            fakes += [_sums(lines[k - DEEP : k + DEEP]) for k in sorted(middles) if DEEP <= k <= len(lines) - DEEP]
+        sides = background[:DEEP], background[-DEEP:], background[:, :DEEP].T, background[:, -DEEP:].T
         top, bottom, left, right = map(np.ascontiguousarray, sides)
-        return cls(top, bottom, left, right, np.array(fakes).reshape(-1, 5))
+        return cls(top, bottom, left, right, np.array(fakes).reshape(-1, LINE))
 
     def to_bytes(self) -> bytes:
         """Bytes of the strips."""
@@ -87,7 +89,7 @@ class Strips:
         sides = np.split(values, ends)[:4]
         shapes = [(rows, width)] * 2 + [(columns, height)] * 2
         top, bottom, left, right = (side.reshape(shape) for side, shape in zip(sides, shapes, strict=True))
-        return cls(top, bottom, left, right, values[ends[-1] :].reshape(-1, 5))
+        return cls(top, bottom, left, right, values[ends[-1] :].reshape(-1, LINE))
 
 
 def _sums(lines: NDArray[Any]) -> Floats:
@@ -99,63 +101,101 @@ def _sums(lines: NDArray[Any]) -> Floats:
     return np.array([step.size, step.sum(), (step * step).sum(), slope.sum(), (slope * slope).sum()])
 
 
-@dataclass
+class Lines:
+    """Sums across lines, a row each, and the largest mean of one line.
+
+    Rows of lines that follow each other are added up when there are too many, the more the more lines there are.
+
+    Attributes
+    ----------
+    count : int
+        Lines so far.
+    worst : ndarray of float64, shape (2,)
+        Largest mean step and slope of one line, in magnitude; NaN without pixels.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.worst = 0, np.full(2, np.nan)
+        self._held, self._each = np.zeros((MOST_ROWS, LINE)), 1
+
+    def add(self, sums: Floats) -> bool:
+        """Add a line; return whether its mean step is the largest so far."""
+        self._held[self.count // self._each] += sums
+        self.count += 1
+        if self.count == MOST_ROWS * self._each:
+            pairs = self._held.reshape(-1, 2, LINE).sum(axis=1)
+            self._held[: len(pairs)], self._held[len(pairs) :] = pairs, 0
+            self._each *= 2
+        means = np.abs(ratio(sums[1::2], sums[0]))
+        larger = (means > self.worst) | (np.isfinite(means) & np.isnan(self.worst))
+        self.worst = np.where(larger, means, self.worst)
+        return bool(larger[0])
+
+    @property
+    def rows(self) -> Floats:
+        """Sums, shape (k, 5): of single lines up to `MOST_ROWS`, else of as many lines each as make them fewer."""
+        return self._held[: -(-self.count // self._each)]
+
+
 class SeamTotals:
-    """All edges of a run, tile row by tile row."""
+    """All edges of a run, tile by tile."""
 
-    edges: list[Floats] = field(default_factory=list)
-    fakes: list[Floats] = field(default_factory=list)
-    places: list[tuple[str, int, int, int]] = field(default_factory=list)
-    _above: list[Strips] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.edges, self.fakes = Lines(), Lines()
+        self.worst_edge: dict[str, Any] | None = None
+        #: Bottoms of the tiles of the row above, of this row; right side of the last tile.
+        self._above: list[NDArray[Any]] = []
+        self._below: list[NDArray[Any]] = []
+        self._right: NDArray[Any] | None = None
 
-    def add_row(self, row: Sequence[tuple[Region, Strips]]) -> None:
-        """Add the tiles of the next row."""
-        for k, (tile, strips) in enumerate(row):
-            self.fakes += list(strips.fakes)
-            if k and len(strips.left) == _DEEP == len(row[k - 1][1].right):
-                self.edges.append(_sums(np.concatenate([row[k - 1][1].right, strips.left])))
-                self.places.append(("x", tile.x0, tile.y0, tile.y1))
-            if self._above and len(strips.top) == _DEEP == len(self._above[k].bottom):
-                self.edges.append(_sums(np.concatenate([self._above[k].bottom, strips.top])))
-                self.places.append(("y", tile.y0, tile.x0, tile.x1))
-        self._above = [strips for _, strips in row]
+    def add(self, tile: Region, strips: Strips) -> None:
+        """Add the next tile, tiles in row order."""
+        if not tile.x0:
+            self._above, self._below, self._right = self._below, [], None
+        for sums in strips.fakes:
+            self.fakes.add(sums)
+        if self._right is not None and len(strips.left) == DEEP == len(self._right):
+            where = {"axis": "x", "position": tile.x0, "start": tile.y0, "stop": tile.y1}
+            self._add_edge(np.concatenate([self._right, strips.left]), where)
+        if self._above and len(strips.top) == DEEP == len(above := self._above[len(self._below)]):
+            where = {"axis": "y", "position": tile.y0, "start": tile.x0, "stop": tile.x1}
+            self._add_edge(np.concatenate([above, strips.top]), where)
+        self._below.append(strips.bottom.copy())  # without the other sides of its tile
+        self._right = strips.right
+
+    def _add_edge(self, lines: NDArray[Any], where: dict[str, Any]) -> None:
+        sums = _sums(lines)
+        if self.edges.add(sums):
+            self.worst_edge = {**where, "step": number(float(sums[1] / sums[0]))}
 
     def finalize(self, tile: Pair) -> dict[str, Any]:
         """Return the measure."""
-        real, fake = (np.array(rows).reshape(-1, 5) for rows in (self.edges, self.fakes))
         found: dict[str, Any] = {
             "unit": "image",
             "tile": list(tile),
-            "n_edges": len(real),
-            "n_fake": len(fake),
+            "n_edges": self.edges.count,
+            "n_fake": self.fakes.count,
         }
-        for name, k in (("step", 1), ("slope", 3)):
-            found[name] = {**_rms(real, k, ""), **_rms(fake, k, "fake_")}
-        means = np.abs(ratio(real[:, 1], real[:, 0]))
-        if np.isfinite(means).any():
-            worst = int(np.nanargmax(means))
-            axis, position, start, stop = self.places[worst]
-            step = number(float(real[worst, 1] / real[worst, 0]))
-            where = {"axis": axis, "position": position, "start": start, "stop": stop}
-            found["worst_edge"] = {**where, "step": step}
+        for k, name in enumerate(("step", "slope")):
+            found[name] = {**_rms(self.edges, k, ""), **_rms(self.fakes, k, "fake_")}
+        if self.worst_edge is not None:
+            found["worst_edge"] = self.worst_edge
         return found
 
 
-def _rms(rows: Floats, column: int, prefix: str) -> dict[str, Any]:
+def _rms(lines: Lines, which: int, prefix: str) -> dict[str, Any]:
     """Rms of all pixels with its error, and the largest mean of one edge."""
-    if not len(rows):
+    if not lines.count:
         return {f"{prefix}{key}": None for key in ("rms", "rms_error", "worst")}
 
     def rms(sums: Floats) -> Floats:
-        return np.sqrt(ratio(sums[..., column + 1], sums[..., 0]))[..., None]
+        return np.sqrt(ratio(sums[..., 2 * which + 2], sums[..., 0]))[..., None]
 
-    found = jackknife(rows, rms)
-    means = np.abs(ratio(rows[:, column], rows[:, 0]))
-    worst = float(np.nanmax(means)) if np.isfinite(means).any() else float("nan")
+    found = jackknife(lines.rows, rms)
     return {
         f"{prefix}rms": number(found.value[0]),
         f"{prefix}rms_error": number(found.error[0]),
-        f"{prefix}worst": number(worst),
+        f"{prefix}worst": number(float(lines.worst[which])),
     }
 
 
@@ -181,10 +221,9 @@ class _Sides(Part[Strips, SeamTotals]):
         """Return an image without edges."""
         return SeamTotals()
 
-    def add_row(self, total: SeamTotals, row: Sequence[tuple[Region, Strips]]) -> SeamTotals:
-        """Add the edges of a row of tiles."""
-        total.add_row(row)
-        return total
+    def add(self, total: SeamTotals, tile: Region, value: Strips) -> None:
+        """Add the edges of a tile."""
+        total.add(tile, value)
 
     def finish(self, total: SeamTotals) -> SeamTotals:
         """All edges."""

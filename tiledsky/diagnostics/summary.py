@@ -94,7 +94,10 @@ def summarise(pixels: Pixels, tile: Region, written: NDArray[Any]) -> TileSummar
 
 
 class Collector:
-    """All tiles of an image, put together row by row of tiles.
+    """All tiles of an image, put together one after the other.
+
+    Memory: sums of the patches, lists and histograms of the image, which are no larger for a larger one; of the tiles
+    the last alone, and the rim of those above it (`tiledsky.diagnostics.seams`).
 
     Parameters
     ----------
@@ -107,19 +110,17 @@ class Collector:
         self._sums = PatchSums(shape, N_COLUMNS)
         self._totals = [part.start() for part in _PARTS]
 
-    def add_row(self, row: Sequence[tuple[Region, TileSummary]]) -> None:
-        """Add the tiles of the next row, from left to right."""
-        cells = np.concatenate([summary.columns for _, summary in row], axis=1)
-        self._sums.add(row[0][1].cells.y0, cells)
-        for k, part in enumerate(_PARTS):
-            values = [(tile, summary.values[k]) for tile, summary in row]
-            self._totals[k] = part.add_row(self._totals[k], values)
+    def add(self, tile: Region, summary: TileSummary) -> None:
+        """Add the next tile, tiles in row order."""
+        self._sums.add(summary.cells, summary.columns)
+        for part, total, value in zip(_PARTS, self._totals, summary.values, strict=True):
+            part.add(total, tile, value)
 
     def finalize(self, facts: ImageFacts) -> dict[str, Any]:
-        """Return facts of the image and all measures, as plain data."""
+        """Return facts of the image and all measures, as plain data; once."""
         columns = [slice(*ends) for ends in pairwise(_ENDS)]
         sums = {part.name: self._sums.part(k) for part, k in zip(_CELLS, columns, strict=True)}
-        totals = {part.name: part.finish(total) for part, total in zip(_PARTS, self._totals, strict=True)}
+        totals = {part.name: part.finish(self._totals.pop(0)) for part in _PARTS}  # what is finished is held once
         image = ImageSums(self.shape, facts, sums, totals, MEASURES)
         found = {measure.name: image.of(measure.name) for measure in MEASURES}
         measures = {name: data for name, data in found.items() if data is not None}

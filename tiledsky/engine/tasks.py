@@ -161,14 +161,12 @@ class StoreTask:
 
     def parts(self, operation: str) -> Iterator[list[bytes]]:
         """Summaries of all tasks of an operation, in row order."""
-        return (self._parts(operation, index) for index in self.ctx.plan.grid(self.ctx.stages[operation]))
+        return (parts for _, parts in self.tiles(operation))
 
-    def rows(self, operation: str) -> Iterator[list[tuple[Region, list[bytes]]]]:
-        """The same, row by row of tiles, each with its region."""
+    def tiles(self, operation: str) -> Iterator[tuple[Region, list[bytes]]]:
+        """The same, each with its region."""
         grid = self.ctx.plan.grid(self.ctx.stages[operation])
-        for iy in range(grid.counts[0]):
-            indices = [(iy, ix) for ix in range(grid.counts[1])]
-            yield [(grid.region(index), self._parts(operation, index)) for index in indices]
+        return ((grid.region(index), self._parts(operation, index)) for index in grid)
 
     def _parts(self, operation: str, index: Index) -> list[bytes]:
         """Read back what `write_parts` of a task has written."""

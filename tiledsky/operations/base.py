@@ -123,8 +123,8 @@ class Task(Protocol):
     def parts(self, operation: str) -> Iterator[list[bytes]]:
         """Summaries of all tasks of an operation, in row order."""
 
-    def rows(self, operation: str) -> Iterator[list[tuple[Region, list[bytes]]]]:
-        """The same, row by row of tiles, each with its region."""
+    def tiles(self, operation: str) -> Iterator[tuple[Region, list[bytes]]]:
+        """The same, each with its region."""
 
     def write_facts(self, name: str, facts: Any) -> list[str]:
         """Write a document of the run; return its path."""

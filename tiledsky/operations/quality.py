@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.diagnostics import blocks, negative
 from tiledsky.diagnostics.arrays import expected_noise
 from tiledsky.diagnostics.band import Pixels
+from tiledsky.diagnostics.blocks import BLOCK
+from tiledsky.diagnostics.negative import APERTURE, APERTURES
 from tiledsky.diagnostics.patches import patch_size
 from tiledsky.diagnostics.protocol import Bandwidths, ImageFacts, ToSky
+from tiledsky.diagnostics.seams import DEEP, LINE, LINES, MOST_ROWS
 from tiledsky.diagnostics.summary import N_COLUMNS, Collector, TileSummary, summarise
 from tiledsky.diagnostics.verdict import judge
 from tiledsky.geometry import Pair, TileGrid
-from tiledsky.kernels.residual.cell_sums import CELL
+from tiledsky.kernels.residual.cell_sums import CELL, KEPT
 from tiledsky.operations.base import Operation, Read, Task, TaskOutput
 from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.operations.memory import Phase, Sizes
@@ -29,8 +33,8 @@ from tiledsky.recipe import Recipe
 DIAGNOSTICS = "diagnostics.json"
 #: Rows of pixels that are measured at a time with their halo, and bytes of each pixel beside the planes.
 _BAND, _BAND_PIXEL = 4 * CELL + 128, 24
-#: Bytes of the lists of blocks and apertures, for each block of 256 pixels: one in three hundred stands out.
-_LISTS = 8
+#: Lists of blocks and apertures while they are cut, sorted or looked through: so many times as much again.
+_SORTED = 3
 
 
 def summarise_tile(task: Task, bits: Patch, planes: dict[str, NDArray[Any]], outside: Any) -> list[str]:
@@ -92,8 +96,8 @@ class Diagnostics(Operation):
     def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
         collector = Collector(task.shape)
-        for row in task.rows("output"):
-            collector.add_row([(region, TileSummary.from_parts(parts)) for region, parts in row])
+        for tile, parts in task.tiles("output"):
+            collector.add(tile, TileSummary.from_parts(parts))
         source = next((name for name in ("error", "weight") if task.has(name)), None)
         header = task.header()
         found = collector.finalize(
@@ -116,13 +120,26 @@ class Diagnostics(Operation):
         return Bandwidths((held[grid.region(index).slices] for index in grid), narrowest)
 
     def phases(self, sizes: Sizes) -> list[Phase]:
-        """See `Operation.phases`: sums of the patches, and again for each left out; cells of a row of tiles."""
-        shape, (rows, _), side = sizes.shape, sizes.tiles["output"], patch_size(sizes.shape)
-        phase = _sums(Phase("merging"), 5, "patches", math.prod(-(-n // side) for n in shape))
-        cells = (-(-min(rows, shape[0]) // CELL) + 1) * (-(-shape[1] // CELL))
-        _sums(phase, 2, "cells of a row of tiles", cells)
-        phase.add("blocks, apertures", _LISTS, "blocks", math.prod(shape) // 256)
-        return [phase.add("histograms", 1, "B", 2 * HISTOGRAM)]
+        """See `Operation.phases`: sums and lists have a size that is fixed; of the tiles one is held, and rims."""
+        shape, side = sizes.shape, patch_size(sizes.shape)
+        patches = math.prod(-(-n // side) for n in shape)
+        lines = min(MOST_ROWS, LINES * sizes.tasks("output"))
+        listed = (
+            (BLOCK.itemsize, "blocks", min(blocks.MOST, math.prod(-(-n // KEPT) for n in shape))),
+            (APERTURE.itemsize, "apertures", min(negative.MOST, APERTURES * math.prod(-(-n // CELL) for n in shape))),
+            (8 * LINE, "lines", 2 * lines),
+        )
+        held = _sums(Phase("adding up"), 1, "patches", patches).add("histograms", 1, "B", 2 * HISTOGRAM)
+        held.add("rims", 2 * DEEP * 8, "px of a row", shape[1])
+        for size, what, count in listed:
+            held.add(what, size, what, count)
+        adding, errors = held.again("adding up"), held.again("errors")
+        rows, columns = (min(t, n) // CELL + 2 for t, n in zip(sizes.tiles["output"], shape, strict=True))
+        _sums(adding, 3, "cells of a tile", rows * (columns + side // CELL))
+        for size, what, count in listed[:2]:
+            adding.add(f"{what} sorted", _SORTED * size, what, count)
+        _sums(errors, 2, "patches", patches).add("lines left out", 4 * 8 * LINE, "lines", lines)
+        return [adding, errors]
 
 
 def _to_sky(header: Any) -> ToSky | None:
