@@ -11,8 +11,10 @@ from photutils.background import Background2D, BkgIDWInterpolator
 from photutils.utils import ShepardIDWInterpolator
 
 from tiledsky.errors import ParameterError
+from tiledsky.geometry import Region, TileGrid
 from tiledsky.kernels.mesh import idw
-from tiledsky.kernels.mesh.idw import idw_evaluate, idw_reach, idw_window
+from tiledsky.kernels.mesh.idw import idw_evaluate
+from tiledsky.kernels.mesh.reach import REACH_HALO, good_counts, idw_reach, idw_reach_tile, idw_window
 
 BOXES = [(6, 6), (10, 10), (7, 11)]
 
@@ -238,6 +240,61 @@ def test_reach_is_the_smallest_square_with_enough_good_boxes():
 
             assert count(k) >= enough
             assert k == 0 or count(k - 1) < enough
+
+
+def _squares_that_hold(good, n, reach):
+    """Whether the square of each cell's reach holds n good boxes."""
+    total = np.pad(good.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    y, x = np.indices(good.shape)
+    top, bottom = np.maximum(y - reach, 0), np.minimum(y + reach + 1, good.shape[0])
+    left, right = np.maximum(x - reach, 0), np.minimum(x + reach + 1, good.shape[1])
+    return total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left] >= n
+
+
+@pytest.mark.parametrize("kind", ["scattered", "hole", "corner", "few"])
+def test_reach_in_tiles(kind):
+    shape, n = (330, 270), 9
+    good = np.random.default_rng(5).random(shape) < 0.1
+    if kind == "hole":
+        good[40:290, 30:230] = False
+    elif kind == "corner":
+        good[:, 20:], good[30:] = False, False
+    elif kind == "few":
+        good[:], good[3, 5], good[300, 7], good[320, 260] = False, True, True, True
+    reach = idw_reach(good, n)
+    enough = min(n, np.count_nonzero(good))
+    assert _squares_that_hold(good, enough, reach).all()
+    exact = (reach > 0) & (reach <= REACH_HALO)
+    assert not _squares_that_hold(good, enough, np.maximum(reach - 1, 0))[exact].any()
+    far = reach > REACH_HALO
+    assert far.any() == (kind != "scattered")
+    less = np.maximum(reach - 2 * REACH_HALO, 0)
+    assert not _squares_that_hold(good, enough, less)[far & (less > 0)].any()
+    for size in (32, 64, 96):
+        grid = TileGrid(shape, (size, size))
+        counts = np.zeros((-(-shape[0] // 64), -(-shape[1] // 64)), np.int64)
+        for inner in map(grid.region, grid):
+            blocks, part = good_counts(good[inner.slices], inner)
+            counts[blocks.slices] += part
+        assert counts.sum() == np.count_nonzero(good)
+        for inner in map(grid.region, grid):
+            outer = inner.grown((REACH_HALO, REACH_HALO), shape)
+            found = idw_reach_tile(good[outer.slices], n, inner, outer, shape, counts)
+            np.testing.assert_array_equal(found, reach[inner.slices])
+
+
+def test_pixels_deep_in_a_hole_from_the_window_that_the_blocks_tell():
+    mesh = np.full((200, 210), np.nan)
+    mesh[:15, :12] = np.random.default_rng(6).normal(size=(15, 12))
+    reach = idw_reach(~np.isnan(mesh), 10)
+    law = {"n_neighbors": 10, "dtype": np.float64}
+    for region in ((0, 3, 60, 90), (180, 183, 100, 110), (320, 330, 410, 420)):
+        i0, i1, j0, j1 = idw_window(region, (2, 2), reach)
+        part = idw_evaluate(mesh[i0:i1, j0:j1], (2, 2), region, origin=(i0, j0), mesh_shape=mesh.shape, **law)
+        np.testing.assert_array_equal(part, idw_evaluate(mesh, (2, 2), region, **law))
+    good, inner, window = ~np.isnan(mesh), Region(64, 96, 0, 32), Region(1, 200, 0, 210)
+    with pytest.raises(ParameterError, match="are not the 64 x 64 around"):
+        idw_reach_tile(good[1:], 10, inner, window, mesh.shape, np.ones((4, 4), np.int64))
 
 
 def test_float32_is_the_rounded_float64_and_the_input_stays():

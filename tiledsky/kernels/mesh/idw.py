@@ -249,7 +249,8 @@ def idw_evaluate(
     Parameters
     ----------
     mesh : ndarray (my, mx), float32 or float64
-        NaN = excluded box, not used. Whole, or a window that holds at least `idw_window` of the region.
+        NaN = excluded box, not used. Whole, or a window that holds at least the region's
+        `tiledsky.kernels.mesh.reach.idw_window`.
     box_size : (int, int)
         Pixels of a box (by, bx).
     region : (int, int, int, int)
@@ -268,7 +269,7 @@ def idw_evaluate(
     Returns
     -------
     ndarray (y1 - y0, x1 - x0)
-        A pixel has the same bits for any region, and any window that holds `idw_window` of it.
+        A pixel has the same bits for any region, and any window that holds its `idw_window`.
 
     Raises
     ------
@@ -324,76 +325,3 @@ def _check(n_neighbors: int, power: float, regularization: float) -> None:
     for name, value in (("power", power), ("regularization", regularization)):
         if not 0.0 <= value < np.inf:
             raise ParameterError(f"{name} {value} would favour far boxes, or none; give {name} >= 0 and finite")
-
-
-@numba.njit(nogil=True, cache=True)
-def _count_radius(total: Array, n: int) -> Array:
-    """`total` is the integral image of the good boxes. The radius changes by at most 1 from a box to the next."""
-    rows, columns = total.shape[0] - 1, total.shape[1] - 1
-    radius = np.empty((rows, columns), np.int32)
-    for i in range(rows):
-        k = max(rows, columns) if i == 0 else radius[i - 1, 0] + 1
-        for j in range(columns):
-            while k >= 0:
-                top, bottom = max(i - k, 0), min(i + k + 1, rows)
-                left, right = max(j - k, 0), min(j + k + 1, columns)
-                count = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
-                if count < n:
-                    break
-                k -= 1
-            radius[i, j] = k + 1
-            k += 2
-    return radius
-
-
-def idw_reach(good: NDArray[np.bool_], n_neighbors: int) -> NDArray[np.int32]:
-    """For each box the smallest k such that the (2 k + 1)-square of boxes around it holds `n_neighbors` good ones.
-
-    Parameters
-    ----------
-    good : ndarray (nby, nbx), bool
-        The whole mesh: which boxes are not excluded.
-    n_neighbors : int
-        As for `idw_evaluate`; if there are fewer good boxes, k is what holds all.
-
-    Returns
-    -------
-    ndarray (nby, nbx), int32
-        Made once for the whole mesh, for `idw_window`. No good box, or `n_neighbors` below 1, is a ParameterError.
-    """
-    _check(n_neighbors, 0.0, 0.0)
-    n = min(n_neighbors, int(np.count_nonzero(good)))
-    if n == 0:
-        raise ParameterError(
-            f"all {good.size} boxes of the mesh are excluded: there is no sky; raise exclude_percentile, or mask less"
-        )
-    total = np.zeros((good.shape[0] + 1, good.shape[1] + 1), np.int32 if good.size < 2**31 else np.int64)
-    np.cumsum(good, axis=0, out=total[1:, 1:])
-    np.cumsum(total[1:, 1:], axis=1, out=total[1:, 1:])
-    return _count_radius(total, n)
-
-
-def idw_window(region: Region, box_size: Pair, reach: NDArray[np.int32]) -> Region:
-    """Boxes (i0, i1, j0, j1), ends excluded, that `idw_evaluate` needs for `region` (y0, y1, x0, x1).
-
-    Parameters
-    ----------
-    region, box_size
-        As for `idw_evaluate`; a region that is empty or not inside the mesh is a ParameterError.
-    reach : ndarray (nby, nbx), int32
-        Of `idw_reach`, for the whole mesh.
-
-    Notes
-    -----
-    Boxes in the square of radius k are within D, a diagonal: from a corner pixel of the box to the farthest corner of
-    the square. No box beyond D is used, so the window is enough, and somewhat larger than needed.
-    """
-    i0, i1, j0, j1 = region_cells(region, box_size, (reach.shape[0], reach.shape[1]))
-    by, bx = box_size
-    k = reach[i0:i1, j0:j1].astype(np.float64)
-    distance = np.hypot(k * by + (by - 1) / 2, k * bx + (bx - 1) / 2) + 1e-6
-    rows, columns = np.arange(i0, i1)[:, None], np.arange(j0, j1)
-    up, across = ((distance + (by - 1) / 2) // by).astype(np.int64), ((distance + (bx - 1) / 2) // bx).astype(np.int64)
-    top, bottom = max(int((rows - up).min()), 0), min(int((rows + up).max()) + 1, reach.shape[0])
-    left, right = max(int((columns - across).min()), 0), min(int((columns + across).max()) + 1, reach.shape[1])
-    return top, bottom, left, right

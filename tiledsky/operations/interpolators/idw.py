@@ -14,6 +14,7 @@ from tiledsky.geometry import Pair, Region
 from tiledsky.kernels._simd import elementary
 from tiledsky.kernels.mesh import idw as kernel
 from tiledsky.kernels.mesh.error import Factors, window_counts
+from tiledsky.kernels.mesh.reach import idw_reach, idw_window
 from tiledsky.operations.interpolators.base import Interpolator, Term
 from tiledsky.recipe import IDWInterpolator
 
@@ -85,8 +86,8 @@ class IDW(Interpolator[IDWInterpolator]):
         )
 
     def lookups(self, excluded: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-        """See `tiledsky.kernels.mesh.idw.idw_reach`."""
-        return {"reach": kernel.idw_reach(~excluded, self.parameters.n_neighbors)}
+        """See `tiledsky.kernels.mesh.reach.idw_reach`."""
+        return {"reach": idw_reach(~excluded, self.parameters.n_neighbors)}
 
     def values(self, cells: NDArray[Any], excluded: NDArray[np.bool_]) -> NDArray[Any]:
         """The boxes that count."""
@@ -103,7 +104,7 @@ class IDW(Interpolator[IDWInterpolator]):
         dtype: np.dtype[Any],
     ) -> NDArray[Any]:
         """Weighted means of the nearest boxes."""
-        i0, i1, j0, j1 = kernel.idw_window(region, box_size, lookups["reach"])
+        i0, i1, j0, j1 = idw_window(region, box_size, lookups["reach"])
         return kernel.idw_evaluate(
             np.asarray(values[i0:i1, j0:j1]),
             box_size,
