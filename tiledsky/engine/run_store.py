@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -276,8 +276,7 @@ class RunStore:
         if provenance is not None:
             self.root.write(f"{RUN_FOLDER}/provenance.json", json_bytes(sealed(provenance)))
         for name in (*self.layout.scratch, f"{RUN_FOLDER}/summaries"):
-            with suppress(OSError):
-                self.root.remove_tree(name)
+            self.root.remove_tree(name, ignore_errors=True)
         self.root.tidy()
         self.root.write(f"{RUN_FOLDER}/{SUCCESS}", b"")
 

@@ -91,7 +91,7 @@ class ObjectStore:
         for name in names:
             (self / name).unlink(missing_ok=True)
 
-    def remove_tree(self, name: str) -> None:
+    def remove_tree(self, name: str, *, ignore_errors: bool = False) -> None:
         """Delete an object, and all whose names begin with this one and a slash."""
         (self / name).remove_all()
         self.remove(name)

@@ -207,17 +207,17 @@ class LocalFolder:
                 if there:
                     sync_folder((self / name).parent)
 
-    def remove_tree(self, name: str) -> None:
-        """Delete a file or a folder, as `remove` does, with the errors of the system."""
+    def remove_tree(self, name: str, *, ignore_errors: bool = False) -> None:
+        """Delete a file or a folder, as `remove` does, with the errors of the system, or all of it that it lets go."""
         file = inside(self.path, name)
         try:
             file.unlink(missing_ok=True)
         except NotADirectoryError:
             self._clear_way(name)
         except (IsADirectoryError, PermissionError):
-            if not file.is_dir():
+            if not (ignore_errors or file.is_dir()):
                 raise
-            shutil.rmtree(file)
+            shutil.rmtree(file, ignore_errors=ignore_errors)
 
     def tidy(self) -> None:
         """Remove the files that killed writers left."""
