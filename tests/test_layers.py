@@ -199,6 +199,19 @@ def test_only_recipes_and_operations_name_a_step():
             assert not names & steps, f"{path} names {names & steps}"
 
 
+def test_only_two_doors_ask_whether_a_store_is_in_a_bucket():
+    """Everything else calls methods that a folder and a bucket both have."""
+    kinds = {"Path", "Address", "LocalFolder", "ObjectStore", "FolderLocks", "BucketLease"}
+    asked = set()
+    for path in MODULES:
+        for function in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)):
+            calls = (n for n in ast.walk(function) if isinstance(n, ast.Call) and ast.unparse(n.func) == "isinstance")
+            if any(kinds & {n.id for n in ast.walk(call) if isinstance(n, ast.Name)} for call in calls):
+                asked.add(f"{module(path)}.{function.name}")
+    doors = {"tiledsky.io.folders.folder_at", "tiledsky.engine.locks.guard_at"}
+    assert asked == doors | {"tiledsky.io.address.__eq__"}
+
+
 def test_only_the_command_line_prints():
     for path in MODULES:
         calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]

@@ -96,8 +96,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 class StageTasks:
     """What the tasks of a stage have in common.
 
-    Its tasks write as long as ``call`` lasts (`tiledsky.engine.locks.begin`; "": always). ``timeout``: seconds after
-    which the process of a task is killed, unless it is the one named ``driver`` (`process_name`).
+    Its tasks write as long as ``call`` lasts (`tiledsky.engine.locks.FolderLocks.begin`; "": always). ``timeout``:
+    seconds after which the process of a task is killed, unless it is the one named ``driver`` (`process_name`).
     """
 
     root: str
