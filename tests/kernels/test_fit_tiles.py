@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from tiledsky.geometry import Region, TileGrid
-from tiledsky.kernels.fit.local_polynomial import fit_model
+from tiledsky.kernels.fit.averages import BLOCK, count_blocks, scored_boxes
+from tiledsky.kernels.fit.gaps import SUMS
+from tiledsky.kernels.fit.local_polynomial import COUNT_HALO, SCORE_HALO, FitModel, MeshFit, fit_model
 from tiledsky.kernels.fit.nodes import Kernel
+from tiledsky.kernels.fit.robust import judge_boxes, judge_halo, judge_memory
 from tiledsky.kernels.fit.sums import BoxSums, ExactSums, normal_sums
-from tiledsky.kernels.fit.whole import fit_of, robust_of, weights_of
-from tiledsky.kernels.fit.windows import Window
+from tiledsky.kernels.fit.whole import fit_of, numbers_of, robust_of, weights_of
+from tiledsky.kernels.fit.windows import Window, blocks_of
 
 TILES = ((32, 32), (64, 32), (96, 160))
 
@@ -151,3 +155,90 @@ def test_sums_are_those_of_numpy_and_merge_in_any_order():
     filled = np.where(usable, values - numbers.center, 0.0)
     expected += [np.sum(weight * filled * one) for one in basis]
     np.testing.assert_allclose([float(t) for t in whole.totals], expected, rtol=1e-9, atol=1e-4)
+
+
+def test_one_box_of_each_two_by_two_is_scored_for_all():
+    weight = boxes_of((66, 45), seed=11, share=0.5)[3] * np.random.default_rng(12).uniform(0.1, 1.0, (66, 45))
+    times = scored_boxes(weight)
+    assert (times[weight == 0] == 0).all()
+    wide = np.pad(weight > 0, ((0, 0), (0, 1))).reshape(33, 2, 23, 2)
+    groups = np.pad(times, ((0, 0), (0, 1))).reshape(33, 2, 23, 2)
+    np.testing.assert_array_equal(groups.sum(axis=(1, 3)), wide.sum(axis=(1, 3)))
+    np.testing.assert_array_equal((groups > 0).sum(axis=(1, 3)), wide.any(axis=(1, 3)))
+    counted = count_blocks(weight)
+    padded = np.pad(np.stack([weight > 0, weight], axis=2), ((0, 2), (0, 3), (0, 0)))
+    np.testing.assert_allclose(counted, padded.reshape(17, 4, 12, 4, 2).sum(axis=(1, 3)), rtol=1e-12)
+
+
+def test_scores_are_residuals_from_fits_without_each_box():
+    """Of a local mean: against means that are made anew without the box."""
+    shape = (24, 28)
+    rng = np.random.default_rng(13)
+    values, weight = rng.normal(size=shape), rng.uniform(0.5, 1.0, shape) * (rng.random(shape) > 0.2)
+    model = FitModel((12.0,), 0)
+    fit, whole = MeshFit(shape, (6, 6), model, numbers_of(values, weight)), Region.whole(shape)
+    boxes = [Window(part, whole) for part in (values, weight, weight)]
+    counts = Window(count_blocks(weight), Region.whole((6, 7)))
+    found = fit.scores(whole, *boxes, counts)
+    expected = np.zeros((2, *shape))
+    y, x = np.indices(shape)
+    for v, u in np.argwhere(weight):
+        near = (abs(y - v) <= 6) & (abs(x - u) <= 6)
+        share = weight * near * np.exp(-0.5 * ((y - v) ** 2 + (x - u) ** 2) / 4.0)
+        others = share * ((y != v) | (x != u))
+        residual = weight[v, u] * (values[v, u] - np.sum(others * values) / np.sum(others))
+        expected[:, v, u] = residual**2, share[v, u] / share.sum()
+    blocks = expected.reshape(2, 6, 4, 7, 4).sum(axis=(2, 4))
+    np.testing.assert_allclose(np.moveaxis(found[:, :, :2], 2, 0), blocks, rtol=1e-9)
+
+
+def test_fits_that_are_left_out_would_change_nothing(monkeypatch):
+    boxes = boxes_of((140, 150), seed=14)
+    few, cells, fits = made_of(boxes, robust=0.0), [], Kernel.fits
+
+    def noted(self, region, *args, **options):
+        cells.append(region.shape[0] * region.shape[1])
+        return fits(self, region, *args, **options)
+
+    monkeypatch.setattr(Kernel, "fits", noted)
+    made_of(boxes, robust=0.0)
+    made = sum(cells)
+    cells.clear()
+    monkeypatch.setattr("tiledsky.kernels.fit.averages._NEGLECTED", 1e300)
+    all_of_them = made_of(boxes, robust=0.0)
+    assert made < 0.9 * sum(cells)
+    assert np.max(abs(few["background"] - all_of_them["background"]) / all_of_them["error"]) < 1e-3
+    np.testing.assert_allclose(few["error"], all_of_them["error"], rtol=1e-3)
+
+
+def peak(make, *args, **options):
+    """Result of a function, and the largest number of bytes that numpy held beside what was there before."""
+    make(*args, **options)  # compiled
+    tracemalloc.start()
+    try:
+        made = make(*args, **options)
+        return made, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("order", "tile"), [(4, (256, 256)), (1, (96, 160))])
+def test_memory_is_what_its_formula_says(order, tile):
+    values, rms, n_good, usable = boxes_of((600, 620), seed=10)
+    shape, box = values.shape, {"box_size": (6, 6)}
+    weight = weights_of(n_good, rms, usable, pixels=36)
+    region = Region(288, 288 + tile[0], 256, 256 + tile[1])
+    fit = MeshFit(shape, (6, 6), fit_model(shape, (6, 6), order=order, bandwidth=None), numbers_of(values, weight))
+    boxes = [Window.about(part, region, fit.halo) for part in (values, weight, weight)]
+    counts = Window.about(count_blocks(weight), blocks_of(region, BLOCK), (COUNT_HALO,) * 2)
+    made, scoring = peak(fit.scores, region, *boxes, counts)
+    scores = np.tile(made.mean(axis=(0, 1)), (150, 155, 1))
+    scores[:, :, :-SUMS] = 1.0  # all fits are alike, so all are made everywhere
+    scores = Window.about(scores, blocks_of(region, BLOCK), (SCORE_HALO,) * 2)
+    _, fitting = peak(fit.fit, region, *boxes, counts, scores)
+    for found, stated in zip((scoring, fitting), fit.memory(tile), strict=True):
+        assert 0.5 * stated < found < stated
+    boxes = [Window.about(part, region, judge_halo(**box, bandwidth=20.0)) for part in (values, weight, weight)]
+    options = {"shape": shape, **box, "bandwidth": 20.0}
+    _, judging = peak(judge_boxes, region, *boxes, 1.0, **options, numbers=fit.numbers)
+    assert 0.5 * judge_memory(tile, **options) < judging < judge_memory(tile, **options)

@@ -20,7 +20,7 @@ BLOCKS = (30, 32)
 def variance(values, weight, *, noise=0.0):
     whole, flat = Region.whole(SHAPE), Window(np.full(BLOCKS, 1.0), Region.whole(BLOCKS))
     sums = across_blocks(whole, values, weight, whole, flat)
-    summed = np.stack([windowed(sums[:, :, k]) for k in range(sums.shape[2])])
+    summed = windowed(Window(sums, Region.whole(BLOCKS)), Region.whole(BLOCKS))
     return gap_variance(whole, weight, whole, flat, summed, Window(np.full(BLOCKS, noise), Region.whole(BLOCKS)))
 
 
@@ -106,7 +106,9 @@ def test_maps_of_blocks():
     expected = ndimage.map_coordinates(low, (np.indices((12, 16)) + 0.5) / BLOCK - 0.5, order=1, mode="nearest")
     found = [[between(low, y, x) for x in range(16)] for y in range(12)]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
-    one = np.zeros((61, 61))
-    one[30, 30] = 1.0
-    assert windowed(one)[30, 38] == pytest.approx(np.exp(-0.5))
-    assert windowed(one)[30, 30] == 1.0
+    one = np.zeros((61, 61, 2))
+    one[30, 30] = 1.0, 2.0
+    found = windowed(Window(one, Region.whole((61, 61))), Region(20, 50, 28, 40))
+    kernel = np.exp(-0.5 * (np.arange(-24, 25) / 8.0) ** 2)
+    expected = ndimage.correlate(one[:, :, 0], np.outer(kernel, kernel), mode="constant")[20:50, 28:40]
+    np.testing.assert_allclose(found, [expected, 2 * expected], rtol=1e-12)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from tiledsky.geometry import Region
 from tiledsky.kernels.fit.averages import BLOCK, between
@@ -31,7 +30,7 @@ _TIMES = 1.5
 #: Noise of the boxes is known to a few percent; what scatters by less than this more is noise.
 _MARGIN = 1.1
 #: Cells beside a tile in which the nearest box counts.
-NEAREST = int(_FAREST / _TIMES) + 1
+NEAREST = int(_FAREST / _TIMES)
 #: A box of less than this share of the weights about it is a gap itself.
 _SHARE = 0.5
 
@@ -89,6 +88,27 @@ def _spread(by_distance: Floats, reach: Floats, corner: tuple[int, int], out: Fl
                 low = between(by_distance[k], y + corner[0], x + corner[1])
                 high = between(by_distance[k + 1], y + corner[0], x + corner[1])
                 out[y, x] = low + (d - k) * (high - low)
+
+
+@numba.njit(nogil=True, cache=True)
+def _reach(there: NDArray[np.bool_], place: tuple[int, int], steps: NDArray[np.int64], reach: Floats) -> None:
+    """d for the distance of cells to the nearest box: `steps` to the cells about one, nearest first."""
+    ny, nx = there.shape
+    for y in range(reach.shape[0]):
+        for x in range(reach.shape[1]):
+            reach[y, x] = _FAREST
+            for k in range(steps.shape[0]):
+                v, u = y + place[0] + steps[k, 0], x + place[1] + steps[k, 1]
+                if 0 <= v < ny and 0 <= u < nx and there[v, u]:
+                    reach[y, x] = min(_TIMES * np.sqrt(float(steps[k, 0] ** 2 + steps[k, 1] ** 2)), _FAREST)
+                    break
+
+
+def _steps() -> NDArray[np.int64]:
+    """Steps to the cells that lie so near that their distance counts, nearest first."""
+    y, x = np.indices((2 * NEAREST + 1, 2 * NEAREST + 1)).reshape(2, -1) - NEAREST
+    near = np.argsort(y**2 + x**2, kind="stable")
+    return np.stack([y, x], axis=1)[near[_TIMES**2 * (y**2 + x**2)[near] < _FAREST**2]]
 
 
 def _present(weight: Floats, region: Region, mean_weight: Window) -> NDArray[np.bool_]:
@@ -151,11 +171,9 @@ def gap_variance(
         with np.errstate(divide="ignore", invalid="ignore"):
             strays = (squares - _MARGIN * noise.data * expected) / number
         by_distance[d] = np.fmax(by_distance[d - 1], np.where(number > 0.0, strays, 0.0))
-    there = _present(weight, region, mean_weight)
-    reach = np.full(region.shape, float(_FAREST))
-    if there.any():
-        reach = np.minimum(_TIMES * ndimage.distance_transform_edt(~there), _FAREST)
+    there, reach = _present(weight, region, mean_weight), np.empty(tile.shape)
+    _reach(there, (tile.y0 - region.y0, tile.x0 - region.x0), _steps(), reach)
     out = np.zeros(tile.shape)
     corner = tile.y0 - BLOCK * noise.region.y0, tile.x0 - BLOCK * noise.region.x0
-    _spread(by_distance, np.ascontiguousarray(reach[tile.within(region)]), corner, out)
+    _spread(by_distance, reach, corner, out)
     return out

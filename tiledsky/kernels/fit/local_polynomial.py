@@ -33,21 +33,25 @@ bends: `tiledsky.kernels.fit.gaps` measures how far the sky strays from such fit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, Region
 from tiledsky.kernels._simd import elementary
-from tiledsky.kernels.fit.averages import BLOCK, WINDOW_REACH, Averages, score_blocks, windowed
+from tiledsky.kernels.fit.averages import BLOCK, WINDOW_REACH, Averages, score_blocks, scored_boxes, windowed
 from tiledsky.kernels.fit.gaps import NEAREST, REACH, SUMS, across_blocks, gap_variance
 from tiledsky.kernels.fit.nodes import CellFits, Kernel
 from tiledsky.kernels.fit.sums import FitNumbers, Polynomial
-from tiledsky.kernels.fit.windows import Floats, Window, blocks_of, weighted_cells
+from tiledsky.kernels.fit.windows import ALIGNED, Floats, Window, blocks_of, weighted_cells
 
 #: Bandwidths of the fits, in boxes: from this, by this factor, to this.
 _NARROWEST, _RATIO, _WIDEST = 1.5, 2.0**0.5, 36.0
+#: Fits at nodes so far apart are made for all of a tile at once: their Gaussians are wider than its parts.
+_WIDE = 4
 #: Blocks beside those of a tile that cells lie between (1), and what these are windows of.
 SCORE_HALO = 1 + WINDOW_REACH
 #: The same of the counts: of the cells too that differences reach across.
@@ -157,6 +161,14 @@ class MeshFit:
         return self.model.whole or 0
 
     @property
+    def typical(self) -> float:
+        """Typical weight that fits are made with: robust rounds take of it what they take of the sum of all."""
+        if not self.polynomials:
+            return self.numbers.typical
+        fitted = 1.0 / float(self.polynomials[0].inverse[0, 0])
+        return self.numbers.typical * fitted / self.numbers.total
+
+    @property
     def kernels(self) -> tuple[Kernel, ...]:
         """Local fits, narrowest first."""
         return tuple(
@@ -171,10 +183,36 @@ class MeshFit:
         y, x = (max(REACH, *(halo[axis] for halo in halos)) for axis in (0, 1))
         return y, x
 
+    def memory(self, tile: Pair) -> tuple[int, int]:
+        """Bytes that `scores` and `fit` take for a tile of this shape, with what they make, beside what is given.
+
+        `scores`: one of the fits, 30 a cell of the tile; or 60 a cell of the tile and the `REACH` of differences; 8 for
+        each sum of a block. `fit`: for each of a block's sums 8 with the halo of windows while these are made, 32
+        without from then on, beside one of the fits and 80 a cell of the tile, or 180 a cell.
+        """
+        cells, blocks = math.prod(tile), math.prod(-(-n // BLOCK) + 2 for n in tile)
+        fits = max(kernel.memory(tile, self.shape) for kernel in self.kernels)
+        near = math.prod(min(n + 2 * REACH, of) for n, of in zip(tile, self.shape, strict=True))
+        halo = [-(-n // BLOCK) + 2 * COUNT_HALO for n in tile]
+        windows = math.prod(min(n, -(-of // BLOCK)) for n, of in zip(halo, self.shape, strict=True))
+        scores = max(fits + 30 * cells, 60 * near) + 8 * self.score_parts * blocks
+        parts = 8 * self.score_parts
+        return scores, max(parts * (windows + 2 * blocks), max(fits + 80 * cells, 180 * cells) + 4 * parts * blocks)
+
     @property
     def score_parts(self) -> int:
         """Sums of a block that `scores` makes."""
-        return 2 * (len(self.model.bandwidths) + self.whole + 1) + (0 if self.model.whole is None else SUMS)
+        return 2 * (len(self.model.bandwidths) + self.whole + 1) + (0 if self.model.whole is None else 1 + SUMS)
+
+    @property
+    def sampled(self) -> int:
+        """How many of the fits, the narrowest, are scored by one of each two by two boxes: those made at every cell.
+
+        The next one is scored by all boxes and by these, so that the fits are compared by the same boxes. None are
+        if there is no next one.
+        """
+        steps = [kernel.step for kernel in self.kernels]
+        return steps.count(1) if self.model.whole is not None and steps[-1] > 1 else 0
 
     def scores(self, tile: Region, values: Window, weight: Window, fitted: Window, counts: Window) -> Floats:
         """How well each fit predicts the boxes of a tile, as sums over blocks.
@@ -192,19 +230,24 @@ class MeshFit:
         Returns
         -------
         ndarray (block rows, block columns, `score_parts`), float64
-            Two of each local fit, two of each polynomial of the whole mesh (0 for those that are left out), then those
-            of `tiledsky.kernels.fit.gaps.across_blocks`, unless one bandwidth is asked for.
+            Two of each local fit, two of each polynomial of the whole mesh (0 for those that are left out); then,
+            unless one bandwidth is asked for, the squares of the fit that the `sampled` ones are compared with, by the
+            same boxes, and the sums of `tiledsky.kernels.fit.gaps.across_blocks`.
 
         Notes
         -----
-        Memory: see `tiledsky.kernels.fit.nodes.Kernel.fits`; 24 bytes a cell of the tile; 8 `score_parts` bytes a block
-        of the tile.
+        Memory: `memory`.
         """
         cells, judged = weighted_cells(values, weight, tile, self.numbers.center)
-        used = fitted.cut(tile).astype(np.float64)
+        used, every, some = fitted.cut(tile).astype(np.float64), (judged > 0.0).astype(np.uint8), scored_boxes(judged)
         sums = np.zeros((*blocks_of(tile, BLOCK).shape, self.score_parts))
-        for k, fits in self._candidates(tile, values, fitted, unit=False):
-            score_blocks(cells, judged, used, fits.fit, fits.lever, sums[:, :, 2 * k : 2 * k + 2])
+        for k in self._made:
+            times = some if k < self.sampled else every
+            fits, own = self._fits(k, tile, values, fitted, wanted=times), sums[:, :, 2 * k : 2 * k + 2]
+            if self.sampled == k > 0:
+                score_blocks(cells, judged, used, some, fits.fit, fits.lever, own)
+                sums[:, :, -SUMS - 1] = own[:, :, 0]
+            score_blocks(cells, judged, used, times, fits.fit, fits.lever, own)
         if self.model.whole is not None:
             near = tile.grown((REACH, REACH), self.shape)
             cells, judged = weighted_cells(values, weight, near, self.numbers.center)
@@ -226,66 +269,117 @@ class MeshFit:
 
         Notes
         -----
-        Memory: see `tiledsky.kernels.fit.nodes.Kernel.fits`; 180 bytes a cell of the tile; 8 `score_parts` + 48 bytes a
-        block of the tile and the halo of scores.
+        Memory: `memory`.
         """
-        blocks = self._blocks(tile, margin=1)
-        number, weights = np.moveaxis(self._windows(counts, blocks), 2, 0)
-        summed = self._windows(scores, blocks)
-        averages = Averages(tile, blocks, number=number, weights=weights, floor=self.numbers.floor)
-        averaged, before = self.model.whole is not None, averages.sums
-        for k, fits in self._candidates(tile, values, fitted, unit=True):
-            if k == len(self.model.bandwidths) and not averaged:
-                before = averages.sums.copy()
-                if (before[1] > 0.0).all():
-                    break
-            averages.add(fits, summed[:, :, 2 * k], summed[:, :, 2 * k + 1], log_h=self._log_h(k))
-        if not averaged:
-            averages.sums = np.where(before[1] > 0.0, before, averages.sums)
+        blocks, places = self._blocks(tile), self._made
+        counted, summed = self._windows(counts, blocks), self._windows(scores, blocks)
+        if self.sampled:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                summed[: 2 * self.sampled : 2] *= summed[2 * self.sampled] / summed[-SUMS - 1]
+        which = [part for k in places for part in (2 * k, 2 * k + 1)]
+        averages = Averages(tile, blocks, counts=counted, scores=summed[which], floor=self.numbers.floor)
+        if self.model.whole is None:
+            self._one_bandwidth(averages, values, fitted)
+        else:
+            for squares in (averages.wanted, averages.missing):
+                for i, parts in enumerate(squares()):
+                    for region in _regions(parts, tile, rows=self._step(places[i]) < _WIDE):
+                        self._add(averages, i, region, parts, values, fitted)
         mean, variance, log_h, degree = averages.result()
-        if averaged:  # else the one bandwidth is asked for, and the error is that of noise alone
+        if self.model.whole is not None:  # else the one bandwidth is asked for, and the error is that of noise alone
             near = tile.grown((NEAREST, NEAREST), self.shape)
-            noise, gaps = Window(averages.least, blocks), np.moveaxis(summed[:, :, -SUMS:], 2, 0)
-            judged = weight.cut(near).astype(np.float64)
-            variance += gap_variance(tile, judged, near, self._mean_weight(near, counts), gaps, noise)
+            judged, noise = weight.cut(near).astype(np.float64), Window(averages.least, blocks)
+            mean_weight = self._mean_weight(near, counts)
+            variance += gap_variance(tile, judged, near, mean_weight, summed[-SUMS:], noise)
         if self.numbers.constant:
             variance[:] = 0.0
         if self.numbers.alone:
             variance[:] = np.nan
         return LocalFit(mean + self.numbers.center, np.sqrt(variance), elementary.exps(log_h), degree)
 
-    def _log_h(self, k: int) -> float:
-        bandwidths = self.model.bandwidths
-        return elementary.log(bandwidths[k] if k < len(bandwidths) else bandwidths[-1] * _RATIO)
+    def _one_bandwidth(self, averages: Averages, values: Window, fitted: Window) -> None:
+        """Fits of the one bandwidth; one value for the whole mesh where no box is in its reach."""
+        everywhere = np.ones(averages.squares, np.bool_)
+        self._add(averages, 0, averages.tile, everywhere, values, fitted)
+        found = averages.sums.copy()
+        if len(self._made) > 1 and not (found[1] > 0.0).all():
+            self._add(averages, 1, averages.tile, everywhere, values, fitted)
+            averages.sums = np.where(found[1] > 0.0, found, averages.sums)
 
-    def _candidates(
-        self, tile: Region, values: Window, fitted: Window, *, unit: bool
-    ) -> Iterator[tuple[int, CellFits]]:
-        """Fits of a tile and their places among the scores."""
-        kernels, n = self.kernels, self.numbers
-        for k, kernel in enumerate(kernels):
-            fits = kernel.fits(tile, values, fitted, shape=self.shape, center=n.center, typical=n.typical, unit=unit)
+    def _add(
+        self, averages: Averages, i: int, region: Region, squares: NDArray[np.bool_], values: Window, fitted: Window
+    ) -> None:
+        """Make one of the fits in a part of the tile, and add it to some squares."""
+        k, bandwidths = self._made[i], self.model.bandwidths
+        log_h = elementary.log(bandwidths[k] if k < len(bandwidths) else bandwidths[-1] * _RATIO)
+        averages.add(i, self._fits(k, region, values, fitted), region, squares, log_h=log_h)
+
+    @property
+    def _made(self) -> list[int]:
+        """Places among the scores of the fits that are made: polynomials may be left out."""
+        n = len(self.model.bandwidths)
+        return [*range(n), *(n + polynomial.degree for polynomial in self.polynomials)]
+
+    def _step(self, k: int) -> int:
+        """Cells between the nodes of a fit; those of a polynomial are fitted at all."""
+        return self.kernels[k].step if k < len(self.model.bandwidths) else _WIDE
+
+    def _fits(
+        self, k: int, region: Region, values: Window, fitted: Window, *, wanted: NDArray[np.uint8] | None = None
+    ) -> CellFits:
+        """Fits that have the place k among the scores, in a region: with variances, or at the cells that are wanted."""
+        kernels = self.kernels
+        if k < len(kernels):
+            fits = kernels[k].fits(
+                region,
+                values,
+                fitted,
+                shape=self.shape,
+                center=self.numbers.center,
+                typical=self.typical,
+                unit=wanted is None,
+                wanted=wanted,
+            )
             fits.unit[:] *= self.shared
-            yield k, fits
-        for polynomial in self.polynomials:
-            fit, lever = polynomial.at(tile, self.shape)
-            degree = np.full(tile.shape, float(polynomial.degree))
-            yield len(kernels) + polynomial.degree, CellFits(fit, lever, self.shared * lever, degree)
+            return fits
+        polynomial = self.polynomials[k - len(kernels)]
+        fit, lever = polynomial.at(region, self.shape)
+        return CellFits(fit, lever, self.shared * lever, np.full(region.shape, float(polynomial.degree)))
 
-    def _blocks(self, region: Region, *, margin: int) -> Region:
-        """Blocks of a region, and so many more on each side."""
+    def _blocks(self, region: Region) -> Region:
+        """Blocks that the cells of a region lie between."""
         of_mesh = blocks_of(Region.whole(self.shape), BLOCK).shape
-        return blocks_of(region, BLOCK).grown((margin, margin), of_mesh)
+        return blocks_of(region, BLOCK).grown((1, 1), of_mesh)
 
     def _windows(self, sums: Window, blocks: Region) -> Floats:
-        """Sums over the windows about blocks, (rows, columns, sums)."""
+        """Sums over the windows about blocks, (sums, rows, columns)."""
         near = blocks.grown((WINDOW_REACH, WINDOW_REACH), blocks_of(Region.whole(self.shape), BLOCK).shape)
-        data, inner = sums.cut(near), blocks.within(near)
-        return np.stack([windowed(data[:, :, k])[inner] for k in range(data.shape[2])], axis=2)
+        return windowed(Window(sums.cut(near), near), blocks)
 
     def _mean_weight(self, region: Region, counts: Window) -> Window:
         """Mean weight of the boxes in the windows about the blocks that the cells of a region lie between."""
-        blocks = self._blocks(region, margin=1)
-        number, weights = np.moveaxis(self._windows(counts, blocks), 2, 0)
+        blocks = self._blocks(region)
+        number, weights = self._windows(counts, blocks)
         with np.errstate(divide="ignore", invalid="ignore"):
             return Window(np.where(number > 0.0, weights / number, 0.0), blocks)
+
+
+def _regions(squares: NDArray[np.bool_], tile: Region, *, rows: bool) -> Iterator[Region]:
+    """Regions of a tile that cover some of its squares: runs of each row, or one for all."""
+    y, x = np.nonzero(squares)
+    if not y.size:
+        return
+    ends = [(int(y.min()), int(y.max()) + 1, int(x.min()), int(x.max()) + 1)]
+    if rows and y.size < 0.7 * (ends[0][1] - ends[0][0]) * (ends[0][3] - ends[0][2]):
+        begins = np.flatnonzero(np.concatenate(([True], (np.diff(y) > 0) | (np.diff(x) > 1))))
+        ends = [
+            (int(y[i]), int(y[i]) + 1, int(x[i]), int(x[j - 1]) + 1)
+            for i, j in zip(begins, [*begins[1:], y.size], strict=True)
+        ]
+    for y0, y1, x0, x1 in ends:
+        yield Region(
+            tile.y0 + y0 * ALIGNED,
+            min(tile.y0 + y1 * ALIGNED, tile.y1),
+            tile.x0 + x0 * ALIGNED,
+            min(tile.x0 + x1 * ALIGNED, tile.x1),
+        )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, Region
 from tiledsky.kernels._simd import elementary
-from tiledsky.kernels.fit.moments import fit_rows, taps, terms
+from tiledsky.kernels.fit.moments import fit_points, taps, terms
 from tiledsky.kernels.fit.windows import Floats, Window, weighted_cells
 
 #: Gaussians end at this many bandwidths.
@@ -72,8 +74,29 @@ class Kernel:
         y, x = (math.ceil(_REACH * b) + beyond for b in self.bandwidth)
         return y, x
 
+    def memory(self, region: Pair, shape: Pair) -> int:
+        """Bytes that `fits` takes for a region of this shape, of a mesh of this shape, beside what is given to it.
+
+        26 a cell of the window while values and weights are made, 16 of it from then on; 24 (degree + 1) + 64 a node;
+        40 a cell if there are fewer nodes than cells; 1.5 MB for the rows and matrices that are worked on.
+        """
+        window = math.prod(min(n + 2 * h, of) for n, h, of in zip(region, self.halo, shape, strict=True))
+        cells = math.prod(region)
+        nodes = cells if self.step == 1 else math.prod(n // self.step + 4 for n in region)
+        made = (24 * (self.degree + 1) + 64) * nodes + (40 * cells if self.step > 1 else 0)
+        return max(26 * window, 16 * window + made) + 1_500_000
+
     def fits(
-        self, region: Region, values: Window, weight: Window, *, shape: Pair, center: float, typical: float, unit: bool
+        self,
+        region: Region,
+        values: Window,
+        weight: Window,
+        *,
+        shape: Pair,
+        center: float,
+        typical: float,
+        unit: bool,
+        wanted: NDArray[Any] | None = None,
     ) -> CellFits:
         """Fits at the cells of a region.
 
@@ -90,58 +113,70 @@ class Kernel:
             Weight of a typical box.
         unit : bool
             Whether variances are wanted.
+        wanted : ndarray (rows, columns), optional
+            Not 0 at the cells that fits are wanted at; others may have any.
 
         Notes
         -----
-        Memory: 24 bytes a cell of the region and the reach of the Gaussian; 24 (degree + 1) + 32 bytes a node, and if
-        there are fewer nodes than cells 32 bytes a cell.
+        Memory: `memory`.
         """
         (y0, y1), (x0, x1) = (
             _nodes(a, b, n, self.step) for a, b, n in zip(region[::2], region[1::2], shape, strict=True)
         )
-        nodes = self._at(Region(y0, y1, x0, x1), values, weight, shape=shape, center=center, typical=typical, unit=unit)
+        nodes, reach = Region(y0, y1, x0, x1), [math.ceil(_REACH * b) for b in self.bandwidth]
+        last = Region(y0 * self.step, (y1 - 1) * self.step + 1, x0 * self.step, (x1 - 1) * self.step + 1)
+        read = last.grown((reach[0], reach[1]), shape)
+        cells, weights = weighted_cells(values, weight, read, center)
+        found = self._at(nodes, wanted if self.step == 1 else None, cells, weights, read, typical=typical, unit=unit)
         if self.step == 1:
-            return nodes
+            return found
+        del cells, weights
         parts = []
-        for part in (nodes.fit, nodes.lever, elementary.logs(nodes.unit), nodes.degree):
-            cells = np.empty(region.shape)
-            _refine(part, (y0, x0), self.step, (region.y0, region.x0), cells)
-            parts.append(cells)
+        for part in (found.fit, found.lever, elementary.logs(found.unit), found.degree):
+            refined = np.empty(region.shape)
+            _refine(part, (y0, x0), self.step, (region.y0, region.x0), refined)
+            parts.append(refined)
         # logarithms: between nodes a variance must not fall below 0
         return CellFits(parts[0], parts[1], elementary.exps(parts[2]), parts[3])
 
     def _at(
-        self, nodes: Region, values: Window, weight: Window, *, shape: Pair, center: float, typical: float, unit: bool
+        self,
+        nodes: Region,
+        wanted: NDArray[Any] | None,
+        cells: Floats,
+        weights: Floats,
+        read: Region,
+        *,
+        typical: float,
+        unit: bool,
     ) -> CellFits:
-        """Fits at nodes, which are every `step`-th cell from the first of the mesh."""
-        step, order = self.step, self.degree
+        """Fits at nodes, which are every `step`-th cell from the first of the mesh; `cells` of `read` are given up."""
+        order, limit = self.degree, _LEVERAGE / typical
         gaussians = [taps(b, math.ceil(_REACH * b), 2 * order) for b in self.bandwidth]
         squared = [g * g[0] if unit else np.empty((2 * order + 1, 0)) for g in gaussians]
-        covered = Region(nodes.y0 * step, nodes.y1 * step, nodes.x0 * step, nodes.x1 * step)
-        reach = math.ceil(_REACH * self.bandwidth[0]), math.ceil(_REACH * self.bandwidth[1])
-        last = Region(covered.y0, covered.y1 - step + 1, covered.x0, covered.x1 - step + 1)
-        read = last.grown(reach, shape)
-        cells, weights = weighted_cells(values, weight, read, center)
-        ys = np.arange(covered.y0, covered.y1, step) - read.y0
-        out = np.zeros((order + 1, 3, *nodes.shape))
-        fit_rows(
+        ys, xs = np.arange(nodes.y0, nodes.y1) * self.step, np.arange(nodes.x0, nodes.x1) * self.step
+        if wanted is None:
+            wanted = np.ones(nodes.shape, np.bool_)
+        places = np.flatnonzero(wanted)
+        starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(np.count_nonzero(wanted, axis=1))))
+        out = np.zeros((order + 1, 3, places.size))
+        fit_points(
             weights,
             np.multiply(weights, cells, out=cells),
-            ys,
-            covered.x0 - read.x0,
-            nodes.shape[1],
-            step,
+            ys - read.y0,
+            starts,
+            xs[places % xs.size] - read.x0,
             np.array(terms(order), np.int64),
             (gaussians[0], gaussians[1]),
             (squared[0], squared[1]),
-            _LEVERAGE / typical,
+            limit,
             out,
         )
         if not unit:
             out[:, 2] = 1.0
-        chosen = np.empty((4, *nodes.shape))
-        _choose(out, _LEVERAGE / typical, _LONELY / typical, chosen)
-        return CellFits(*chosen)
+        chosen = np.zeros((4, ys.size * xs.size))
+        _choose(out, limit, _LONELY / typical, places, chosen)
+        return CellFits(*chosen.reshape(4, ys.size, xs.size))
 
 
 def _nodes(first: int, last: int, n: int, step: int) -> tuple[int, int]:
@@ -157,45 +192,52 @@ def _nodes(first: int, last: int, n: int, step: int) -> tuple[int, int]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _choose(out: Floats, limit: float, lonely: float, chosen: Floats) -> None:
+def _choose(out: Floats, limit: float, lonely: float, places: NDArray[np.int64], chosen: Floats) -> None:
     """Fit, leverage, variance, degree at nodes, of the largest degree within its limit; variance NaN where none is."""
     degree = out.shape[0] - 1
-    for y in range(out.shape[2]):
-        for x in range(out.shape[3]):
-            k = degree
-            while k > 0 and not out[k, 1, y, x] <= (limit if k > 1 else lonely):
-                k -= 1
-            for m in range(3):
-                chosen[m, y, x] = out[k, m, y, x]
-            chosen[3, y, x] = k
-            lever = out[k, 1, y, x]
-            if not 0.0 < lever <= lonely:
-                chosen[2, y, x] = np.nan
+    for i in range(places.size):
+        k, at = degree, places[i]
+        while k > 0 and not out[k, 1, i] <= (limit if k > 1 else lonely):
+            k -= 1
+        for m in range(3):
+            chosen[m, at] = out[k, m, i]
+        chosen[3, at] = k
+        if not 0.0 < out[k, 1, i] <= lonely:
+            chosen[2, at] = np.nan
 
 
 @numba.njit(nogil=True, cache=True)
-def _mix(nodes: Floats, i: int, f: float) -> float:
-    """Cubic through four nodes about i + f, at the ends the first or last four: cubics are reproduced."""
-    n = nodes.size
-    if f == 0.0:
-        return nodes[i]
-    if n < 4:
-        return nodes[i] + f * (nodes[min(i + 1, n - 1)] - nodes[i])
-    k = min(max(i - 1, 0), n - 4)
-    t = i - k + f
-    outer = nodes[k + 3] * (t - 1.0) * (t - 2.0) * t - nodes[k] * (t - 1.0) * (t - 2.0) * (t - 3.0)
-    return outer / 6.0 + 0.5 * t * (t - 3.0) * (nodes[k + 1] * (t - 2.0) - nodes[k + 2] * (t - 1.0))
+def _mix(a: Floats, b: Floats, c: Floats, d: Floats, t: float, out: Floats) -> None:
+    """Cubic through four rows at 0, 1, 2, 3, at t."""
+    for x in range(out.size):
+        outer = d[x] * (t - 1.0) * (t - 2.0) * t - a[x] * (t - 1.0) * (t - 2.0) * (t - 3.0)
+        out[x] = outer / 6.0 + 0.5 * t * (t - 3.0) * (b[x] * (t - 2.0) - c[x] * (t - 1.0))
+
+
+@numba.njit(nogil=True, cache=True)
+def _between_rows(nodes: Floats, first: int, step: int, corner: int, rows: Floats) -> None:
+    """Rows from `corner` on, from every `step`-th, of which the node `first` is the first.
+
+    Cubics through the four nodes about each, at the ends the first or last four: cubics are reproduced.
+    """
+    n = nodes.shape[0]
+    for y in range(rows.shape[0]):
+        j = y + corner - first * step
+        i, f = j // step, (j % step) / step
+        if f == 0.0:
+            rows[y] = nodes[i]
+        elif n < 4:
+            low, high = nodes[i], nodes[min(i + 1, n - 1)]
+            for x in range(low.size):
+                rows[y, x] = low[x] + f * (high[x] - low[x])
+        else:
+            k = min(max(i - 1, 0), n - 4)
+            _mix(nodes[k], nodes[k + 1], nodes[k + 2], nodes[k + 3], i - k + f, rows[y])
 
 
 @numba.njit(nogil=True, cache=True)
 def _refine(nodes: Floats, first: tuple[int, int], step: int, corner: tuple[int, int], cells: Floats) -> None:
     """Cells from `corner` on, from nodes of which `first` is the first."""
-    wide = np.empty((nodes.shape[0], cells.shape[1]))
-    for i in range(nodes.shape[0]):
-        for x in range(cells.shape[1]):
-            j = x + corner[1] - first[1] * step
-            wide[i, x] = _mix(nodes[i], j // step, (j % step) / step)
-    for y in range(cells.shape[0]):
-        j = y + corner[0] - first[0] * step
-        for x in range(cells.shape[1]):
-            cells[y, x] = _mix(wide[:, x], j // step, (j % step) / step)
+    wide = np.empty((cells.shape[1], nodes.shape[0]))
+    _between_rows(np.ascontiguousarray(nodes.T), first[1], step, corner[1], wide)
+    _between_rows(np.ascontiguousarray(wide.T), first[0], step, corner[0], cells)

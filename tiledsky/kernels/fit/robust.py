@@ -6,6 +6,7 @@ of the mesh how far noise does; `robust_weights` makes the weights of the next r
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,17 @@ def judge_halo(*, box_size: Pair, bandwidth: float) -> Pair:
     return y + 1, x + 1
 
 
+def judge_memory(tile: Pair, *, shape: Pair, box_size: Pair, bandwidth: float) -> int:
+    """Bytes that `judge_boxes` takes for a tile of this shape, of a mesh of this shape, beside what is given to it.
+
+    28 a cell of the window while the weights are made, 4 of them from then on; the fits, or 100 a cell of the tile.
+    """
+    kernel = _kernel(box_size, bandwidth)
+    window = math.prod(min(n + 2 * (h + 1), of) for n, h, of in zip(tile, kernel.halo, shape, strict=True))
+    near = (tile[0] + 2, tile[1] + 2)
+    return max(28 * window, 4 * window + max(kernel.memory(near, shape), 132 * math.prod(near)))
+
+
 def judge_boxes(
     tile: Region,
     values: Window,
@@ -112,7 +124,7 @@ def judge_boxes(
     The residual of a box is the mean of those of the 3 x 3 boxes about it, for light that is no sky is hardly ever in
     one box alone, in units of its expected deviation.
 
-    Memory: 8 bytes a cell of the window; see `tiledsky.kernels.fit.nodes.Kernel.fits`; 100 bytes a cell of the tile.
+    Memory: `judge_memory`.
     """
     found = weight if before is None else Window(_again(weight, before, scale), weight.region)
     near = tile.grown((1, 1), shape)

@@ -43,7 +43,7 @@ class ExactSums:
     @classmethod
     def of(cls, blocks: Floats) -> ExactSums:
         """Add the sums of blocks, (quantities, blocks), finite."""
-        return cls(tuple(sum(map(Fraction, row), Fraction(0)) for row in blocks.tolist()))
+        return cls(tuple(_exact(row) for row in blocks))
 
     @classmethod
     def merged(cls, parts: Iterable[ExactSums]) -> ExactSums:
@@ -76,6 +76,8 @@ class FitNumbers:
         Whether all boxes have the same value.
     alone : bool
         Whether there is one box alone.
+    total : float
+        Sum of the weights.
     """
 
     center: float
@@ -83,6 +85,7 @@ class FitNumbers:
     floor: float
     constant: bool
     alone: bool
+    total: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,8 @@ class BoxSums:
         constant = self.smallest == self.largest
         mean = self.smallest if constant else min(max(float(products / total), self.smallest), self.largest)
         spread = max(self.largest - mean, mean - self.smallest)
-        return FitNumbers(mean, self.weights.median(), max((1e-12 * spread) ** 2, 1e-300), constant, self.number == 1)
+        floor = max((1e-12 * spread) ** 2, 1e-300)
+        return FitNumbers(mean, self.weights.median(), floor, constant, self.number == 1, float(total))
 
 
 @dataclass(frozen=True)
@@ -244,6 +248,14 @@ def polynomials(sums: ExactSums, *, whole: int) -> tuple[Polynomial, ...]:
             factors += inverse[:, k] * products[k]
         made.append(Polynomial(degree, factors, inverse))
     return tuple(made)
+
+
+def _exact(values: Floats) -> Fraction:
+    """Sum of finite numbers: integers of 53 bits, times powers of two."""
+    fractions, exponents = np.frexp(values)
+    least = int(exponents.min(initial=0))
+    pairs = zip((fractions * 2.0**53).astype(np.int64).tolist(), (exponents - least).tolist(), strict=True)
+    return Fraction(sum(value << shift for value, shift in pairs)) * Fraction(2) ** (least - 53)
 
 
 def _blocks(shape: tuple[int, ...]) -> int:

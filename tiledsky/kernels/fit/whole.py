@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tiledsky.geometry import Pair, Region, TileGrid
-from tiledsky.kernels.fit.averages import BLOCK, count_blocks
+from tiledsky.kernels.fit.averages import BLOCK, COUNTS, count_blocks
 from tiledsky.kernels.fit.local_polynomial import COUNT_HALO, SCORE_HALO, FitModel, LocalFit, MeshFit
 from tiledsky.kernels.fit.robust import ROUNDS, below, judge_boxes, judge_halo, robust_weights, scale_of
 from tiledsky.kernels.fit.sums import BoxSums, ExactSums, FitNumbers, normal_sums, polynomials
@@ -101,7 +101,7 @@ def fit_of(
     normal = ExactSums.merged(_normal(values, fitted, t, center) for t in tiles)
     fit = replace(fit, polynomials=polynomials(normal, whole=fit.whole))
     of_mesh = blocks_of(Region.whole(shape), BLOCK).shape
-    counts, scores = np.empty((*of_mesh, 2)), np.empty((*of_mesh, fit.score_parts))
+    counts, scores = np.empty((*of_mesh, COUNTS)), np.empty((*of_mesh, fit.score_parts))
     for t in tiles:
         counts[blocks_of(t, BLOCK).slices] = count_blocks(weight[t.slices])
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair
-from tiledsky.kernels.fit.averages import BLOCK
+from tiledsky.kernels.fit.averages import BLOCK, COUNTS
 from tiledsky.kernels.fit.gaps import SUMS
 from tiledsky.kernels.fit.local_polynomial import FitModel, fit_model
 from tiledsky.kernels.fit.whole import TILE, fit_of, robust_of, weights_of
@@ -94,7 +94,7 @@ class LocalPolynomial(Spline[LocalPolynomialInterpolator]):
         """The weights of the boxes, and a tile of the mesh with its halo while it is fitted."""
         kept = {"left_out": 3, "values_rms": 2 * itemsize, "n_good": 4, "weight": 4}
         tile: Term = "tile", 1, "B", self._tile_memory(shape)
-        scores = 8 * (2 * _MOST_FITS + SUMS + 2) / BLOCK**2
+        scores = 8 * (2 * _MOST_FITS + SUMS + COUNTS) / BLOCK**2
         return [
             filling_memory(shape, itemsize=itemsize, threshold=threshold),
             ("weights", [*a_cell(shape, **kept), tile]),
