@@ -348,8 +348,8 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "table": (lambda: Table(BLANKED), "Table, not an array"),
     "delayed": (lambda: dask.delayed(BLANKED), "Delayed.*, not an array"),
     "sparse": (lambda: sparse.csr_array(DEFECT), "csr_array, which numpy cannot read"),
-    "ragged": (lambda: [[1, 2], [3]], "list that is no array"),
-    "texts": (lambda: [["a"]], "U1|says nothing"),
+    "ragged": (lambda: [[1, 2], [3]], "list that is not an array"),
+    "texts": (lambda: [["a"]], "U1|holds no numbers"),
     "masked rows": (lambda: list(np.ma.array(DEFECT, mask=HIDDEN)), "list with a mask, which would be lost"),
     "rows with units": (lambda: list(DEFECT << u.ct), "list with a unit, which would be lost"),
     "one axis": (lambda: BLANKED[0], "1 axes"),
@@ -451,7 +451,7 @@ def test_measures_leave_masked_pixels_out() -> None:
     )
     with pytest.raises(InputError, match="mask is of type float32, which has no bits"):
         measure(DEFECT, sky, NOISE)
-    with pytest.raises(InputError, match="mask holds 256, more than the eight bits"):  # the uint8 of it is 0
+    with pytest.raises(InputError, match="mask has the value 256, beyond the eight bits"):  # the uint8 of it is 0
         measure(DEFECT, sky, HIDDEN * 256)
 
 
@@ -485,7 +485,7 @@ def test_what_is_cut_into_chunks_must_be_plain() -> None:
 
 
 def test_an_array_is_no_path() -> None:
-    with pytest.raises(InputError, match=r"ndarray is no path.*estimate_background"):
+    with pytest.raises(InputError, match=r"ndarray is not a path.*estimate_background"):
         tiledsky.run("sextractor", DEFECT, "sky.zarr")  # type: ignore[arg-type]
 
 

@@ -127,7 +127,7 @@ def test_numbers_that_cannot_be() -> None:
     assert checked(None) is None
     assert checked(" Auto ") == "auto"
     assert checked("-3.4028235e+38", np.float32) == float(np.finfo("f4").min)
-    for value, message in (("empty", "is no number"), ("nan", "changes nothing"), (np.inf, "changes nothing")):
+    for value, message in (("empty", "is not a number"), ("nan", "changes nothing"), (np.inf, "changes nothing")):
         with pytest.raises(ParameterError, match=message):
             checked(value)
     with pytest.raises(ParameterError, match="beyond float32"):
@@ -195,7 +195,7 @@ def test_variances() -> None:
         sky = estimate_background(image, recipe, variance=given)
         for name in PLANES:
             np.testing.assert_array_equal(np.asarray(getattr(sky, name)), getattr(expected, name))
-    with pytest.raises(InputError, match="give one of them"):
+    with pytest.raises(InputError, match="give only one of them"):
         estimate_background(image, recipe, variance=variance, error=variance)
 
 

@@ -136,7 +136,7 @@ def test_scale_makes_noise_even() -> None:
 
 
 def test_no_plane_to_scale_by() -> None:
-    with pytest.raises(InputError, match="nothing says how the noise varies; give a weight or an error plane"):
+    with pytest.raises(InputError, match="no plane gives the noise of the pixels; give a weight or an error plane"):
         noise_scale()
 
 
@@ -148,7 +148,7 @@ def test_what_recipes_need() -> None:
         for equalize in (True, False)
     ]
     for planes in ({"science"}, {"science", "dq", "coverage", "user_mask", "source_mask"}):
-        with pytest.raises(InputError, match="mask step 'found' evens the noise and no plane says how it varies"):
+        with pytest.raises(InputError, match="mask step 'found' equalizes the noise and no plane gives it"):
             check_noise(recipes[0], planes)
         check_noise(recipes[1], planes)
     check_noise(recipes[0], {"science", "weight"})

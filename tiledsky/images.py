@@ -85,7 +85,7 @@ class Image:
         plane = self._beside(value, name, kinds=None if strict else "biufO", power=0)
         if strict and plane.pixels.dtype != bool:
             raise MaskTypeError(
-                f"{name} must be a boolean array, not of {plane.pixels.dtype}, whose values could mean anything; pass "
+                f"{name} must be a boolean array, not of {plane.pixels.dtype}, whose values are ambiguous; pass "
                 f"{name} != 0"
             )
         marked = plane.pixels if plane.pixels.dtype == bool else plane.pixels.astype(bool)
@@ -139,8 +139,9 @@ class Image:
         power = _POWERS.get(uncertainty.uncertainty_type)
         if power is None:
             raise InputError(
-                f"the uncertainty of {self.name} is of the type {uncertainty.uncertainty_type!r}, which does not say "
-                "how large the noise is; make it a StdDevUncertainty, a VarianceUncertainty or an InverseVariance"
+                f"the uncertainty of {self.name} is of the type {uncertainty.uncertainty_type!r}, which does not "
+                "give the size of the noise; make it a StdDevUncertainty, a VarianceUncertainty or an "
+                "InverseVariance"
             )
         self._check_unit("uncertainty", uncertainty.unit, power=power)
         values = self.plane(uncertainty.array, "uncertainty", power=power)
@@ -160,7 +161,7 @@ class Image:
     ) -> Image:
         plane = _apart(value, name, sliced=sliced)
         if kinds is not None and plane.pixels.dtype.kind not in kinds:
-            raise InputError(f"{name} is of type {plane.pixels.dtype}, which says nothing of a pixel; give numbers")
+            raise InputError(f"{name} is of type {plane.pixels.dtype}, which holds no numbers; give integers or floats")
         _check_shape(name, plane.shape, self.name, self.shape)
         if power is not None:
             self._check_unit(name, plane.unit, power=power, factor=factor)
@@ -178,9 +179,7 @@ class Image:
         if unit != wanted:
             own = "has no unit" if self.unit is None else f"is {_words(self.unit)}"
             change = f"convert it to {wanted}" if wanted is not None and str(wanted) else "pass its values alone"
-            raise InputError(
-                f"{name} is {_words(unit)} and {self.name} {own}, so their numbers do not belong together; {change}"
-            )
+            raise InputError(f"{name} is {_words(unit)} and {self.name} {own}, so they cannot be combined; {change}")
 
 
 def taken_apart(value: Any, name: str = "image", *, sliced: bool = False) -> Image:
@@ -211,7 +210,7 @@ def taken_apart(value: Any, name: str = "image", *, sliced: bool = False) -> Ima
     image = _apart(value, name, sliced=sliced)
     if len(image.shape) != 2:
         raise ParameterError(
-            f"{name} has {len(image.shape)} axes; the sky is estimated on 2-D images, pass one plane (ny, nx)"
+            f"{name} has {len(image.shape)} axes, and tiledsky works on 2-D images; pass one plane (ny, nx)"
         )
     if 0 in image.shape:
         raise InputError(f"{name} has shape {image.shape}, so there are no pixels; pass an image of positive shape")
@@ -292,7 +291,7 @@ def _array(value: Any, name: str, *, sliced: bool) -> Any:
         array = np.asanyarray(value if rows else value[where])
     except (TypeError, ValueError, RuntimeError, LookupError) as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(f"{name} is a {kind} that is no array ({reason}); pass a numpy or dask array") from None
+        raise InputError(f"{name} is a {kind} that is not an array ({reason}); pass a numpy or dask array") from None
     if not rows and array.ndim != len(value.shape):
         raise InputError(f"{name} is a {kind}, which numpy cannot read; pass a numpy or dask array")
     return value if lazy else array
@@ -317,8 +316,8 @@ def _with_pixels(value: Any, name: str) -> Any:
     """Return a dask array without its empty chunks."""
     if any(math.isnan(size) for sizes in value.chunks for size in sizes):
         raise InputError(
-            f"{name} is a dask array with chunks of unknown size, so its pixels have no known places; call "
-            "compute_chunk_sizes() on it first"
+            f"{name} is a dask array with chunks of unknown size, so the positions of its pixels are unknown; "
+            "call compute_chunk_sizes() on it first"
         )
     if 0 in value.shape or not any(0 in sizes for sizes in value.chunks):
         return value
@@ -349,11 +348,13 @@ def _chunk_values(chunk: Any, *, masked: bool, named: str) -> NDArray[Any]:
     values, hidden, unit = _peeled(np.asanyarray(chunk))
     if hidden is not None and not masked and values.dtype.kind != "f":
         raise InputError(
-            f"a chunk of {named} is a masked array of {values.dtype}, and the dask array does not say so; make it with "
-            "a masked meta"
+            f"a chunk of {named} is a masked array of {values.dtype}, and the dask array does not declare it; "
+            "make it with a masked meta"
         )
     if unit is not None:
-        raise InputError(f"a chunk of {named} is in {unit}, which the dask array does not say; pass values alone")
+        raise InputError(
+            f"a chunk of {named} is in {unit}, which the dask array does not declare; pass values without a unit"
+        )
     return values if masked else np.asarray(_filled(values, hidden, None))
 
 
@@ -386,6 +387,6 @@ def _check_shape(name: str, shape: tuple[int, ...], image: str, expected: Pair) 
         )
     if shape != expected:
         raise InputError(
-            f"{name} {shape} and {image} {expected} differ in shape: {image} and {name} must have the same shape, a "
-            "value a pixel; give planes of one grid"
+            f"{name} {shape} and {image} {expected} differ in shape: {image} and {name} must have the same "
+            "shape; give planes of one grid"
         )

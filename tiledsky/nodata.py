@@ -51,7 +51,7 @@ def checked(value: float | str | None, dtype: Any = None) -> float | str | None:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ParameterError(f"nodata {value!r} is no number, so no pixel has it; give a number, or auto") from None
+        raise ParameterError(f"nodata {value!r} is not a number, so no pixel has it; give a number, or auto") from None
     if not math.isfinite(number):
         raise ParameterError(
             f"nodata {value} changes nothing: pixels that are NaN or infinite never count; leave nodata out, or set "

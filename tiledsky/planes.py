@@ -124,7 +124,9 @@ def noise_scale(*, weight: NDArray[Any] | None = None, error: NDArray[Any] | Non
         Neither is given.
     """
     if weight is None and error is None:
-        raise InputError("nothing says how the noise varies; give a weight or an error plane, or switch equalize off")
+        raise InputError(
+            "no plane gives the noise of the pixels; give a weight or an error plane, or switch equalize off"
+        )
     with np.errstate(all="ignore"):  # what is no number becomes 0 below
         if weight is not None:
             scale = np.sqrt(np.where(weight > 0, weight, 0).astype(_float_of(weight), copy=False))

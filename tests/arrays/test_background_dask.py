@@ -116,7 +116,7 @@ def test_lazy_values_are_checked_when_computed():
 def test_lazy_errors_that_need_no_values_come_at_once():
     image = da.ones((60, 60), chunks=20)
     for options, words in (
-        ({"interpolator": nearest}, "lazy image"),
+        ({"interpolator": nearest}, "dask image is lazy"),
         ({"mask": np.zeros((3, 3))}, "same shape"),
         ({"filter_size": 2}, "odd"),
     ):

@@ -118,7 +118,7 @@ def test_masks_that_cannot_be_used(
     pytest.importorskip("regions")
     (tmp_path / "sky.reg").write_text("fk5; circle(150,2,3)")
     (tmp_path / "one.reg").write_text("image; circle(50,20,3)")
-    refused(3, r"sky\.reg: has regions in sky coordinates and the image no celestial WCS", "run", image, *sky,
+    refused(3, r"sky\.reg: the regions have sky coordinates and the image has no celestial WCS", "run", image, *sky,
             "--mask", tmp_path / "sky.reg")  # fmt: skip
     two = ["--mask", tmp_path / "one.reg", "--user-mask", image]
     refused(3, r"one\.reg and .*image\.fits are two user masks; give one", "run", image, *sky, *two)
@@ -144,7 +144,7 @@ def test_recipes_that_are_none(refused: Callable[..., None], image: Path, tmp_pa
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--memory-limit", "2XB", "memory limit '2XB' is no size; write it like 2GB or 512MiB"),
+        ("--memory-limit", "2XB", "memory limit '2XB' is not a size; write it like 2GB or 512MiB"),
         ("--memory-limit", "2", "memory limit '2' is less than the 256 MB"),
         ("--workers", 0, "0 workers with 1 threads do no work"),
         ("--threads", 0, "2 workers with 0 threads do no work"),
@@ -154,7 +154,7 @@ def test_recipes_that_are_none(refused: Callable[..., None], image: Path, tmp_pa
         (
             "--tile-size",
             10**23,
-            f"tile size {10**23} is more than an image of 130 x 140 px can use, and .* at most 16384",
+            f"tile size {10**23} is larger than an image of 130 x 140 px needs, and .* at most 16384",
         ),
     ],
 )
@@ -211,7 +211,7 @@ def test_what_errors_advise_works(call: Call, refused: Callable[..., None], tmp_
 def test_stores_of_others(refused: Callable[..., None], image: Path, finished: Path, tmp_path: Path) -> None:
     refused(4, "holds a run with another recipe", "run", finished.parent / "image.fits", "--recipe", "complex-sky",
             "--out", finished)  # fmt: skip
-    refused(4, "exists and is no run store, so it is not touched", "run", image, "--recipe", "sextractor",
+    refused(4, "exists and is not a run store, so tiledsky does not touch it", "run", image, "--recipe", "sextractor",
             "--out", tmp_path)  # fmt: skip
     refused(3, "does not exist; make it or change --out", "run", image, "--recipe", "sextractor",
             "--out", tmp_path / "none" / "sky.zarr")  # fmt: skip
@@ -277,7 +277,7 @@ def test_scenes_need_not_be_square(call: Call, tmp_path: Path) -> None:
     np.testing.assert_array_equal(fits.getdata(tmp_path / "scene.fits"), expected.image)
     for wrong in ("40x", "x70", "4e3", "40x70x2", "-3"):
         code, _, err = call("simulate", tmp_path / "other.fits", f"--size={wrong}")
-        assert (code, f"size {wrong!r} is no number of pixels; write 2000 or 46200x15400" in err) == (2, True)
+        assert (code, f"size {wrong!r} is not a number of pixels; write 2000 or 46200x15400" in err) == (2, True)
 
 
 def test_from_simulation_to_fits(call: Call, tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ def test_killed_scheduler(call: Call, scheduler: Any, tmp_path: Path, monkeypatc
     words = ("run", source, "--recipe", "complex-sky", "--out", out, "--tile-size", 70)
     code, stdout, stderr = call(*words, "--scheduler", address)
     assert (code, stdout) == (4, "")
-    assert "the connection to the Dask scheduler was lost; what is done is kept" in stderr.splitlines()[-1]
+    assert "the connection to the Dask scheduler was lost; finished tasks are kept" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
     result = run("complex-sky", source, out, tile_size=70)
     assert result.provenance["tasks_computed_last"] <= result.provenance["tasks"] - 4

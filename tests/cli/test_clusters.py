@@ -72,7 +72,7 @@ def test_report_for_reading_offline(call: Call, image: Path, tmp_path: Path) -> 
     words = ("run", image, "--recipe", "sextractor", "--out", tmp_path / "sky.zarr", "--workers", 1)
     code, _, err = call(*words, "--performance-report", tmp_path / "none/report.html")
     assert code == 2
-    assert "its folder is not there; make it or change the path" in err
+    assert "does not exist; make it or change the path" in err
     code, _, _ = call(*words, "--performance-report", page)
     assert code == 0
     text = page.read_text()
@@ -87,12 +87,12 @@ def test_report_for_reading_offline(call: Call, image: Path, tmp_path: Path) -> 
         (
             ["--cluster", "slurm", "--scheduler", "tcp://127.0.0.1:1"],
             2,
-            "--scheduler and a cluster of kind slurm",
+            "--scheduler conflicts with a cluster of kind slurm",
         ),
         (["--workers", "0"], 2, "0 workers with 1 threads do no work"),
         (["--worker-slice", "3/2", "--stage", "output"], 2, "worker slice '3/2' is none"),
         (["--worker-slice", "1/2"], 2, "a worker slice needs --stage; the stages of this run are ingest,"),
-        (["--worker-slice", "1/2", "--stage", "output"], 4, "is not prepared for slices; give `tiledsky submit` first"),
+        (["--worker-slice", "1/2", "--stage", "output"], 4, "is not prepared for slices; run `tiledsky submit` first"),
     ],
 )
 def test_refused(call: Call, image: Path, tmp_path: Path, words: list[str], code: int, message: str) -> None:
@@ -110,4 +110,4 @@ def test_publish_wants_a_bucket_and_a_whole_run(call: Call, image: Path, tmp_pat
     made = run("sextractor", image, tmp_path / "sky.zarr")
     code, _, err = call("publish", made.path, "https://host/a.zarr")
     assert code == 3
-    assert "the web takes no files; give an address of a bucket" in err
+    assert "https:// stores no files; give an address of a bucket" in err

@@ -215,7 +215,7 @@ def test_inputs_that_cannot_be_used(refused: Callable[..., None], image: Path, t
     refused(3, "a box of 64 x 64 px is larger", "estimate", tmp_path / "flat.fits", out, *recipe)
     refused(3, "weight is 50 x 200 px", "estimate", image, out, *recipe, "--weight", tmp_path / "flat.fits")
     (tmp_path / "evened.toml").write_text(Recipe.from_dict(_EVENED).to_toml())
-    refused(3, "no plane says how it varies", "estimate", image, out, "--recipe", tmp_path / "evened.toml")
+    refused(3, "no plane gives it", "estimate", image, out, "--recipe", tmp_path / "evened.toml")
     noise = ("--recipe", tmp_path / "evened.toml", "--weight", image)
     refused(3, "role dq needs integer flags", "estimate", image, out, *noise, "--dq", image)
     zarr.create_array(str(tmp_path / "dq.zarr"), data=np.zeros((130, 140), np.float32))
@@ -291,11 +291,9 @@ def test_too_little_memory(
     refused: Callable[..., None], image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(direct_memory, "available_memory", lambda: 100_000_000)
-    message = (
-        r"sextractor of 130 x 140 px takes up to 0\.\d+ GB of memory at once and 0\.1 GB are there; .*`tiledsky run`"
-    )
+    message = r"sextractor of 130 x 140 px needs up to 0\.\d+ GB of memory and 0\.1 GB are free; .*`tiledsky run`"
     refused(2, message, "estimate", image, tmp_path / "sky.fits", "--recipe", "sextractor")
-    with pytest.raises(PlanError, match="are there"):
+    with pytest.raises(PlanError, match="are free"):
         estimate(image, tmp_path / "sky.fits", "complex-sky")
 
 

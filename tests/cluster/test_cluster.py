@@ -192,7 +192,7 @@ def test_environment_of_workers(client: Any, name: str, value: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "2XB", "-1GB", "0", "much"])
 def test_memory_that_is_no_size(text: str) -> None:
-    with pytest.raises(ParameterError, match=f"memory limit '{text}' is no size; write it like 2GB or 512MiB"):
+    with pytest.raises(ParameterError, match=f"memory limit '{text}' is not a size; write it like 2GB or 512MiB"):
         parse_memory(text)
 
 
@@ -259,7 +259,7 @@ def test_other_transports_are_refused(address: str) -> None:
 @pytest.mark.parametrize("address", ["tcp://", "", "somewhere", "tcp://127.0.0.1", "tcp://:80", "tcp://127.0.0.1:x"])
 def test_address_of_no_scheduler(address: str) -> None:
     with (
-        pytest.raises(ParameterError, match="is no address; give tcp://HOST:PORT or tls://HOST:PORT"),
+        pytest.raises(ParameterError, match="is not an address; give tcp://HOST:PORT or tls://HOST:PORT"),
         scheduler_client(address),
     ):
         pass
@@ -290,7 +290,7 @@ def test_files_of_tls(certificate: dict[str, str], tmp_path: Path, setting: str)
     with dask.config.set({**certificate, name: None}), pytest.raises(ParameterError, match=message):
         check_address(address)
     absent = {**certificate, name: str(tmp_path / "none.pem")}
-    message = rf"none\.pem, Dask's setting {name}, is no file; correct it"
+    message = rf"none\.pem, Dask's setting {name}, is not a file; correct the path"
     with dask.config.set(absent), pytest.raises(ParameterError, match=message):
         check_address(address)
 
@@ -316,7 +316,7 @@ def test_scheduler_with_tls(certificate: dict[str, str], tmp_path: Path, planes:
         ),
         (
             "ulimit -v 700000",
-            "the system gives a process 717 MB of addresses, too few for a worker to start; raise",
+            "the system limits a process to 717 MB of addresses, too few for a worker; raise",
         ),
     ],
 )

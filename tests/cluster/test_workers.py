@@ -174,7 +174,11 @@ def test_file_system_without_locks(image: Path, tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(RunError, match=r"on a file system without locks \(No locks available\), so that a second"):
+    with pytest.raises(
+        RunError,
+        match=r"on a file system without locks \(No locks "
+        r"available\), so the run cannot keep a second",
+    ):
         run("sextractor", image, tmp_path / "run.zarr")
     monkeypatch.undo()
     assert run("sextractor", image, tmp_path / "run.zarr").complete

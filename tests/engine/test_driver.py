@@ -125,7 +125,7 @@ def test_what_does_not_pass(
     notes = planted.plant(plan, "ring", [0, 2], what)
     message = (
         rf"1 of 6 tasks of stage ring failed; tile \(0, 2\) \(rows 0:100, columns 200:210\): {exception}: .*; "
-        r"what is done is kept, the same command goes on; more in .*run.zarr/run/failed/ring"
+        r"finished tasks are kept, the same command goes on; details in .*run.zarr/run/failed/ring"
     )
     with pytest.raises(RunError, match=message):
         run(SMALL, image, out, tile_size=TILE, client=client)
@@ -288,7 +288,7 @@ def test_tasks_that_outlive_their_driver(image: Path, tmp_path: Path, monkeypatc
         assert not locks.FolderLocks(LocalFolder(out)).wait_for_tasks(seconds=0)
         before = stored_bytes(out)
         with pytest.raises(
-            RunError, match=r"tasks of an earlier call still run on workers, and two must not write one"
+            RunError, match=r"tasks of an earlier call still run on workers, and two tasks must not write one"
         ):
             run("sextractor", image, out, restart=True)
         assert stored_bytes(out) == before
@@ -308,7 +308,7 @@ def test_cluster_without_workers(image: Path, tmp_path: Path, monkeypatch: pytes
         client.cluster.scale(0)
         while client.scheduler_info()["workers"]:
             time.sleep(0.1)
-        with pytest.raises(RunError, match="the scheduler has had no worker for 1 s; what is done is kept"):
+        with pytest.raises(RunError, match="the scheduler has had no worker for 1 s; finished tasks are kept"):
             run(SMALL, image, tmp_path / "run.zarr", client=client)
 
 

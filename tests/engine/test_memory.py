@@ -195,7 +195,7 @@ def test_a_tile_that_fits_is_named() -> None:
 def test_a_limit_that_fits_is_named() -> None:
     recipe = Recipe.load("sextractor").expanded()
     plan = plan_for(recipe, (4000, 4000), tile_size=1920)
-    with pytest.raises(PlanError, match=r"smaller tiles alone would not do; use --memory-limit 5[78]\dMB$"):
+    with pytest.raises(PlanError, match=r"smaller tiles are not enough; use --memory-limit 5[78]\dMB$"):
         check_fits(recipe, plan, PLANES, memory_limit=410 * MEGABYTE)
     with pytest.raises(PlanError, match=r"use --tile-size \d+, or --memory-limit (\d+)MB$") as refused:
         check_fits(recipe, plan, PLANES, memory_limit=630 * MEGABYTE, threads=3)

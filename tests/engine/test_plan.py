@@ -133,7 +133,7 @@ def test_box_larger_than_the_image_is_refused() -> None:
 
 @pytest.mark.parametrize("tile_size", [0, -5])
 def test_tiles_without_pixels_are_refused(tile_size: int) -> None:
-    with pytest.raises(PlanError, match=f"tile size {tile_size} holds no pixel; use --tile-size of at least 1"):
+    with pytest.raises(PlanError, match=f"tile size {tile_size} has no pixel; use --tile-size of at least 1"):
         plan_of("sextractor", tile_size=tile_size)
 
 

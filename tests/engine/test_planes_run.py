@@ -224,7 +224,7 @@ def test_equalize_by_weight_or_error(planes: dict[str, Any], tmp_path: Path) -> 
         lambda: run(recipe(), tmp_path / "science.zarr", tmp_path / "none.zarr"),
         lambda: estimate_background(science, recipe()),
     ):
-        with pytest.raises(InputError, match="mask step 'found' evens the noise and no plane says how it varies"):
+        with pytest.raises(InputError, match="mask step 'found' equalizes the noise and no plane gives it"):
             call()
     assert not (tmp_path / "none.zarr").exists()
 
@@ -263,7 +263,7 @@ def test_kept_masks_carry_the_attribute(arrays: dict[str, str], tmp_path: Path) 
 
 def test_flags_are_looked_up_before_anything_is_written(files: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "run.zarr"
-    with pytest.raises(ParameterError, match="JWST has no dq flag 'SATURATION'; near are SATURATED"):
+    with pytest.raises(ParameterError, match="JWST has no dq flag 'SATURATION'; similar names: SATURATED"):
         run(recipe(dq_flags=["SATURATION"]), out=out, **files)
     plain = tmp_path / "plain.fits"
     noise = np.random.default_rng(1).normal(0, 1, SHAPE).astype(np.float32)

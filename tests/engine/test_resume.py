@@ -74,7 +74,9 @@ def goes_on(image: Path, out: Path, whole: tuple[int, dict[str, str]], *, comput
 def test_interrupted(image: Path, tmp_path: Path, whole: Any, count: int) -> None:
     out = tmp_path / "run.zarr"
     stopped(image, out, count)
-    with pytest.raises(RunError, match="is not finished: parts of its planes are empty; go on with the command"):
+    with pytest.raises(
+        RunError, match="is not finished, and parts of its planes are empty; finish it with the command"
+    ):
         open_run(out)
     partial = open_run(out, allow_partial=True)
     assert not partial.complete
@@ -108,7 +110,7 @@ def test_failing_tile_leaves_the_others_done(
     monkeypatch.setattr(tasks, "perform", fails)
     message = (
         r"1 of 6 tasks of stage ring failed; tile \(0, 2\) \(rows 0:100, columns 200:210\): "
-        r"MemoryError: no room for the ring; what is done is kept, the same command goes on"
+        r"MemoryError: no room for the ring; finished tasks are kept, the same command goes on"
     )
     with pytest.raises(RunError, match=message):
         run(KEEPING, image, out, tile_size=TILE)
@@ -298,7 +300,7 @@ def test_restart_throws_away_nothing_that_no_run_made(image: Path, tmp_path: Pat
     (out / name).write_text("years of work")
     before = stored_bytes(out)
     with pytest.raises(
-        RunError, match=f"holds {name.partition('/')[0]}, which no run made, and would lose it; move it"
+        RunError, match=f"holds {name.partition('/')[0]}, which no run wrote and --restart would delete; move it"
     ):
         run(KEEPING, image, out, tile_size=TILE, restart=True)
     assert stored_bytes(out) == before
@@ -329,7 +331,7 @@ def test_what_is_no_run_is_not_touched(image: Path, tmp_path: Path, kind: str, r
         (out / "run").mkdir(parents=True)
         (out / ("run" if kind == "run folder" else ".") / "thesis.tex").write_text("thesis")
     before = stored_bytes(out) if out.is_dir() else out.read_text()
-    with pytest.raises(RunError, match="exists and is no run store, so it is not touched; change --out"):
+    with pytest.raises(RunError, match="exists and is not a run store, so tiledsky does not touch it; change --out"):
         run("sextractor", image, out, restart=restart)
     assert (stored_bytes(out) if out.is_dir() else out.read_text()) == before
 

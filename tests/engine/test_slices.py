@@ -46,7 +46,7 @@ def test_slices_are_each_tile_once(store: PreparedRun, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "1/0", "-1/3", "1/3/5", "a/b", "1/3 "])
 def test_text_that_is_no_slice(text: str) -> None:
-    with pytest.raises(ParameterError, match=f"worker slice '{text}' is none; write it like 3/16"):
+    with pytest.raises(ParameterError, match=f"worker slice '{text}' is not a slice; write it like 3/16"):
         Slice.parse(text)
     assert Slice.parse("3/16") == Slice(3, 16)
 
@@ -104,7 +104,7 @@ def test_a_driver_and_slices_keep_each_other_out(store: PreparedRun) -> None:
 
 def test_store_that_is_not_prepared(image: Path, tmp_path: Path) -> None:
     made = prepare(KEEPING, image, tmp_path / "run.zarr", tile_size=TILE)
-    with pytest.raises(RunError, match=r"is not prepared for slices; give `tiledsky submit` first"):
+    with pytest.raises(RunError, match=r"is not prepared for slices; run `tiledsky submit` first"):
         run_slice(made, made.plan.stages[0], Slice(1, 2))
 
 
@@ -145,9 +145,9 @@ def test_scripts(store: PreparedRun, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "kind", "name", "message"),
     [
-        (0, "slurm", "jobs", "an array of 0 jobs is none"),
-        (4, "pbs", "jobs", "job arrays are of SLURM; a cluster file of kind pbs has none"),
-        (4, "slurm", "a b", "cannot stand in a job script; use letters"),
+        (0, "slurm", "jobs", "an array of 0 jobs is empty"),
+        (4, "pbs", "jobs", "job arrays need SLURM, and the cluster file is of kind pbs"),
+        (4, "slurm", "a b", "a job script cannot contain .*; use letters"),
     ],
 )
 def test_arrays_that_cannot_be(
@@ -160,7 +160,9 @@ def test_arrays_that_cannot_be(
 def test_queue_that_does_not_take_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setenv("PATH", str(tmp_path))
-        with pytest.raises(RunError, match="there is no sbatch here; give this command where SLURM is, or --dry-run"):
+        with pytest.raises(
+            RunError, match="this machine has no sbatch; give this command where SLURM is, or --dry-run"
+        ):
             submit.submit_scripts([tmp_path / "a.sh"])
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -172,7 +174,7 @@ def test_queue_that_does_not_take_a_job(tmp_path: Path, monkeypatch: pytest.Monk
     for tool in tools.iterdir():
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    with pytest.raises(RunError, match=r"sbatch does not take .*b\.sh \(no such queue\); correct the cluster file"):
+    with pytest.raises(RunError, match=r"sbatch refused .*b\.sh \(no such queue\); correct the cluster file"):
         submit.submit_scripts([tmp_path / "a.sh", tmp_path / "b.sh"])
     assert (tmp_path / "said").read_text().splitlines() == [
         f"--parsable --kill-on-invalid-dep=yes {tmp_path}/a.sh",

@@ -305,7 +305,7 @@ def test_identity_lost_with_all_markers(image: Path, copy: Path) -> None:
     with pytest.raises(RunError, match=r"identity.json is damaged; run again with --restart"):
         run(RECIPE, image, copy, tile_size=TILE)
     (copy / "run/identity.json").unlink()
-    with pytest.raises(RunError, match="exists and is no run store, so it is not touched; change --out"):
+    with pytest.raises(RunError, match="exists and is not a run store, so tiledsky does not touch it; change --out"):
         run(RECIPE, image, copy, tile_size=TILE)
 
 
@@ -339,7 +339,9 @@ def test_whole_store_has_no_fault_and_is_not_written_to(finished: Path, level: s
 
 
 def test_unknown_level(finished: Path) -> None:
-    with pytest.raises(ParameterError, match="'all' is no level of verification; use one of markers, sizes, crc, dec"):
+    with pytest.raises(
+        ParameterError, match="'all' is not a level of verification; use one of markers, sizes, crc, dec"
+    ):
         verify(finished, level="all")
 
 
@@ -585,7 +587,7 @@ def test_input_that_goes_away(image: Path, tmp_path: Path) -> None:
         if state.stage == "output" and path.exists():
             path.rename(tmp_path / "away.fits")
 
-    with pytest.raises(ValueError, match=r"image.fits can no longer be read .*; put it back, then run again"):
+    with pytest.raises(ValueError, match=r"image.fits can no longer be read .*; restore it, then run again"):
         run(RECIPE, path, out, tile_size=TILE, progress=remove)
     (tmp_path / "away.fits").rename(path)
     states: list[Progress] = []

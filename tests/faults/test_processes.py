@@ -207,7 +207,7 @@ def test_scheduler_killed(words: list[str], tmp_path: Path, whole: Any, tally: T
                 scheduler.kill()
                 code, stdout, stderr = ends(process)
             assert (code, stdout) == (4, ""), stderr
-            assert "the connection to the Dask scheduler was lost; what is done is kept" in stderr.splitlines()[-1]
+            assert "the connection to the Dask scheduler was lost; finished tasks are kept" in stderr.splitlines()[-1]
             assert "Traceback" not in stderr
         after = markers(out)
         assert {name: after.get(name) for name in before} == before

@@ -79,11 +79,11 @@ def test_plain_files(root: Path) -> None:
 @pytest.mark.parametrize("path", ["../home/thesis", "run/../../home/thesis", "/etc/hostname", "run/\0"])
 def test_paths_that_lead_out(root: Path, precious: Path, path: str) -> None:
     for use in (*OPENING, lambda folder, path: inside(folder.path, path)):
-        with pytest.raises(OSError, match="is no path of this store"):
+        with pytest.raises(OSError, match="is not a path of this store"):
             use(LocalFolder(root), path)
-    with pytest.raises(RunError, match="is no path of this store"):
+    with pytest.raises(RunError, match="is not a path of this store"):
         LocalFolder(root).write(path, b"x")
-    with pytest.raises(RunError, match="is no path of this store"):
+    with pytest.raises(RunError, match="is not a path of this store"):
         LocalFolder(root).remove(path)
     assert (precious / "thesis").read_bytes() == b"years of work"
 
@@ -96,7 +96,11 @@ def test_what_is_no_file_is_neither_read_nor_written_to(root: Path, precious: Pa
         with pytest.raises(OSError, match=r"a link, which a run store does not have|not a file"):
             use(LocalFolder(root), "run/lock")
     assert not LocalFolder(root).is_file("run/lock")
-    with pytest.raises(RunError, match=r"run/lock is (a link|a pipe, a socket or a device); a run store holds"):
+    with pytest.raises(
+        RunError,
+        match=r"run/lock is (a link|a pipe, a socket or a "
+        "device), and a run store may contain",
+    ):
         list(LocalFolder(root).files())
     LocalFolder(root).write("run/lock", b"new")  # replaces what stands there
     assert LocalFolder(root).read("run/lock") == b"new"
@@ -116,7 +120,11 @@ def test_folders_that_are_links(root: Path, precious: Path) -> None:
         LocalFolder(root).write("run/failed/thesis", b"x")
     with pytest.raises(RunError, match=r"run/failed/thesis cannot be written \(a link"):
         LocalFolder(root).remove("run/failed/thesis")
-    with pytest.raises(RunError, match=r"run/failed is a link; a run store holds plain files and folders alone"):
+    with pytest.raises(
+        RunError,
+        match=r"run/failed is a link, and a run store may "
+        "contain only plain files and folders",
+    ):
         LocalFolder(root).check()
     assert {p.name: p.read_bytes() for p in precious.iterdir()} == {"thesis": b"years of work"}
 

@@ -167,7 +167,7 @@ def test_sky_circle_by_its_separation(tmp_path: Path) -> None:
     "head", ["", "NAXIS   =                    2\nCTYPE1  = 'LINEAR'\nCTYPE2  = 'LINEAR'", "OBJECT  = 'M 101'"]
 )
 def test_sky_regions_without_a_wcs(tmp_path: Path, head: str) -> None:
-    with pytest.raises(InputError, match=r"mask.reg: .*sky coordinates and the image no celestial WCS"):
+    with pytest.raises(InputError, match=r"mask.reg: .*sky coordinates and the image has no celestial WCS"):
         mask_of(tmp_path, "fk5; circle(150,2,3)", head)
 
 
@@ -209,26 +209,26 @@ def test_physical_coordinates_are_those_of_the_image_unless_the_header_moves_the
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image; circle(10,10)", "no region file that can be read .*radius.*; repair that line"),
+        ("image; circle(10,10)", "cannot read this region file .*radius.*; repair that line"),
         ("image; blob(10,10,4)", "a region would be lost: .*blob.*; save the file in image or fk5 coordinates"),
         ("circle(10,10,4)", "a region would be lost: A coordinate frame was not found"),
         ("detector; circle(10,10,4)", "a region would be lost: .*detector.*not supported"),
-        ("#CRTF\ncircle[[20,31],9]\n", "no region file that can be read"),
-        ("image; point(10,10)", "a point has no area, so it masks no pixel; draw a circle or a box, or drop it"),
+        ("#CRTF\ncircle[[20,31],9]\n", "cannot read this region file"),
+        ("image; point(10,10)", "a point has no area, so it masks no pixel; draw a circle or a box, or remove it"),
         ("image; circle(5,5,3); line(1,1,20,20)", "a line has no area"),
-        ("image; -circle(5,5,3)", "no region includes anything, so no pixel would be masked; add one"),
-        ("", "no region includes anything"),
-        ("image; text(5,5) # text={a}", "no region includes anything"),
+        ("image; -circle(5,5,3)", "no region includes pixels, so the file masks nothing; add a region"),
+        ("", "no region includes pixels"),
+        ("image; text(5,5) # text={a}", "no region includes pixels"),
     ],
 )
 def test_files_that_cannot_be_drawn(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(InputError, match=f"mask.reg: {message}"):
+    with pytest.raises(InputError, match=f"mask.reg: .*{message}"):
         mask_of(tmp_path, text)
 
 
 def test_regions_beyond_the_projection(tmp_path: Path) -> None:
     text = "fk5\ncircle(150.1,2.2,0.001)\npolygon(150.1,2.2,150.2,2.2,330,-2,330,2)\n"
-    with pytest.raises(InputError, match="a region reaches beyond what the image's WCS can show; make it smaller"):
+    with pytest.raises(InputError, match="a region extends beyond the range of the image's WCS; make it smaller"):
         mask_of(tmp_path, text, header())
 
 

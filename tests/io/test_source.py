@@ -108,7 +108,7 @@ def test_members_of_a_group_that_are_no_arrays(group: Path, make: Any, file: str
     Path("weight").mkdir()
     make(Path("weight") / file)
     if make is os.mkfifo or file == "zarr.json":
-        with pytest.raises(InputError, match=r"weight/.*is no file|not a Zarr store that can be read"):
+        with pytest.raises(InputError, match=r"weight/.*is not a file|cannot read this Zarr store"):
             open_source(group)
     shutil.move("weight", "unused")  # not asked for: it is not opened, and no array
     assert list(open_source(group).planes) == ["science", "user_mask"]
@@ -278,7 +278,7 @@ def test_run_that_is_not_finished(image: Path, group: Path) -> None:
     (group / "run").mkdir()
     (group / "run" / "identity.json").write_text("{}")
     for path in (group, group / "user_mask"):
-        with pytest.raises(InputError, match=r"group.zarr is a run that is not finished; go on with the command"):
+        with pytest.raises(InputError, match=r"group.zarr is a run and is not finished; finish it with the command"):
             open_source(f"{image}:SCI", mask=path)
     (group / "run" / "_SUCCESS").touch()
     assert "user_mask" in open_source(f"{image}:SCI", mask=group).planes

@@ -64,7 +64,7 @@ def test_what_was_ingested_is_whole(tmp_path: Path, told: Any) -> None:
         ):
             open_source(tmp_path / "a.zarr")
         names[1].write_bytes(b"")
-        with pytest.raises(InputError, match=rf"{plane}/c/0/1: an object without a byte, which would be read as fill"):
+        with pytest.raises(InputError, match=rf"{plane}/c/0/1: the object is empty, so Zarr would read it as fill"):
             open_source(tmp_path / "a.zarr")
         names[1].write_bytes(kept)
     (tmp_path / "a.zarr" / "dq").rename(tmp_path / "gone")

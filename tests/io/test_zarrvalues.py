@@ -168,8 +168,12 @@ def test_attributes_that_change_nothing(tmp_path: Path) -> None:
         ("i2", {"add_offset": [1, 2]}, r"add_offset \[1, 2\] is not a number"),
         ("i2", {"add_offset": float("inf")}, "add_offset inf is not a number"),
         ("i2", {"scale_factor": 1e305}, r"scale_factor 1e\+305 and add_offset 0 make pixels that no float"),
-        ("i2", {"_FillValue": -99999}, "_FillValue -99999 is none of the numbers of int16, so missing pixels are not"),
-        ("i2", {"missing_value": 0.5}, "missing_value 0.5 is none of the numbers of int16"),
+        (
+            "i2",
+            {"_FillValue": -99999},
+            "_FillValue -99999 is not one of the numbers of int16, so missing pixels are not",
+        ),
+        ("i2", {"missing_value": 0.5}, "missing_value 0.5 is not one of the numbers of int16"),
         ("f4", {"_FillValue": "none"}, "_FillValue 'none' is not a number, so missing pixels are not known; correct"),
         ("f4", {"_FillValue": True}, "_FillValue True is not a number"),
         ("i8", {"units": "days since 2020-01-01", "calendar": "standard"}, r"holds times \(days since .*name another"),
@@ -227,7 +231,7 @@ def test_flags_are_not_scaled(tmp_path: Path) -> None:
     path = write(tmp_path / "a.zarr", sky("f4"))
     flags = write(tmp_path / "b.zarr", np.ones(SHAPE, "u1"), scale_factor=2.0)
     for option in ("dq", "mask", "user_mask"):
-        with pytest.raises(InputError, match="scale_factor and add_offset make no flags of its numbers; write them"):
+        with pytest.raises(InputError, match="numbers with scale_factor and add_offset are not flags; store"):
             open_source(path, **{option: flags / "science"})
     assert pixels(path, "weight", weight=flags / "science").max() == 2
 
@@ -258,14 +262,14 @@ def test_levels(tmp_path: Path, fmt: int, caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_levels_that_are_not_clear(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds 2 OME-Zarr images, and one is read; name an array of it"):
+    with pytest.raises(InputError, match="has 2 OME-Zarr images, and tiledsky reads one; name one of its arrays"):
         open_source(ome(tmp_path / "a.zarr", fmt=3, images=2))
     path = ome(tmp_path / "b.zarr", fmt=2)
     group = zarr.open_group(str(path), mode="r+")
     for levels, message in (
-        ([{"datasets": [{"path": "s7"}]}], "its multiscales name an array 's7', which is not there; restore it"),
-        ([{"datasets": [{}]}], "its multiscales are damaged; name an array of it"),
-        ([{"datasets": [{"path": "../../etc"}]}], "is no name of an array in this group"),
+        ([{"datasets": [{"path": "s7"}]}], "its multiscales name an array 's7', which does not exist; restore it"),
+        ([{"datasets": [{}]}], "its multiscales are damaged; name one of its arrays"),
+        ([{"datasets": [{"path": "../../etc"}]}], "is not a name of an array in this group"),
     ):
         group.attrs["multiscales"] = levels
         with pytest.raises(InputError, match=message):

@@ -405,8 +405,8 @@ def test_image_smaller_than_a_box_and_all_masked() -> None:
     [
         ({"sigma_lower": 0.0}, "sigma_lower=0.0 would clip every"),
         ({"sigma_upper": math.nan}, "sigma_upper=nan would clip"),
-        ({"maxiters": 0}, "maxiters=0 is no number"),
-        ({"maxiters": 2.5}, "maxiters=2.5 is no number"),
+        ({"maxiters": 0}, "maxiters=0 is not a number"),
+        ({"maxiters": 2.5}, "maxiters=2.5 is not a number"),
         ({"center": "mode"}, "center='mode' is unknown"),
         ({"spread": "mad"}, "spread='mad' is unknown"),
     ],

@@ -113,7 +113,7 @@ def test_exclude_boundary_is_not_good_enough():
 
 def test_exclude_refuses():
     ones = np.ones((2, 2))
-    with pytest.raises(ParameterError, match="exclude_percentile 101 is no percentage"):
+    with pytest.raises(ParameterError, match="exclude_percentile 101 is not a percentage"):
         exclude(ones, ones, ones, box_npixels=4, exclude_percentile=101)
     with pytest.raises(ParameterError, match="differ in shape"):
         exclude(ones, ones, np.ones((2, 3)), box_npixels=4, exclude_percentile=10)

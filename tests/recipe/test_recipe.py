@@ -303,11 +303,11 @@ def test_masks_that_go_on_have_six_bits_in_all():
         ),
         (
             [RING, _mask("a", equalize=True, tiers=[{"n_sigma": 2, "noise": "local"}]), BACKGROUND],
-            "equalize makes the noise even already",
+            "equalize already makes the noise even",
         ),
         (
             [RING, _mask("a", tiers=[{"n_sigma": 2, "noise": "local", "noise_of": "smoothed"}]), BACKGROUND],
-            "a local noise map is of single pixels",
+            "a local noise map gives the noise of single pixels",
         ),
         ([{**BACKGROUND, "ceiling": {"over": "coarse"}}], r"unknown key 'over'; known are above, sigma"),
     ],

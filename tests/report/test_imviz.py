@@ -67,5 +67,5 @@ def test_refused(run: tiledsky.Run) -> None:
         tiledsky.to_imviz(run, (0, 9, 0, 9), planes=["ring"])
     with pytest.raises(ParameterError, match="a cutout of 150 x 180 px has a side longer than 100 px"):
         tiledsky.to_imviz(run, (0, 150, 0, 180), largest=100)
-    with pytest.raises(ParameterError, match="is no part of an image of 150 x 180 px"):
+    with pytest.raises(ParameterError, match="is not inside an image of 150 x 180 px"):
         tiledsky.to_imviz(run, (0, 151, 0, 9))

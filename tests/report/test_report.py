@@ -117,7 +117,7 @@ def test_the_same_run_gives_the_same_figures(store: Path, tmp_path: Path, kind: 
     }
     assert {data[:4] for data in first} == {start}
     assert [p.read_bytes() for p in one] == first
-    with pytest.raises(ParameterError, match="'svg' is no format of figures here; use one of png, pdf"):
+    with pytest.raises(ParameterError, match="'svg' is not a format of figures; use one of png, pdf"):
         save_figures(store, tmp_path, kind="svg")
 
 

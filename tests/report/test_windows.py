@@ -137,7 +137,7 @@ def test_what_can_be_looked_at(wide: Run) -> None:
     assert planes_to_look_at(wide)[:5] == ["science", "background", "subtracted", "residual", "mask"]
     with pytest.raises(ParameterError, match="no plane 'ring'"):
         read_window(wide, "ring")
-    with pytest.raises(ParameterError, match="is no part of an image of 150 x 2101 px"):
+    with pytest.raises(ParameterError, match="is not inside an image of 150 x 2101 px"):
         read_window(wide, "mask", Region(0, 151, 0, 10))
 
 

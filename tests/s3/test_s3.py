@@ -79,7 +79,7 @@ def test_a_run_is_copied_to_a_bucket(local: Run, tmp_path: Path) -> None:
     found = masks["source_mask"].open().read(Region.whole(masks["source_mask"].shape))
     assert np.array_equal(found, local.plane("mask")[...])
     (copy / "run/_SUCCESS").unlink()
-    with pytest.raises(InputError, match="is a run that is not finished"):
+    with pytest.raises(InputError, match="is a run and is not finished"):
         open_source(URL, mask="s3://sky/out.zarr")
 
 

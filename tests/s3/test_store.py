@@ -123,7 +123,7 @@ def test_another_run_is_refused_and_restarted(local: Run, folder: Path, out: str
 
 
 def test_what_is_no_run_is_not_touched(folder: Path) -> None:
-    with pytest.raises(RunError, match="exists and is no run store"):
+    with pytest.raises(RunError, match="exists and is not a run store"):
         run("sextractor", folder, URL, tile_size=100)
     with pytest.raises(InputError, match="no such Zarr store"):
         open_run("s3://sky/nothing.zarr")
@@ -179,7 +179,7 @@ def test_driver_whose_lease_was_taken_stops(lock: Address, monkeypatch: pytest.M
             lock.write_bytes(json.dumps({"holder": "another.machine:1", "lease": "?", "renewed": 1}).encode())
             wait_for(lambda: False, seconds=30)
 
-    with pytest.raises(RunError, match="another one drives the run now"):
+    with pytest.raises(RunError, match="another process now drives the run"):
         drive()
     assert b"another.machine" in lock.read_bytes()
 

@@ -105,7 +105,7 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a Zarr group"):
         open_run(tmp_path / "folder")
     zarr.open_group(str(tmp_path / "group.zarr"), mode="w")
-    with pytest.raises(RunError, match="is a Zarr store but not of a run; give the folder named with --out"):
+    with pytest.raises(RunError, match="is a Zarr store but not a run store; give the folder named with --out"):
         open_run(tmp_path / "group.zarr")
 
 

@@ -187,7 +187,7 @@ def test_what_cannot_be_merged(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.zarr: no such Zarr store"):
         merge_masks([one, tmp_path / "none.zarr"], out)
     zarr.open_group(str(tmp_path / "group.zarr"), mode="w")
-    with pytest.raises(RunError, match=r"group\.zarr is a Zarr store but not of a run"):
+    with pytest.raises(RunError, match=r"group\.zarr is a Zarr store but not a run store"):
         merge_masks([one, tmp_path / "group.zarr"], out)
     unfinished = make_run(tmp_path / "c.zarr", {"mask": bits(3)}, finished=False)
     with pytest.raises(RunError, match=r"c\.zarr is not finished"):

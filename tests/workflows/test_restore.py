@@ -349,7 +349,7 @@ def test_what_cannot_be_restored(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.fits"):
         restore(tmp_path / "none.fits", out)
     zarr.open_group(str(tmp_path / "group.zarr"), mode="w")
-    with pytest.raises(RunError, match="is a Zarr store but not of a run"):
+    with pytest.raises(RunError, match="is a Zarr store but not a run store"):
         restore(tmp_path / "group.zarr", out)
     run = make_run(tmp_path / "sky.zarr", scene(), finished=False)
     with pytest.raises(RunError, match="is not finished"):

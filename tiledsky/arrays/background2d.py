@@ -182,7 +182,7 @@ class Background2D:
         self._template = blank(image)
         if self._lazy_chunks and native is None:
             raise ParameterError(
-                f"interpolator {self.interpolator!r} makes the whole image at once, which a lazy image is not; "
+                f"interpolator {self.interpolator!r} needs the whole image in memory, and a dask image is lazy; "
                 "use ZoomInterpolator or IDWInterpolator"
             )
         parameters = MeshParameters(

@@ -141,7 +141,7 @@ def _errors(image: Image, error: Any, variance: Any, weighted: bool) -> Any:
     """Return standard deviations: those given, of variances, or of an NDData if nothing else says how noisy it is."""
     if variance is not None:
         if error is not None:
-            raise InputError("error and variance both say how noisy a pixel is; give one of them")
+            raise InputError("error and variance both give the noise of a pixel; give only one of them")
         plane = image.plane(variance, "variance", power=2)
         return map_patches(_root_patch, plane, halo=(0, 0), dtype=float_dtype(plane.dtype), name="error")
     return image.plane(error, "error", power=1) if error is not None or weighted else image.error()

@@ -167,7 +167,7 @@ def whole_numbers(name: str, value: Any, *, odd: bool = False) -> NDArray[np.int
         raise ParameterError(f"{name} must have integer values above 0, not {value!r}; give whole pixels or boxes")
     if odd and (sizes % 2 == 0).any():
         raise ParameterError(
-            f"{name} must have an odd value for both axes, not {value!r}, to have a middle; add or take 1"
+            f"{name} must have an odd value for both axes, not {value!r}, to have a central element; add or subtract 1"
         )
     return np.broadcast_to(sizes, 2).astype(np.int64)
 

@@ -44,7 +44,9 @@ def _shape(text: str) -> tuple[int, int]:
     rows, _, columns = text.lower().partition("x")
     fits = all(n.isdecimal() and len(n) <= _DIGITS for n in (rows, columns or rows))
     if not fits or text.lower().endswith("x"):
-        raise ParameterError(f"size {text[:40]!r} is no number of pixels; write 2000 or 46200x15400 (rows x columns)")
+        raise ParameterError(
+            f"size {text[:40]!r} is not a number of pixels; write 2000 or 46200x15400 (rows x columns)"
+        )
     return int(rows), int(columns or rows)
 
 

@@ -141,7 +141,7 @@ def _numbers(option: str, text: str, example: str = "100,1000", *, whole: bool =
         found = ()
     if not found or not all(0 < value < float("inf") and (not whole or value % 1 == 0) for value in found):
         kind = "whole numbers" if whole else "numbers"
-        raise ParameterError(f"{option} {text!r} is no list of {kind} above 0, so it cannot be used; write {example}")
+        raise ParameterError(f"{option} {text!r} is not a list of {kind} above 0; write {example}")
     return found
 
 

@@ -81,7 +81,7 @@ def view_run(
 ) -> None:
     """Pan and zoom all planes of a run of any size, every pixel of them, on a page of this machine; Ctrl-C ends it."""
     if not 0 <= port <= 65535:
-        raise ParameterError(f"port {port} is none; use one from 0 (any) to 65535")
+        raise ParameterError(f"port {port} does not exist; use 0 (any free port) to 65535")
     from tiledsky.report.view import serve
 
     run = open_run(source)

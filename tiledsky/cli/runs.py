@@ -159,7 +159,7 @@ def _cluster(
     if scheduler is None:
         return sized
     if config.kind not in ("local", "scheduler"):
-        raise ParameterError(f"--scheduler and a cluster of kind {config.kind} do not go together; leave one out")
+        raise ParameterError(f"--scheduler conflicts with a cluster of kind {config.kind}; leave one of them out")
     return config.changed(kind="scheduler", address=scheduler, dashboard=dashboard or None)
 
 

@@ -109,21 +109,21 @@ class ClusterFile(Model):
         check_sizes(self.workers, self.threads)
         parse_memory(self.memory)
         if self.seconds < _SHORTEST:
-            raise ValueError(f"walltime {self.walltime} ends before a worker has done much; use at least 00:02:00")
+            raise ValueError(f"walltime {self.walltime} is too short for a task; use at least 00:02:00")
         for name, value in (("scratch", self.scratch), ("python", self.python)):
             start = ("/", "$") if name == "scratch" else ("/",)
             if value is None:
                 continue
             if not value.startswith(start) or not _PLAIN.fullmatch(value.replace("$", "")) or ".." in value.split("/"):
                 raise ValueError(
-                    f"{name} {value!r} cannot stand in a job script; give an absolute path of letters, digits, _./@+=-"
+                    f"a job script cannot contain {name} {value!r}; give an absolute path of letters, digits, _./@+=-"
                 )
         if len({self.ca is None, self.certificate is None, self.key is None}) > 1:
-            raise ValueError("TLS takes all three of ca, certificate and key; give the others too")
+            raise ValueError("TLS needs ca, certificate and key; give all three")
         if self.kind != "scheduler" and self.address is not None:
             raise ValueError(f"a cluster of kind {self.kind} has no address; use kind = 'scheduler'")
         if self.kind == "scheduler" and self.dashboard:
-            raise ValueError("a scheduler that somebody else runs serves its dashboard or not; leave dashboard out")
+            raise ValueError("the owner of an external scheduler decides about its dashboard; leave dashboard out")
         return self
 
     @property
@@ -131,7 +131,7 @@ class ClusterFile(Model):
         """Walltime in seconds."""
         found = _WALLTIME.fullmatch(self.walltime)
         if found is None:
-            raise ValueError(f"walltime {self.walltime!r} is no time; write it like 04:00:00 or 1-12:00:00")
+            raise ValueError(f"walltime {self.walltime!r} is not a time; write it like 04:00:00 or 1-12:00:00")
         days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
         return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
@@ -172,7 +172,7 @@ class ClusterFile(Model):
         """
         path = self._inside("logs", self.logs)
         if not _PLAIN.fullmatch(str(path)):
-            raise ParameterError(f"logs {str(path)!r} cannot stand in a job script; use letters, digits and _./@+=-")
+            raise ParameterError(f"a job script cannot contain logs {str(path)!r}; use letters, digits and _./@+=-")
         return path
 
     def _inside(self, name: str, value: str) -> Path:
@@ -182,7 +182,7 @@ class ClusterFile(Model):
         path = (self._root / value).resolve()
         if not path.is_relative_to(self._root.resolve()):
             raise ParameterError(
-                f"{name} {value!r} leads out of {self._root.resolve()}; give a path within it, or an absolute one"
+                f"{name} {value!r} is outside {self._root.resolve()}; give a path within it, or an absolute one"
             )
         return path
 
@@ -199,14 +199,14 @@ class ClusterFile(Model):
         files = {name: self._inside(name, str(getattr(self, name))) for name in ("ca", "certificate", "key")}
         for name, file in files.items():
             if not file.is_file():
-                raise ParameterError(f"{name} {file} is no file; correct it")
+                raise ParameterError(f"{name} {file} is not a file; correct the path")
         if stat.S_IMODE(files["key"].stat().st_mode) & 0o077:
-            raise ParameterError(f"key {files['key']} can be read by others, who could join the cluster; chmod 600 it")
+            raise ParameterError(f"other users can read key {files['key']}, and with it join the cluster; chmod 600 it")
         try:
             context = ssl.create_default_context(cafile=files["ca"])
             context.load_cert_chain(files["certificate"], files["key"])
         except (ssl.SSLError, OSError) as error:
-            raise ParameterError(f"ca, certificate and key do not go together as PEM files ({error})") from None
+            raise ParameterError(f"ca, certificate and key do not match as PEM files ({error})") from None
         names = {"tls_ca_file": "ca"}
         names |= {f"tls_{role}_cert": "certificate" for role in ("client", "scheduler", "worker")}
         names |= {f"tls_{role}_key": "key" for role in ("client", "scheduler", "worker")}
@@ -218,7 +218,7 @@ class ClusterFile(Model):
         address = self.address or os.environ.get("DASK_SCHEDULER_ADDRESS")
         if not address:
             raise ParameterError(
-                "no address of a scheduler; set address in the cluster file, DASK_SCHEDULER_ADDRESS, or --scheduler"
+                "the scheduler has no address; set address in the cluster file, DASK_SCHEDULER_ADDRESS, or --scheduler"
             )
         return address
 

@@ -89,7 +89,7 @@ def check_report(file: str | os.PathLike[str] | None) -> None:
         Its folder is not there; something else than an earlier report stands there.
     """
     if file is not None and not Path(file).absolute().parent.is_dir():
-        raise ParameterError(f"performance report {file}: its folder is not there; make it or change the path")
+        raise ParameterError(f"the folder of the performance report {file} does not exist; make it or change the path")
     if file is not None:
         check_target_file(Path(file), mark=b"Dask Performance Report")
 
@@ -142,7 +142,7 @@ def _interface(config: ClusterFile) -> str:
     if config.interface is None:
         return loopback()
     if config.interface not in known:
-        raise ParameterError(f"interface {config.interface!r} is not on this machine; there are {', '.join(known)}")
+        raise ParameterError(f"this machine has no interface {config.interface!r}; it has {', '.join(known)}")
     return config.interface
 
 
@@ -264,7 +264,7 @@ def _wait_for_worker(client: Any, config: ClusterFile, where: str) -> None:
     while not client.scheduler_info()["workers"]:
         if time.monotonic() > end:
             hint = "" if config.interface else "; workers on other machines need interface in the cluster file"
-            raise RunError(f"no worker came within {config.wait:g} s; {where}{hint}")
+            raise RunError(f"no worker started within {config.wait:g} s; {where}{hint}")
         time.sleep(_POLL)
 
 
@@ -272,7 +272,7 @@ def _wait_for_worker(client: Any, config: ClusterFile, where: str) -> None:
 def _allocation_client(config: ClusterFile) -> Iterator[Any]:
     """Start a scheduler in this process and each worker as a step of the SLURM job."""
     if "SLURM_JOB_ID" not in os.environ:
-        raise ParameterError("kind allocation works within a SLURM job; start this command with sbatch or salloc")
+        raise ParameterError("kind allocation needs a SLURM job; start this command with sbatch or salloc")
     from distributed import Client, Scheduler, SpecCluster
 
     from tiledsky.cluster.closed import NO_DASHBOARD, NO_PAGES, pages_closed

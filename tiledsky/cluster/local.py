@@ -65,7 +65,7 @@ def parse_memory(text: str) -> int:
     except ValueError:
         size = 0
     if size <= 0:
-        raise ParameterError(f"memory limit {text!r} is no size; write it like 2GB or 512MiB")
+        raise ParameterError(f"memory limit {text!r} is not a size; write it like 2GB or 512MiB")
     if size < _SMALLEST:
         raise ParameterError(
             f"memory limit {text!r} is less than the {_SMALLEST // 10**6} MB a worker takes before its first task; "
@@ -152,8 +152,8 @@ def _check_limits(workers: int) -> None:
     addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
     if addresses != resource.RLIM_INFINITY and addresses < _ADDRESSES:
         raise RunError(
-            f"the system gives a process {addresses / 1e6:.0f} MB of addresses, too few for a worker to start; raise "
-            f"the limit (ulimit -v {_ADDRESSES // 1000}), then the same command goes on"
+            f"the system limits a process to {addresses / 1e6:.0f} MB of addresses, too few for a worker; "
+            f"raise the limit (ulimit -v {_ADDRESSES // 1000}), then the same command goes on"
         )
     allowed, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], _FILES + _FILES_OF_WORKER * workers
     if allowed != resource.RLIM_INFINITY and allowed < needed:
@@ -253,7 +253,7 @@ def check_address(address: str, *, insecure: bool = False, security: Any = None)
         return
     host, colon, port = location.rpartition(":")
     if not (host and colon and port.isdigit()):
-        raise ParameterError(f"scheduler {address!r} is no address; give tcp://HOST:PORT or tls://HOST:PORT")
+        raise ParameterError(f"scheduler {address!r} is not an address; give tcp://HOST:PORT or tls://HOST:PORT")
     if insecure:
         return
     try:
@@ -262,8 +262,8 @@ def check_address(address: str, *, insecure: bool = False, security: Any = None)
         raise _no_answer(address, error) from None
     if not all(ipaddress.ip_address(ip.partition("%")[0]).is_loopback for ip in found):
         raise ParameterError(
-            f"scheduler {address!r} is on another machine and not encrypted: anyone who can connect runs code on its "
-            "workers; use tls://, or --insecure on a network that you trust"
+            f"scheduler {address!r} is on another machine and not encrypted: anyone who can connect can run "
+            "code on its workers; use tls://, or --insecure on a network that you trust"
         )
 
 
@@ -280,4 +280,6 @@ def _check_tls(address: str, security: Any) -> None:
                 "file there"
             )
         if "\n" not in value and not Path(value).is_file():  # the setting can be the text of the file
-            raise ParameterError(f"{value}, Dask's setting distributed.comm.tls.{setting}, is no file; correct it")
+            raise ParameterError(
+                f"{value}, Dask's setting distributed.comm.tls.{setting}, is not a file; correct the path"
+            )

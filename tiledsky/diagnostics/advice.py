@@ -101,8 +101,8 @@ def rank(trials: Mapping[str, Sequence[Trial]]) -> list[dict[str, Any]]:
     usable = np.all([np.isfinite(table[:, 0]) for table in tables.values()], axis=0)
     if not usable.any():
         raise InputError(
-            "in none of the samples is enough unmasked sky to measure (8 patches of 64 px), so nothing can be ranked; "
-            "use larger samples or a smaller mask"
+            "no sample has enough unmasked sky for the measures (8 patches of 64 px), so no recipe can be "
+            "ranked; use larger samples or a smaller mask"
         )
     tables = {name: table[usable] for name, table in tables.items()}
     best = min(tables.values(), key=lambda table: float(table[:, 0].mean()))[:, 0]

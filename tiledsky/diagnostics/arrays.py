@@ -96,7 +96,7 @@ def measure(
     if mask_plane is not None and mask_plane.pixels.dtype.kind not in "biu":
         raise InputError(f"mask is of type {mask_plane.pixels.dtype}, which has no bits; give bool or uint8")
     if box < 1 or box % 2 == 0:
-        raise ParameterError(f"box {box} has no central pixel, so it is not at its source; use an odd box")
+        raise ParameterError(f"box {box} has no central pixel, so it has no centre on a source; use an odd box")
     noise = _noise(given, planes) if rms is None else None
     sources = None if catalogue is None else _catalogue(catalogue, noise, planes["rms"])
     collector = Collector(shape)
@@ -140,7 +140,7 @@ def _pixels(image: Image, planes: dict[str, Image | None], region: Region, noise
     bits = base_mask(science, weight=weight, error=error)
     if mask is not None:
         if mask.size and not 0 <= int(mask.max()) < 256:
-            raise InputError(f"mask holds {mask.max()}, more than the eight bits of a mask plane; pass mask != 0")
+            raise InputError(f"mask has the value {mask.max()}, beyond the eight bits of a mask plane; pass mask != 0")
         bits |= mask.astype(np.uint8) << 1 if mask.dtype == np.bool_ else mask.astype(np.uint8)
     return Pixels(
         science=science,

@@ -61,7 +61,7 @@ class Injection:
 
 def _within(what: str, value: float, most: float, advice: str) -> None:
     if not value <= most:
-        raise ParameterError(f"{what} {value:g} is above {most:g}, which memory and time are made for; {advice}")
+        raise ParameterError(f"{what} {value:g} is above {most:g}, the limit for memory and time; {advice}")
 
 
 def draw(injection: Injection, shape: Pair) -> NDArray[np.void]:

@@ -88,7 +88,7 @@ class CheckedStore:
         if path not in self._opened:
             spec = self.layout.arrays.get(path)
             if spec is None:
-                raise RunError(f"{self.root}: no array {path!r} in the plan of this run; name one that is")
+                raise RunError(f"{self.root}: the plan of this run has no array {path!r}; name one of its arrays")
             self._opened[path] = checked_array(self.root, path, spec)
         found: zarr.Array[Any] = self._opened[path]
         return found
@@ -111,8 +111,8 @@ def open_checked_store(root: Folder) -> CheckedStore:
     if known is None:
         if not root.is_file(f"{RUN_FOLDER}/identity.json"):
             open_store(root)
-            raise RunError(f"{root} is a Zarr store but not of a run; give the folder named with --out")
-        raise RunError(f"{root / RUN_FOLDER / 'identity.json'} is damaged; give the command that made the run")
+            raise RunError(f"{root} is a Zarr store but not a run store; give the folder named with --out")
+        raise RunError(f"{root / RUN_FOLDER / 'identity.json'} is damaged; the command that made the run repairs it")
     recipe = read_recipe(root)
     plan = read_plan(root, recipe)
     check_identity(root, known, recipe, plan)
@@ -130,12 +130,12 @@ def checked_array(root: Folder, path: str, spec: ArraySpec) -> zarr.Array[Any]:
         raise
     except Exception as error:  # damaged metadata raise whatever the parser meets first
         said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise RunError(f"{where}: no array that can be read ({said}); {_REPAIR}") from None
+        raise RunError(f"{where}: tiledsky cannot read the array ({said}); {_REPAIR}") from None
     chunks = inner_chunk(spec.tile[0]), inner_chunk(spec.tile[1])
     shards = None if chunks == spec.tile else spec.tile
     if found != (spec.shape, spec.dtype, chunks, shards) or not made_here or not _is_fill(fill, spec.dtype):
         raise RunError(
-            f"{where}: the array is not as the plan of this run has it: {spec.shape} {spec.dtype} in tiles of "
+            f"{where}: the array does not match the plan of this run: {spec.shape} {spec.dtype} in tiles of "
             f"{spec.tile}, with the codecs of tiledsky; {_REPAIR}"
         )
     if math.prod(chunks) * np.dtype(spec.dtype).itemsize > CHUNK_BYTES:
@@ -143,7 +143,7 @@ def checked_array(root: Folder, path: str, spec: ArraySpec) -> zarr.Array[Any]:
     return array
 
 
-_REPAIR = "give the command that made the run, which repairs it"
+_REPAIR = "the command that made the run repairs it"
 
 
 def _is_fill(value: Any, dtype: str) -> bool:

@@ -38,7 +38,7 @@ class Context:
         self.root, self.run_id = root, run_id
         self.store = open_checked_store(root)
         if self.store.run_id != run_id:
-            raise RunError(f"{root} is of run {self.store.run_id} now, not of {run_id}; give the command again")
+            raise RunError(f"{root} now belongs to run {self.store.run_id}, not to {run_id}; give the command again")
         known = self.store.known
         # workers may come while a run goes on
         check_versions(f"worker {process_name()}", {"tiledsky": known["code"], **known["libraries"]}, versions())

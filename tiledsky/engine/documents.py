@@ -152,13 +152,13 @@ def checked_plan(data: Any, recipe: Recipe) -> Plan:
         plan = Plan.from_json(data)
         sizes = (*plan.shape, plan.tile_size)
         if len(plan.shape) != 2 or any(type(n) is not int or n < 1 for n in sizes):
-            raise ValueError("shape and tile size are no numbers of pixels")
+            raise ValueError("shape and tile size are not numbers of pixels")
         if plan.dtype not in ("float32", "float64") or plan.shape[0] * plan.shape[1] > PIXELS:
             raise ValueError(f"no image has {plan.shape} pixels of {plan.dtype}")
         ingest = any(stage.kind == "ingest" for stage in plan.stages)
         made = (make_plan(recipe, plan.shape, plan.dtype, tile_size=t, ingest=ingest) for t in (plan.tile_size, None))
         if plan not in made:
-            raise ValueError("its stages are others")
+            raise ValueError("its stages do not match")
         if plan.n_tasks > TASKS:
             raise ValueError(f"more than {TASKS} tasks")
     except (TypeError, KeyError, AttributeError, TiledSkyError, RecursionError, OverflowError) as error:
@@ -191,7 +191,7 @@ def read_source(root: Folder, known: Mapping[str, Any] | None = None) -> dict[st
         right = all(_DTYPE.fullmatch(p.dtype) and len(p.shape) == 2 and min(p.shape) > 0 for p in planes.values())
         named = [sum(bool(plane.get(kind)) for kind in KINDS) for plane in data.values()]
         if not right or named.count(1) != len(named) or "science" not in planes or not planes.keys() <= set(ROLES):
-            raise ValueError("its planes are none")
+            raise ValueError("its planes are not planes of a run")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _broken(root, "source.json", f"is no list of planes ({_line(error)})") from None
     if known is not None:
@@ -263,6 +263,6 @@ def _line(error: Exception) -> str:
 
 def _broken(root: Folder, name: str, what: str) -> RunError:
     return RunError(
-        f"{root / RUN_FOLDER / name} {what}, so {root} cannot be relied on; give the command that made the run, which "
-        "repairs what it can, or the same with --restart"
+        f"{root / RUN_FOLDER / name} {what}, so {root} cannot be trusted; the command that made the run "
+        "repairs what it can, and with --restart it starts over"
     )

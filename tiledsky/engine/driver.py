@@ -206,7 +206,7 @@ class FailedTasks:
         count, total = len(self.failures), len(self.plan.grid(self.stage))
         raise RunError(
             f"{self.root}: {count} of {total} tasks of stage {self.stage.name} failed; {self._where(index)}: "
-            f"{said}; what is done is kept, the same command goes on; more in {self.folder}"
+            f"{said}; finished tasks are kept, the same command goes on; details in {self.folder}"
         )
 
     def _region(self, index: Pair) -> Region:

@@ -268,8 +268,8 @@ class DaskExecutor:
             self._seen = now
         elif now - self._seen > self.patience:
             raise RunError(
-                f"{self.root}: the scheduler has had no worker for {self.patience:.0f} s; what is done is kept, the "
-                "same command goes on when there are workers"
+                f"{self.root}: the scheduler has had no worker for {self.patience:.0f} s; finished tasks are "
+                "kept, the same command goes on when there are workers"
             )
 
     def _check_clock(self, ahead: float) -> None:
@@ -280,14 +280,14 @@ class DaskExecutor:
         self._ahead = max(self._ahead, ahead)
         if self._ahead - ahead > _SET_BACK:
             raise ClockError(
-                f"{self.root}: the clock of this machine was set back by {self._ahead - ahead:.0f} s, for which Dask "
-                "would stand still; what is done is kept, the same command goes on"
+                f"{self.root}: the clock of this machine was set back by {self._ahead - ahead:.0f} s, and Dask "
+                "would wait as long; finished tasks are kept, the same command goes on"
             )
 
     def _lost(self) -> RunError:
         return RunError(
-            f"{self.root}: the connection to the Dask scheduler was lost; what is done is kept, the same command goes "
-            "on with a scheduler that runs"
+            f"{self.root}: the connection to the Dask scheduler was lost; finished tasks are kept, the same "
+            "command goes on with a running scheduler"
         )
 
 

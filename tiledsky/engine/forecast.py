@@ -298,7 +298,7 @@ def check_fits(recipe: Recipe, plan: Plan, planes: Planes, *, memory_limit: int,
     if None not in changes:
         raise PlanError(f"{needs}; use {' and '.join(map(str, changes))}, or {limit}")
     fewer = " or fewer threads" if threads > 1 else ""
-    raise PlanError(f"{needs}, and smaller tiles alone would not do; use {limit}{fewer}")
+    raise PlanError(f"{needs}, and smaller tiles are not enough; use {limit}{fewer}")
 
 
 def _fitting(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, memory_limit: int, threads: int) -> str | None:

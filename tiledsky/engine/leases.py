@@ -143,8 +143,8 @@ class BucketLease:
             yield lease.id
         except _LeaseLoss:
             raise RunError(
-                f"{self.root}: this process did not renew its lease in {STALE:.0f} s, and another one drives the run "
-                "now; what was done is kept"
+                f"{self.root}: this process did not renew its lease in {STALE:.0f} s, and another "
+                "process now drives the run; finished tasks are kept"
             ) from None
         finally:
             lease.release()

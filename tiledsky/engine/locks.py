@@ -127,7 +127,8 @@ class FolderLocks:
                 (self.calls / call).rename(self.calls / f".{call}")  # at once, in the midst of whatever is done there
             except FileNotFoundError:
                 raise RunError(
-                    f"{self.root}: another process has taken over the run while this one was held up; leave it to that"
+                    f"{self.root}: another process took over the run while "
+                    "this one was suspended; let that process finish"
                 ) from None
         shutil.rmtree(self.calls / f".{call}", ignore_errors=True)
 
@@ -175,8 +176,8 @@ class FolderLocks:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return False
             raise RunError(
-                f"{self.root} is on a file system without locks ({error.strerror or error}), so that a second driver "
-                "could not be kept out; change --out"
+                f"{self.root} is on a file system without locks ({error.strerror or error}), so the run cannot keep a "
+                "second driver out; change --out"
             ) from error
         return True
 

@@ -140,11 +140,11 @@ def make_plan(recipe: Recipe, shape: Pair, dtype: str, *, tile_size: int | None,
         A tile size below 1, or above both the image and `LARGEST`; a box larger than the image.
     """
     if tile_size is not None and tile_size < 1:
-        raise PlanError(f"tile size {tile_size} holds no pixel; use --tile-size of at least 1")
+        raise PlanError(f"tile size {tile_size} has no pixel; use --tile-size of at least 1")
     if tile_size is not None and tile_size > (most := max(LARGEST, *shape)):
         raise PlanError(
-            f"tile size {tile_size} is more than an image of {shape[0]} x {shape[1]} px can use, and memory is planned "
-            f"for whole tiles; use --tile-size of at most {most}"
+            f"tile size {tile_size} is larger than an image of {shape[0]} x {shape[1]} px needs, and memory "
+            f"is planned for whole tiles; use --tile-size of at most {most}"
         )
     operations = [o for o in compiled_run(recipe).stages if ingest or o.name != INGEST]
     for operation in operations:

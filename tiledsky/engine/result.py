@@ -146,10 +146,12 @@ def open_run(path: str | os.PathLike[str], *, allow_partial: bool = False) -> Ru
     """
     root = folder_at(path)
     if root.is_file(f"{RUN_FOLDER}/preparing"):
-        raise RunError(f"{root} was stopped before its first task; give the command that began it")
+        raise RunError(f"{root} stopped before its first task; give the command that began it")
     store = open_checked_store(root)
     if not store.finished and not allow_partial:
-        raise RunError(f"{root} is not finished: parts of its planes are empty; go on with the command that began it")
+        raise RunError(
+            f"{root} is not finished, and parts of its planes are empty; finish it with the command that began it"
+        )
     provenance = read_provenance(root, store.known) if store.finished else store.known
     return Run(root.path, store.recipe, store.plan, provenance, store.finished, store)
 

@@ -137,7 +137,7 @@ class RunStore:
         root.check()
         known = root.stands(f"{RUN_FOLDER}/identity.json")
         if not known and not (root.path.is_dir() and (self._is_begun() or self._is_ours())):
-            raise RunError(f"{root} exists and is no run store, so it is not touched; change --out")
+            raise RunError(f"{root} exists and is not a run store, so tiledsky does not touch it; change --out")
         for plane in self.source.planes.values():
             if root.holds(plane.path):
                 raise ParameterError(f"the input lies in {root}, which would be overwritten; change --out")

@@ -41,7 +41,7 @@ class Slice:
         found = _TEXT.fullmatch(text)
         number, count = (int(part) for part in found.groups()) if found else (0, 0)
         if not 1 <= number <= count:
-            raise ParameterError(f"worker slice {text!r} is none; write it like 3/16, from 1/16 to 16/16")
+            raise ParameterError(f"worker slice {text!r} is not a slice; write it like 3/16, from 1/16 to 16/16")
         return cls(number, count)
 
     def of(self, plan: Plan, stage: Stage) -> list[Pair]:
@@ -94,7 +94,7 @@ def run_slice(
     """
     store.check(restart=False)
     if not store.described:
-        raise RunError(f"{store.root} is not prepared for slices; give `tiledsky submit` first")
+        raise RunError(f"{store.root} is not prepared for slices; run `tiledsky submit` first")
     tiles = share.of(store.plan, stage)
     markers = Markers(store.root, store.run_id, lambda name, i: store.layout.objects(store.plan.stage(name), i))
     name, what = f"slice-{stage.name}-{share.number}-{share.count}", f"slice {share.number}/{share.count} of stage"

@@ -174,7 +174,7 @@ class StoreTask:
         with root.open(path) as opened:
             data = opened.read()
         if len(data) < 12 or struct.pack("<I", zlib.crc32(data[:-4])) != data[-4:]:
-            raise RunError(f"{root / path} is damaged; `tiledsky verify {root}`, then the same command makes it anew")
+            raise RunError(f"{root / path} is damaged; run `tiledsky verify {root}`, then the same command repairs it")
         (count,) = struct.unpack_from("<Q", data)
         lengths = struct.unpack_from(f"<{count}Q", data, 8)
         starts = np.cumsum((8 * (count + 1), *lengths)).tolist()

@@ -86,7 +86,7 @@ class Checker:
 
     def __init__(self, root: Folder, run_id: str, layout: Layout, *, level: str = "sizes") -> None:
         if level not in LEVELS:
-            raise ParameterError(f"{level!r} is no level of verification; use one of {', '.join(LEVELS)}")
+            raise ParameterError(f"{level!r} is not a level of verification; use one of {', '.join(LEVELS)}")
         self.root, self.layout, self.level = root, layout, LEVELS.index(level)
         self.recipe, self.plan = layout.recipe, layout.plan
         self.markers = Markers(root, run_id, lambda stage, index: layout.objects(self.plan.stage(stage), index))
@@ -237,7 +237,7 @@ def verify(path: str | os.PathLike[str], *, level: str = "crc", discard: bool = 
     root.check()
     if not root.stands(f"{RUN_FOLDER}/identity.json") and not (root / RUN_FOLDER / "markers").is_dir():
         open_store(root)
-        raise RunError(f"{root} is not of a run; give the folder named with --out")
+        raise RunError(f"{root} is not a run store; give the folder named with --out")
     checker, faults = _described(root, level)
     found = faults + (checker.faults() if checker is not None else [])
     if found and discard:

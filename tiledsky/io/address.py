@@ -242,8 +242,8 @@ class Address:
                 return None
             except NotSupportedError:
                 raise RunError(
-                    f"{self.url}: this store puts nothing on condition, so that it cannot keep a second driver out; "
-                    "run into a folder, and copy that with `tiledsky publish`"
+                    f"{self.url}: this store has no conditional writes, so the run cannot keep a second driver out; "
+                    "run into a folder, and copy it with `tiledsky publish`"
                 ) from None
 
 
@@ -281,7 +281,7 @@ def path_text(where: str | os.PathLike[str]) -> str:
     """
     if not isinstance(where, str | os.PathLike):
         raise InputError(
-            f"a {type(where).__name__} is no path, so there is nothing to open; give a path or an address (an array: "
-            "to tiledsky.estimate_background)"
+            f"a {type(where).__name__} is not a path; give a path or an address, or give arrays to "
+            "tiledsky.estimate_background"
         )
     return os.fspath(where)

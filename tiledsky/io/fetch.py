@@ -40,7 +40,7 @@ class LocalCopy:
             handle, self.path = scratch_file(f"-{address.name}", scratch)
         except OSError as error:
             raise InputError(
-                f"{url}: nothing can be copied to the scratch directory ({error}); name another in TMPDIR"
+                f"{url}: tiledsky cannot write to the scratch directory ({error}); name another in TMPDIR"
             ) from error
         os.close(handle)
         self._remove = weakref.finalize(self, drop, self.path)

@@ -38,8 +38,7 @@ def writing(path: Place) -> Iterator[None]:
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, "check the disk")
         raise RunError(
-            f"{path} cannot be written ({error.strerror or error}); {advice}, then the same command goes on from what "
-            "is done"
+            f"{path} cannot be written ({error.strerror or error}); {advice}, then the same command goes on"
         ) from error
 
 

@@ -259,8 +259,8 @@ class LocalFolder:
                 status = path.stat()
                 if not stat.S_ISREG(status.st_mode) or status.st_size > _METADATA_BYTES:
                     raise InputError(
-                        f"{path}: is no file, or above {_METADATA_BYTES} bytes; metadata of an array are small, repair "
-                        "the store"
+                        f"{path}: is not a file, or has more than {_METADATA_BYTES} bytes; metadata of an array are "
+                        "small, repair the store"
                     )
 
     def members(self, group: zarr.Group) -> list[str] | None:
@@ -304,8 +304,8 @@ def _refused(place: str, mode: int) -> RunError:
     """Error of something in a store that is neither a file nor a folder."""
     what = "a link" if stat.S_ISLNK(mode) else "a pipe, a socket or a device"
     return RunError(
-        f"{place} is {what}; a run store holds plain files and folders alone, since anything else can lead to files of "
-        "yours; remove it, or put there what it stands for"
+        f"{place} is {what}, and a run store may contain only plain files and folders, because others can "
+        "lead to your own files; remove it, or replace it by what it points to"
     )
 
 

@@ -23,7 +23,7 @@ def inside(root: Path, path: str) -> Path:
     """
     parts = path.split("/")
     if ".." in parts or path.startswith("/") or "\0" in path:
-        raise OSError(errno.EINVAL, f"{path!r} is no path of this store", str(root))
+        raise OSError(errno.EINVAL, f"{path!r} is not a path of this store", str(root))
     place = os.fspath(root)
     for part in parts[:-1]:
         place = f"{place}/{part}"

@@ -156,7 +156,7 @@ class SourcePlane(ABC):
         except InputError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.path} can no longer be read ({error}); put it back, then run again") from None
+            raise InputError(f"{self.path} can no longer be read ({error}); restore it, then run again") from None
         return now.as_error if self.is_variance else now
 
     @property

@@ -202,7 +202,9 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise InputError(f"{path}: more than {MAX_BYTES} bytes, too many for regions; give a mask image instead")
+            raise InputError(
+                f"{path}: more than {MAX_BYTES} bytes, the limit of a region file; give a mask image instead"
+            )
         return data
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give an existing region file") from None
@@ -232,7 +234,7 @@ def _parse(data: bytes, label: str, header: str) -> list[tuple[Any, bool]]:
             warnings.simplefilter("always")
             found = list(Regions.parse(text, format=kind))
     except Exception as error:  # the parsers raise several types for a line they cannot read
-        raise InputError(f"{label}: no region file that can be read ({_line(error)}); repair that line") from None
+        raise InputError(f"{label}: tiledsky cannot read this region file ({_line(error)}); repair that line") from None
     lost = [_line(w.message) for w in said if not any(word in str(w.message) for word in _HARMLESS)]
     if lost:
         raise InputError(f"{label}: a region would be lost: {lost[0]}; save the file in image or fk5 coordinates")
@@ -241,11 +243,13 @@ def _parse(data: bytes, label: str, header: str) -> list[tuple[Any, bool]]:
     for region in pixel:
         if isinstance(region, PointPixelRegion | LinePixelRegion):
             name = type(region).__name__.removesuffix("PixelRegion").lower()
-            raise InputError(f"{label}: a {name} has no area, so it masks no pixel; draw a circle or a box, or drop it")
+            raise InputError(
+                f"{label}: a {name} has no area, so it masks no pixel; draw a circle or a box, or remove it"
+            )
     chosen = [(_plain(region), bool(region.meta.get("include", True))) for region in pixel if _lies(region, label)]
     if None not in placed and not any(region.meta.get("include", True) for region in pixel):
         raise InputError(
-            f"{label}: no region includes anything, so no pixel would be masked; add one, or drop the file"
+            f"{label}: no region includes pixels, so the file masks nothing; add a region, or leave the file out"
         )
     return chosen
 
@@ -255,14 +259,13 @@ def _check_size(text: str, label: str) -> None:
     parts = [part for part in re.split(r"[\n;]", text) if part.strip() and not part.lstrip().startswith("#")]
     if len(parts) > MAX_REGIONS:
         raise InputError(
-            f"{label}: {len(parts)} lines, more than the {MAX_REGIONS} regions that are read and drawn in reasonable "
-            "time; give a mask image instead"
+            f"{label}: {len(parts)} lines, more than the limit of {MAX_REGIONS} regions; give a mask image instead"
         )
     corners = max((len(re.findall(r"[,\s]+", part.partition("#")[0])) for part in parts), default=0) // 2
     if corners > MAX_CORNERS:
         raise InputError(
-            f"{label}: a region of about {corners} corners, more than the {MAX_CORNERS} that are drawn in reasonable "
-            "time; simplify it, or give a mask image instead"
+            f"{label}: a region of about {corners} corners, more than the limit of {MAX_CORNERS}; simplify "
+            "it, or give a mask image instead"
         )
 
 
@@ -287,7 +290,7 @@ def _on_pixels(region: Any, keywords: Header, label: str) -> Any:
     except Exception as error:  # astropy raises several types for a WCS that makes no sense
         raise InputError(f"{label}: a sky region cannot be placed ({_line(error)}); use image coordinates") from None
     raise InputError(
-        f"{label}: has regions in sky coordinates and the image no celestial WCS to place them; use image coordinates"
+        f"{label}: the regions have sky coordinates and the image has no celestial WCS; use image coordinates"
     )
 
 
@@ -301,7 +304,7 @@ def _lies(region: Any, label: str) -> bool:
     try:
         _ = region.bounding_box
     except (ValueError, OverflowError):
-        raise InputError(f"{label}: a region reaches beyond what the image's WCS can show; make it smaller") from None
+        raise InputError(f"{label}: a region extends beyond the range of the image's WCS; make it smaller") from None
     return True
 
 

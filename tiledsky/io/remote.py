@@ -54,8 +54,8 @@ def keeps_no_secret(text: str) -> None:
     broken = bool(colon) and not port.isdecimal() and not host.startswith("[")
     if "@" in host or broken or (colon and "@" in path) or set("?#\\") & set(rest):
         raise InputError(
-            f"{start[1] or start[2]}://...: an address has no password, no '?' and no '#', which would be written "
-            "where others read it; put keys in the environment"
+            f"{start[1] or start[2]}://...: an address must not contain a password, '?' or '#', because "
+            "tiledsky writes addresses to files that others can read; put keys in the environment"
         )
 
 
@@ -73,10 +73,10 @@ def checked(url: str) -> str:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:  # which says all of it
-        raise InputError(f"{scheme}://... is no address; give one like s3://bucket/mosaic.zarr") from None
+        raise InputError(f"{scheme}://... is not an address; give one like s3://bucket/mosaic.zarr") from None
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES[:-1])
-        raise InputError(f"{url} is neither a path nor an address that is served; give one of {known}")
+        raise InputError(f"{url} is neither a path nor a known address; give one of {known}")
     if not host:
         raise InputError(f"{url} names no bucket or host; give one like s3://bucket/mosaic.zarr")
     if ".." in parts.path.split("/"):

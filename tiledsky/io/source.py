@@ -81,7 +81,7 @@ def open_source(
         if option.endswith("mask") and Path(where).suffix.lower() in SUFFIXES:
             if is_url(where):
                 raise InputError(
-                    f"{checked(os.fspath(where))}: region files are read from folders alone; copy it there"
+                    f"{checked(os.fspath(where))}: tiledsky reads region files from local folders only; copy it to one"
                 )
             opened = PlaneEntry(open_region_plane(where, shape=shape, header=header))
         else:
@@ -91,7 +91,7 @@ def open_source(
         if name in given:
             if name == "error":
                 both = f"{options['error']} and {options['variance']}"
-                raise InputError(f"{both} both say how noisy a pixel is; give --error or --variance, not both")
+                raise InputError(f"{both} both give the noise of a pixel; give --error or --variance, not both")
             both = f"{options['mask']} and {options['user_mask']}"
             raise InputError(f"{both} are two user masks; give one with --user-mask, or unite them")
         given.add(name)

@@ -33,7 +33,9 @@ def ring_radius(footprint: NDArray[np.bool_]) -> Pair:
 def _coarse_footprint(radius_in: float, width: float, downsample: int) -> NDArray[np.bool_]:
     """Ring on the grid of blocks of ``downsample`` pixels."""
     if int(downsample) != downsample or downsample < 1:
-        raise ParameterError(f"downsample {downsample} is no number of pixels; use an integer, 1 for the exact filter")
+        raise ParameterError(
+            f"downsample {downsample} is not a number of pixels; use an integer, 1 for the exact filter"
+        )
     ring = ring_footprint(radius_in, width)
     if downsample == 1:
         return ring
@@ -128,7 +130,7 @@ def _fill_value(fill: float, dtype: np.dtype[Any]) -> Any:
         value = dtype.type(fill)
     if not np.isfinite(value):
         raise ParameterError(
-            f"fill {fill} is no value of a {dtype} pixel, so it has no rank; use a finite fill, or None"
+            f"fill {fill} is not a value of a {dtype} pixel, so it has no rank; use a finite fill, or None"
         )
     return value
 
@@ -238,9 +240,9 @@ def ring_median(
     given = taken_apart(image)
     image, mask, fill = given.blanked(), given.mask(mask), given.number(fill, "fill")
     if mode not in ("reflect", "extend", "omit"):
-        raise ParameterError(f"mode {mode!r} is no edge rule of the ring median; use reflect, extend or omit")
+        raise ParameterError(f"mode {mode!r} is not an edge rule of the ring median; use reflect, extend or omit")
     if not 0 <= percentile <= 100:
-        raise ParameterError(f"percentile {percentile} is no rank among the ring's pixels; use 0 to 100")
+        raise ParameterError(f"percentile {percentile} is not a rank among the ring's pixels; use 0 to 100")
     footprint = _coarse_footprint(radius_in, width, downsample)
     func = partial(ring_patch, footprint=footprint, percentile=percentile, mode=mode, downsample=int(downsample))
     halo, dtype = _halo(footprint, downsample), float_dtype(image.dtype)
@@ -305,7 +307,7 @@ def smooth(
     given = taken_apart(image)
     image, mask = given.blanked(), given.mask(mask)
     if boundary not in ("extend", "fill"):
-        raise ParameterError(f"boundary {boundary!r} is no edge rule of smoothing; use extend or fill")
+        raise ParameterError(f"boundary {boundary!r} is not an edge rule of smoothing; use extend or fill")
     taps = taps_of(fwhm=fwhm, sigma=sigma, kernel_radius=kernel_radius)
     if taps is None:
         raise ParameterError("smoothing needs a width; set fwhm or sigma above 0")

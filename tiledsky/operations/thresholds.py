@@ -97,9 +97,9 @@ def center_and_noise(tier: Tier, statistics: Statistics) -> tuple[float, float]:
     _check_range(noises[tier.noise])
     if tier.noise in ("mad_std", "biweight") and noises[tier.noise] == 0 and statistics.std > 0:
         raise InputError(
-            f"the noise of the image is 0 by its {tier.noise}: more than half of the pixels have one value, and all "
-            f"above it would be taken for sources; if it means no data, give it with {nodata_option()}, else "
-            'use a recipe whose tiers have noise = "clipped_std", as complex-sky'
+            f"the noise of the image is 0 by its {tier.noise}: more than half of the pixels have one value, "
+            "and every pixel above it would count as a source; if that value means no data, give "
+            f'{nodata_option()}, else use a recipe whose tiers have noise = "clipped_std", as complex-sky'
         )
     return centers[tier.center], noises[tier.noise]
 
@@ -148,8 +148,9 @@ def _check_range(noise: float) -> None:
     """Refuse an image whose float32 detection image cannot hold its noise, or sources some thousand times above it."""
     if noise and not _LEAST_NOISE <= noise <= _LARGEST_NOISE:
         raise InputError(
-            f"the noise of the image minus its sky is {noise:.3g}; float32, in which sources are searched, resolves it "
-            f"from {_LEAST_NOISE:.2g} to {_LARGEST_NOISE:.2g} only; multiply the image by a power of ten"
+            f"the noise of the image minus its sky is {noise:.3g}; the search for sources uses float32, which "
+            f"needs a noise from {_LEAST_NOISE:.2g} to {_LARGEST_NOISE:.2g}; multiply the image by a power of "
+            "ten"
         )
 
 

@@ -173,10 +173,10 @@ def dq_bits(flags: Sequence[int | str] | Literal["all"], *, header: Mapping[str,
 
 def _value(flag: int) -> int:
     if flag <= 0:
-        raise ParameterError(f"dq flag {flag} is no bit, so no pixel has it; give powers of two, or names")
+        raise ParameterError(f"dq flag {flag} is not a bit, so no pixel has it; give powers of two, or names")
     if flag & (flag - 1):
         parts = [str(1 << b) for b in range(flag.bit_length()) if flag >> b & 1]
-        raise ParameterError(f"dq flag {flag} is no single bit; give its parts {', '.join(parts)} if they are meant")
+        raise ParameterError(f"dq flag {flag} is not a single bit; give its parts {', '.join(parts)} if you mean them")
     return flag
 
 
@@ -190,10 +190,10 @@ def _named(text: str, header: Mapping[str, Any] | None) -> int:
         return next(v for v in found if v is not None)
     if any(v is not None for v in found):
         either = " or ".join(f"{table}:{name}" for table, value in values.items() if value is not None)
-        raise ParameterError(f"dq flag {text!r} is not the same for {' and '.join(tables)}; write {either}")
+        raise ParameterError(f"dq flag {text!r} differs between {' and '.join(tables)}; write {either}")
     known = list(dict.fromkeys(n for table in tables for n in TABLES[table]))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or [n for n in known if name in n] or known
-    raise ParameterError(f"{' and '.join(tables)} has no dq flag {name!r}; near are {', '.join(near)}")
+    raise ParameterError(f"{' and '.join(tables)} has no dq flag {name!r}; similar names: {', '.join(near)}")
 
 
 def _tables_of(prefix: str, text: str) -> list[str]:
@@ -201,7 +201,7 @@ def _tables_of(prefix: str, text: str) -> list[str]:
     wanted = prefix.upper()
     tables = [table for table in TABLES if table == wanted or table.partition("/")[0] == wanted]
     if not tables:
-        raise ParameterError(f"dq flag {text!r}: no flags are known of {prefix!r}; known are {', '.join(TABLES)}")
+        raise ParameterError(f"dq flag {text!r}: tiledsky knows no flags of {prefix!r}, only of {', '.join(TABLES)}")
     return tables
 
 
@@ -220,6 +220,7 @@ def _tables_of_header(header: Mapping[str, Any] | None, text: str) -> list[str]:
         return tables
     named = ", ".join(f"{key} {word}" for key, word in words.items() if word) or "no instrument"
     raise ParameterError(
-        f"dq flag {text!r} has a name and the header names {named}, whose flags are not known; write the instrument "
-        f"before the name ({', '.join(f'{t}:' for t in TABLES)}) or give the value of the bit"
+        f"dq flag {text!r} has a name and the header names {named}, whose flags tiledsky does not know; "
+        f"write the instrument before the name ({', '.join(f'{t}:' for t in TABLES)}) or give the value "
+        "of the bit"
     )

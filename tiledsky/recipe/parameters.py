@@ -120,7 +120,7 @@ class LocalPolynomialInterpolator(InterpolatorParameters):
     @model_validator(mode="after")
     def _one_bandwidth(self) -> LocalPolynomialInterpolator:
         if self.bandwidth != "auto" and self.bandwidth_min:
-            raise ValueError('bandwidth_min is the floor of a bandwidth that is chosen; use bandwidth = "auto" with it')
+            raise ValueError('bandwidth_min limits an automatic bandwidth; use bandwidth = "auto" with it')
         return self
 
 
@@ -201,11 +201,13 @@ class Tier(Model):
         if self.fwhm and self.sigma:
             raise ValueError("fwhm and sigma both give the width of the Gaussian; set one of them")
         if self.noise == "local" and self.noise_of == "smoothed":
-            raise ValueError('a local noise map is of single pixels, not of smoothed ones; use noise_of = "unsmoothed"')
+            raise ValueError(
+                'a local noise map gives the noise of single pixels, not of smoothed ones; use noise_of = "unsmoothed"'
+            )
         if self.reliability is not None and (self.n_sigma <= 0 or {self.noise, self.center} & {"local", "biweight"}):
             raise ValueError(
-                "a reliability is reached by raising the threshold, in units of one noise that is known before the "
-                'search; use n_sigma above 0 and neither "local" nor "biweight" with it'
+                "a tier with a reliability raises its threshold in units of one global noise; use n_sigma above "
+                '0 and neither "local" nor "biweight" with it'
             )
         return self
 
@@ -259,9 +261,9 @@ class MaskStep(Model):
                 'masked = "fill" needs the statistics of the unsmoothed image first; use noise_of = "unsmoothed"'
             )
         if self.masked == "fill" and any(t.reliability is not None for t in self.tiers):
-            raise ValueError('reliability counts pixels that are not masked; use masked = "omit" with it')
+            raise ValueError('reliability counts unmasked pixels; use masked = "omit" with it')
         if self.equalize and any(t.noise == "local" for t in self.tiers):
-            raise ValueError('equalize makes the noise even already; use another noise than "local"')
+            raise ValueError('equalize already makes the noise even; use another noise than "local"')
         return self
 
 

@@ -97,8 +97,8 @@ class Recipe(Model):
         last = self.first_bit(step) + len(step.tiers) - 1
         if last > 6:
             raise ValueError(
-                f"mask step {step.name!r} needs bit {last} for its last tier, and sources have bits 1 to 6; "
-                "use fewer tiers here or in the masks that it goes on from"
+                f"mask step {step.name!r} needs bit {last} for its last tier, and sources have bits 1 to 6; use "
+                "fewer tiers here or in the masks that it starts from"
             )
         local = any(t.noise == "local" for t in step.tiers)
         if (local or step.equalize == "rms") and self.noise_map(step) is None:
@@ -237,8 +237,8 @@ def check_noise(recipe: Recipe, planes: Container[str]) -> None:
     for step in recipe.steps:
         if isinstance(step, MaskStep) and step.equalize is True and "weight" not in planes and "error" not in planes:
             raise InputError(
-                f"mask step {step.name!r} evens the noise and no plane says how it varies; give --weight or --error, "
-                'or set equalize = "rms" or false'
+                f"mask step {step.name!r} equalizes the noise and no plane gives it; give --weight or --error, or "
+                'set equalize = "rms" or false'
             )
 
 
@@ -270,7 +270,7 @@ def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise ParameterError(f"recipe {path} has more than {MAX_BYTES} bytes: it is no recipe; give another file")
+            raise ParameterError(f"recipe {path} has more than the {MAX_BYTES} bytes of a recipe; give another file")
         return data.decode("utf-8"), f"recipe {path}"
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f"recipe {path} cannot be read: {error}") from None

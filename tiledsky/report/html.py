@@ -207,7 +207,7 @@ def save_figures(run: Run | str | os.PathLike[str], folder: str | os.PathLike[st
         Another kind; no run store, or an unfinished run; the folder cannot be written.
     """
     if kind not in FORMATS:
-        raise ParameterError(f"{kind!r} is no format of figures here; use one of {', '.join(FORMATS)}")
+        raise ParameterError(f"{kind!r} is not a format of figures; use one of {', '.join(FORMATS)}")
     opened = run if isinstance(run, Run) else open_run(run)
     paths = []
     for drawn in figures.figures_of(opened):

@@ -55,8 +55,8 @@ def to_imviz(
     part = Region(*(int(edge) for edge in region))
     if max(part.shape) > largest:
         raise ParameterError(
-            f"a cutout of {part.shape[0]} x {part.shape[1]} px has a side longer than {largest} px, and is in memory "
-            "whole; choose a smaller region, or raise largest"
+            f"a cutout of {part.shape[0]} x {part.shape[1]} px has a side longer than {largest} px, and a "
+            "cutout must fit in memory; choose a smaller region, or raise largest"
         )
     known = planes_to_look_at(run)
     if missing := [name for name in planes if name not in known]:

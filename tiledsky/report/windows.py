@@ -83,7 +83,7 @@ def read_window(run: Run, name: str, region: Region | None = None, *, largest: i
     shape = run.plan.shape
     region = region or Region.whole(shape)
     if not Region.whole(shape).contains(region) or min(region.shape) < 1:
-        raise ParameterError(f"{region} is no part of an image of {shape[0]} x {shape[1]} px; choose pixels inside it")
+        raise ParameterError(f"{region} is not inside an image of {shape[0]} x {shape[1]} px; choose pixels inside it")
     wanted = -(-max(region.shape) // largest)
     stored = max(size for size in (1, *_overviews(run)) if size <= wanted)
     size = stored * (-(-wanted // stored))

@@ -121,8 +121,8 @@ def advise(
     names = list(dict.fromkeys(RECIPES if recipes is None else recipes))
     if not names or samples < 1 or sample_size < SMALLEST or min(boxes, default=0) < 1:
         raise ParameterError(
-            f"{len(names)} recipes, boxes {list(boxes)}, {samples} samples of {sample_size} px: there must be at "
-            f"least one of each, and samples of {SMALLEST} px, or nothing can be measured"
+            f"{len(names)} recipes, boxes {list(boxes)}, {samples} samples of {sample_size} px: advise needs "
+            f"at least one of each, and samples of at least {SMALLEST} px"
         )
     loaded = {name: Recipe.load(name).expanded() for name in names}
     scratch = scratch_folder()
@@ -232,8 +232,8 @@ def _samples(source: Source, count: int, size: int, bits: int | None) -> list[_S
             break
     if not found:
         raise InputError(
-            f"none of the {looked} places of {sizes[0]} x {sizes[1]} px looked at has half of its pixels valid, so "
-            "there is no sample to try recipes on; use a smaller --sample-size, or check weight and DQ planes"
+            f"none of {looked} places of {sizes[0]} x {sizes[1]} px has half of its pixels valid, so there is "
+            "no sample for the recipes; use a smaller --sample-size, or check weight and DQ planes"
         )
     return found
 

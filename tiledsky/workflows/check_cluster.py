@@ -95,5 +95,5 @@ def _same_folder(client: Any, folder: Path) -> None:
         blind = [worker for worker, sees in client.run(os.path.exists, file.name).items() if not sees]
     if blind:
         raise RunError(
-            f"worker {blind[0]} does not see {folder}, so it could not write there; use one that all machines share"
+            f"worker {blind[0]} does not see {folder}, so it cannot write there; use a folder that all machines share"
         )

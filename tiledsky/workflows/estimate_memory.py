@@ -84,8 +84,8 @@ def check_memory(recipe: Recipe, source: Source, planes: Sequence[str], *, band:
     if needed > there:
         ny, nx = source.shape
         raise PlanError(
-            f"{recipe.name} of {ny} x {nx} px takes up to {needed / 1e9:.3g} GB of memory at once and "
-            f"{there / 1e9:.3g} GB are there; use `tiledsky run`, which works on tiles, and `tiledsky export`"
+            f"{recipe.name} of {ny} x {nx} px needs up to {needed / 1e9:.3g} GB of memory and "
+            f"{there / 1e9:.3g} GB are free; use `tiledsky run`, which works on tiles, and `tiledsky export`"
         )
 
 

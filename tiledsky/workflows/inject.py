@@ -75,7 +75,9 @@ def inject(
     injection = injection or Injection()
     noise = (before.diagnostics.get("image") or {}).get("noise")
     if not noise:
-        raise RunError(f"{before.path}: the noise is not known, so fluxes in units of it are not; use another run")
+        raise RunError(
+            f"{before.path}: the noise is unknown, so fluxes in units of the noise are unknown too; use another run"
+        )
     sources = draw(injection, before.plan.shape)
     sources["flux"] *= noise
     path = Path(out)

@@ -136,8 +136,8 @@ def _check_same_sky(first: Run, other: Run) -> None:
     if one is None or two is None:
         with_wcs, without = (first, other) if two is None else (other, first)
         raise InputError(
-            f"{without.path} has no celestial WCS and {with_wcs.path} has one, so whether they are on one grid is "
-            "unknown; give both the same WCS"
+            f"{without.path} has no celestial WCS and {with_wcs.path} has one, so their grids cannot be "
+            "compared; give both the same WCS"
         )
     apart, y, x = _pixels_apart(one, two, first.plan.shape)
     worst = int(np.argmax(apart))

@@ -39,7 +39,7 @@ def upload(run: str | os.PathLike[str], url: str, *, last: str, told: Callable[[
     """
     root, there, sent = folder_at(run), Address(url), 0
     if not there.is_listed:
-        raise InputError(f"{url}: the web takes no files; give an address of a bucket, like s3://bucket/sky.zarr")
+        raise InputError(f"{url}: https:// stores no files; give an address of a bucket, like s3://bucket/sky.zarr")
     names = sorted(name for name in root.files() if name != last and not is_temporary(Path(name).name))
     (there / last).unlink(missing_ok=True)
     for count, name in enumerate([*names, last]):
@@ -47,7 +47,9 @@ def upload(run: str | os.PathLike[str], url: str, *, last: str, told: Callable[[
             data = file.read()
         (there / name).write_bytes(data)
         if (there / name).read_bytes() != data:
-            raise RunError(f"{there / name} is not what was sent; check the store, then give the command again")
+            raise RunError(
+                f"{there / name} differs from the file that was sent; check the store, then give the command again"
+            )
         sent += len(data)
         if told is not None:
             told(count + 1, len(names) + 1)

@@ -71,13 +71,15 @@ def array_jobs(store: RunStore, words: list[str], count: int, config: ClusterFil
     ParameterError
     """
     if config.kind != "slurm":
-        raise ParameterError(f"job arrays are of SLURM; a cluster file of kind {config.kind} has none: kind = 'slurm'")
+        raise ParameterError(
+            f"job arrays need SLURM, and the cluster file is of kind {config.kind}; use kind = 'slurm'"
+        )
     if not 1 <= count <= 10_000:
-        raise ParameterError(f"an array of {count} jobs is none, or too large; use --array from 1 to 10000")
+        raise ParameterError(f"an array of {count} jobs is empty or too large; use --array from 1 to 10000")
     if not store.guard.takes_slices:
         raise ParameterError(f"{store.root}: jobs of an array share a folder; change --out, or run on a cluster")
     if not _PLAIN.fullmatch(str(folder)):
-        raise ParameterError(f"{str(folder)!r} cannot stand in a job script; use letters, digits and _./@+=- in --out")
+        raise ParameterError(f"a job script cannot contain {str(folder)!r}; use letters, digits and _./@+=- in --out")
     jobs = []
     for number, stage in enumerate(store.plan.stages):
         slices = min(count, len(store.plan.grid(stage)))
@@ -140,10 +142,10 @@ def submit_scripts(files: list[Path]) -> list[str]:
         try:
             done = subprocess.run([*words, str(file)], capture_output=True, text=True, check=False)
         except FileNotFoundError:
-            raise RunError("there is no sbatch here; give this command where SLURM is, or --dry-run") from None
+            raise RunError("this machine has no sbatch; give this command where SLURM is, or --dry-run") from None
         if done.returncode:
             if numbers:
                 subprocess.run(["scancel", *numbers], capture_output=True, check=False)
-            raise RunError(f"sbatch does not take {file} ({done.stderr.strip()}); correct the cluster file")
+            raise RunError(f"sbatch refused {file} ({done.stderr.strip()}); correct the cluster file")
         numbers.append(done.stdout.strip().partition(";")[0])
     return numbers

@@ -120,8 +120,8 @@ def once(header: Header, keyword: str, label: str) -> None:
         raise InputError(f"{label}: the card {keyword} cannot be read; the header is damaged, repair it") from exc
     if len(values) > 1:
         raise InputError(
-            f"{label}: {keyword} is there more than once, as {' and '.join(sorted(values))}; the header is damaged, "
-            "repair it"
+            f"{label}: {keyword} occurs more than once, as {' and '.join(sorted(values))}; the header is "
+            "damaged, repair it"
         )
 
 

@@ -52,14 +52,14 @@ def verify_checksums(file: BinaryIO, info: HduInfo, label: str) -> None:
             )
         if (found - int(declared)) % _ONES:
             raise InputError(
-                f"{label}: the pixels are not as written, their sum is {found} and DATASUM says {declared}; "
-                "fetch the file again, or give --no-checksum if the keyword is out of date"
+                f"{label}: the pixels have changed: their sum is {found} and DATASUM is {declared}; fetch the "
+                "file again, or give --no-checksum if the keyword is out of date"
             )
     if checksum and (found + ones_sum(file, info.header_offset, info.data_offset - info.header_offset)) % _ONES:
-        part = "header is" if declared else "header or the pixels are"
+        part = "header" if declared else "header or the pixels"
         raise InputError(
-            f"{label}: the {part} not as written, CHECKSUM does not agree; fetch the file again, or give --no-checksum "
-            "if the header was edited without updating it"
+            f"{label}: the {part} changed, CHECKSUM does not match; fetch the file again, or give "
+            "--no-checksum if the header was edited without updating it"
         )
 
 

@@ -73,7 +73,9 @@ class TileTable:
         heap = integer(header, "THEAP", label, default=rows * width, minimum=rows * width)
         self._heap, self._heap_bytes = info.data_offset + heap, info.data_bytes - heap
         if self._heap_bytes < 0:
-            raise InputError(f"{label}: THEAP = {heap} lies behind the table; the header is damaged, repair it")
+            raise InputError(
+                f"{label}: THEAP = {heap} is beyond the end of the table; the header is damaged, repair it"
+            )
         self._streams = {
             name: self._descriptors(info.data_offset, rows, width, *columns[name])
             for name in _COLUMNS
@@ -108,8 +110,8 @@ class TileTable:
         if bad.any():
             row = int(np.argmax(bad))
             raise InputError(
-                f"{self._label}: tile {row} is said to be {found[row, 0]} elements at byte {found[row, 1]} of a heap "
-                f"of {limit} bytes; the table is damaged, fetch the file again"
+                f"{self._label}: the table places tile {row} of {found[row, 0]} elements at byte {found[row, 1]} "
+                f"of a heap of {limit} bytes; the table is damaged, fetch the file again"
             )
         found[:, 0] *= item
         return found
@@ -200,7 +202,7 @@ def _method(header: Header, label: str) -> str:
     once(header, "ZCMPTYPE", label)
     method = text_value(header, "ZCMPTYPE", label)
     if method not in _COMPRESSIONS:
-        raise InputError(f"{label}: compression {method!r} is none of {_COMPRESSIONS}; unpack the file with funpack")
+        raise InputError(f"{label}: compression {method!r} is not one of {_COMPRESSIONS}; unpack the file with funpack")
     return method
 
 
@@ -241,15 +243,15 @@ def _columns(header: Header, width: int, label: str) -> dict[str, tuple[int, str
     for i in range(1, integer(header, "TFIELDS", label, minimum=1) + 1):
         form = _TFORM.fullmatch(text_value(header, f"TFORM{i}", label).upper())
         if form is None:
-            raise InputError(f"{label}: TFORM{i} is no column format; the header is damaged, repair it")
+            raise InputError(f"{label}: TFORM{i} is not a column format; the header is damaged, repair it")
         count, code = int(form[1] or 1), form[2]
         name = text_value(header, f"TTYPE{i}", label).upper()
         if (name and name in columns) or (
             name in _COLUMNS and (code not in "PQ" or count != 1 or form[3][:1] not in _WIDTH)
         ):
             raise InputError(
-                f"{label}: column {i}, {name}, is there twice or no array of variable length; the header is damaged, "
-                "repair it"
+                f"{label}: column {i}, {name}, occurs twice or is not an array of variable length; the header is "
+                "damaged, repair it"
             )
         columns[name] = offset, code, _WIDTH.get(form[3][:1], 1)
         offset += -(-count // 8) if code == "X" else count * _WIDTH[code]
@@ -266,14 +268,14 @@ def _check_dither(header: Header, columns: dict[str, tuple[int, str, int]], labe
     if "ZBLANK" in header:
         integer(header, "ZBLANK", label)
     if ("ZSCALE" in columns) != ("ZZERO" in columns):
-        raise InputError(f"{label}: of ZSCALE and ZZERO one column is missing; the header is damaged, repair it")
+        raise InputError(f"{label}: one of the columns ZSCALE and ZZERO is missing; the header is damaged, repair it")
     dither = text_value(header, "ZQUANTIZ", label) or "NO_DITHER"
     if "ZSCALE" not in columns:
         return
     if integer(header, "ZBITPIX", label) > 0:
-        raise InputError(f"{label}: ZBITPIX is an integer's and ZSCALE is for floats; the header is damaged, repair it")
+        raise InputError(f"{label}: ZBITPIX is for integers and ZSCALE for floats; the header is damaged, repair it")
     if dither not in _DITHERS:
-        raise InputError(f"{label}: ZQUANTIZ = {dither!r} is none of {_DITHERS}; unpack the file with funpack")
+        raise InputError(f"{label}: ZQUANTIZ = {dither!r} is not one of {_DITHERS}; unpack the file with funpack")
     # The seed and the row number index a table of random numbers; below 1 they would index in front of it.
     if dither != "NO_DITHER" and integer(header, "ZDITHER0", label, minimum=1) > 10_000:
         raise InputError(f"{label}: ZDITHER0 is above the standard's 10000; the header is damaged, repair it")

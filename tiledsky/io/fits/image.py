@@ -167,7 +167,7 @@ class FitsImage:
             self._hdus = astropy_fits.open(self._file.name, memmap=False, do_not_scale_image_data=True)
             hdu = self._hdus[self.hdu]
             if not isinstance(hdu, astropy_fits.CompImageHDU) or hdu.shape != self._info.shape:
-                raise InputError(f"{self._label}: astropy sees no such compressed image; fetch the file again")
+                raise InputError(f"{self._label}: astropy finds no such compressed image; fetch the file again")
             return hdu.header
 
     @property
@@ -331,7 +331,9 @@ def open_image(
         nothing to choose by.
     """
     if role not in ROLE_NAMES:
-        raise ParameterError(f"role {role!r} is none of {tuple(ROLE_NAMES)}, which decide the pixel type; give one")
+        raise ParameterError(
+            f"role {role!r} is not one of {tuple(ROLE_NAMES)}, which decide the pixel type; give one of them"
+        )
     return _open(Path(path), hdu, role, None if scratch is None else Path(scratch), None, checksum=checksum)
 
 

@@ -78,7 +78,8 @@ def scaling_of(info: HduInfo, header: Header, role: str, label: str) -> Scaling:
         )
     elif not info.is_plane:
         raise InputError(
-            f"{label}: several images with BSCALE {bscale} and BZERO {bzero} are no bits for exposures; give one image"
+            f"{label}: several coverage images with BSCALE {bscale} and BZERO {bzero} are not bits of "
+            "exposures; give one image"
         )
     else:
         pixel = "f8" if bits == 64 or (bits == 32 and integers) else "f4"

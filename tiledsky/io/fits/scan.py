@@ -190,7 +190,7 @@ def compression_of(path: Path) -> Literal["gzip", "bzip2"] | None:
     except ValueError as exc:
         if isinstance(exc, InputError):
             raise
-        raise InputError(f"{label!r}: is no path ({exc}); check it") from exc
+        raise InputError(f"{label!r} is not a path ({exc}); check it") from exc
     if not magic:
         raise InputError(f"{label}: the file is empty; fetch it again")
     if magic[:2] == b"\x1f\x8b":
@@ -221,7 +221,7 @@ def inflate(path: Path, compression: Literal["gzip", "bzip2"], scratch: Path | N
         handle, unpacked = scratch_file(".fits", scratch)
     except OSError as exc:
         raise InputError(
-            f"{label}: nothing can be unpacked to the scratch directory ({exc}); name another in TMPDIR"
+            f"{label}: tiledsky cannot unpack to the scratch directory ({exc}); name another in TMPDIR"
         ) from exc
     try:
         with os.fdopen(handle, "wb") as copy, opener(path, "rb") as stream:
@@ -253,8 +253,8 @@ def _scan(source: _Source, label: str) -> list[HduInfo]:
         # The padding of the last data unit is missing in many files; every pixel is there all the same.
         if (found := source.skip(padded)) < info.data_bytes:
             raise InputError(
-                f"{label}, HDU {info}: the file is truncated, {found} of {info.data_bytes} data bytes are there; "
-                "the rest would be read as nothing, fetch the file again"
+                f"{label}, HDU {info}: the file is truncated and has {found} of {info.data_bytes} data bytes; "
+                "fetch the file again"
             )
 
 
@@ -309,7 +309,7 @@ def _axes(header: Header, prefix: str, label: str) -> tuple[int, ...]:
 def _bitpix(header: Header, keyword: str, label: str) -> int:
     bitpix = integer(header, keyword, label)
     if bitpix not in _BITPIX:
-        raise InputError(f"{label}: {keyword} = {bitpix} is none of {_BITPIX}; the header is damaged, repair it")
+        raise InputError(f"{label}: {keyword} = {bitpix} is not one of {_BITPIX}; the header is damaged, repair it")
     return bitpix
 
 

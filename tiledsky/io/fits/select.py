@@ -27,13 +27,13 @@ def choose(hdus: list[HduInfo], wanted: int | str | None, role: Role, label: str
     if wanted is not None:
         return _named(hdus, wanted, role, label)
     if not planes:
-        raise InputError(f"{label}: holds no 2-D image ({_listed(hdus)}); give a file with one")
+        raise InputError(f"{label}: has no 2-D image ({_listed(hdus)}); give a file with one")
     fitting = [h for h in planes if {h.name, h.ext} & ROLE_NAMES[role]] if len(planes) > 1 else planes
     if len(fitting) == 1:
         return fitting[0]
     raise InputError(
         f"{label}: {len(fitting) or 'none'} of {len(planes)} images could be the {role} image by name "
-        f"({_listed(planes)}); name the one that is meant: {_named_in(label, fitting or planes, hdus)}"
+        f"({_listed(planes)}); name one: {_named_in(label, fitting or planes, hdus)}"
     )
 
 
@@ -78,7 +78,7 @@ def _named(hdus: list[HduInfo], wanted: int | str, role: Role, label: str) -> Hd
     if not _fits_role(found[0], role):
         planes = [h for h in hdus if h.is_plane]
         raise InputError(
-            f"{label}: HDU {found[0]} is no 2-D image; there are {_listed(planes) or 'none'}; {_choice(label, hdus)}"
+            f"{label}: HDU {found[0]} is not a 2-D image; there are {_listed(planes) or 'none'}; {_choice(label, hdus)}"
         )
     return found[0]
 

@@ -246,7 +246,9 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     ParameterError
     """
     if target.suffix.lower() in (".gz", ".bz2", ".fz"):
-        raise ParameterError(f"{target}: would not be compressed as its name says; end the name in .fits")
+        raise ParameterError(
+            f"{target}: tiledsky does not compress FITS files as this name says; end the name in .fits"
+        )
     if not target.parent.is_dir():
         raise ParameterError(f"{target}: its directory does not exist, so nothing can be written; create it first")
     if target.is_dir():

@@ -66,7 +66,7 @@ def check_zarr_name(path: str | os.PathLike[str], name: str) -> str:
     parts = name.replace("\\", "/").split("/")
     if any(part in ("", ".", "..") for part in parts) or "\0" in name:
         raise InputError(
-            f"{path}: {name!r} is no name of an array in this group; give one without '..' and leading '/'"
+            f"{path}: {name!r} is not a name of an array in this group; give one without '..' and leading '/'"
         )
     return name
 

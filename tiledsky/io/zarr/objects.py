@@ -89,10 +89,7 @@ def _missing(path: Place, array: Any, listing: dict[str, tuple[int, str]]) -> Mi
     keys = {array.metadata.encode_chunk_key(index): index for index in np.ndindex(*counts)}
     for key in keys:
         if key in listing and listing[key][0] == 0:
-            raise InputError(
-                f"{path}/{key}: an object without a byte, which would be read as fill value; it was not written whole, "
-                "restore it"
-            )
+            raise InputError(f"{path}/{key}: the object is empty, so Zarr would read it as fill value; restore it")
     absent = [key for key in keys if key not in listing]
     absent = folder_at(path).absent(absent, known=array.attrs.get(WHOLE) == 1)
     if not absent:

@@ -271,7 +271,7 @@ def _index(file: BinaryIO, size: int, counts: Pair) -> NDArray[np.uint64]:
 def _read(file: BinaryIO, offset: int, length: int, size: int, most: int) -> NDArray[np.uint8]:
     """Bytes of a chunk or an index without their checksum, which is compared."""
     if length < _CRC.size + 16 or length > most or offset + length > size:
-        raise ValueError(f"{length} bytes from byte {offset} on are no chunk of a file of {size} bytes")
+        raise ValueError(f"{length} bytes from byte {offset} on are not a chunk of a file of {size} bytes")
     data = np.frombuffer(os.pread(file.fileno(), length, offset), np.uint8)
     body = data[: -_CRC.size]
     if data.size != length or _CRC.unpack(data[-_CRC.size :].tobytes())[0] != _checksum(body):

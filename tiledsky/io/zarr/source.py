@@ -84,7 +84,7 @@ def open_zarr_plane(path: Place, name: str, inner: str | int | None) -> PlaneEnt
     except (InputError, RunError):
         raise
     except Exception as error:  # whatever damaged metadata make Zarr raise
-        raise InputError(f"{path}: not a Zarr store that can be read ({type(error).__name__}: {error})") from None
+        raise InputError(f"{path}: tiledsky cannot read this Zarr store ({type(error).__name__}: {error})") from None
 
 
 def _open_zarr_node(path: Place, name: str, inner: str | int | None) -> PlaneEntry:
@@ -120,7 +120,7 @@ def _member(path: Place, group: zarr.Group, name: str, inner: str | int | None) 
     levels = [] if inner is not None else _levels(path, group)
     if levels:
         if not (has_member(path, group, levels[0]) and isinstance(group[levels[0]], zarr.Array)):
-            raise InputError(f"{path}: its multiscales name an array {levels[0]!r}, which is not there; restore it")
+            raise InputError(f"{path}: its multiscales name an array {levels[0]!r}, which does not exist; restore it")
         _log.warning(plain(f"{path}: an OME-Zarr image of {len(levels)} levels; the first, {levels[0]!r}, is read"))
         return levels[0]
     arrays = folder_at(path).members(group)
@@ -154,10 +154,12 @@ def _levels(path: Place, group: zarr.Group) -> list[str]:
         return []
     try:
         if len(images) > 1:
-            raise InputError(f"{path}: holds {len(images)} OME-Zarr images, and one is read; name an array of it")
+            raise InputError(
+                f"{path}: has {len(images)} OME-Zarr images, and tiledsky reads one; name one of its arrays"
+            )
         return [check_zarr_name(path, str(level["path"])) for level in images[0]["datasets"]]
     except (KeyError, TypeError):
-        raise InputError(f"{path}: its multiscales are damaged; name an array of it") from None
+        raise InputError(f"{path}: its multiscales are damaged; name one of its arrays") from None
 
 
 def _has_mask_bits(array: Any) -> bool:
@@ -167,7 +169,7 @@ def _has_mask_bits(array: Any) -> bool:
 def _check_finished(folder: Place) -> None:
     """Refuse planes of a run that is not finished: what was not written yet would read as no source, or NaN."""
     if _is_run(folder) and not (folder / RUN_FOLDER / SUCCESS).is_file():
-        raise InputError(f"{folder} is a run that is not finished; go on with the command that began it")
+        raise InputError(f"{folder} is a run and is not finished; finish it with the command that began it")
 
 
 def _is_run(folder: Place) -> bool:
@@ -202,7 +204,9 @@ def _look(path: Place, *, flags: bool) -> tuple[ZarrPlane, MissingObjects | None
     check_zarr_array(path, array)
     values = values_of(path, array)
     if flags and values.is_packed:
-        raise InputError(f"{path}: scale_factor and add_offset make no flags of its numbers; write them as they are")
+        raise InputError(
+            f"{path}: numbers with scale_factor and add_offset are not flags; store the flags as plain integers"
+        )
     digest, missing = look_at_objects(path, array)
     if missing is not None and array.attrs.get(WHOLE) == 1:
         raise InputError(

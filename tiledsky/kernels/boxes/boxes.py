@@ -60,7 +60,7 @@ class Clip:
                 raise ParameterError(f"{name}={sigma} would clip every value of a box; give {name} a number above 0")
         if int(self.maxiters) != self.maxiters or (self.maxiters < 1 and self.maxiters != -1):
             raise ParameterError(
-                f"maxiters={self.maxiters} is no number of clipping rounds; "
+                f"maxiters={self.maxiters} is not a number of clipping rounds; "
                 "set maxiters to 1 or more, to -1 for no limit, or pass clip=None for no clipping"
             )
         for name, value, choices in (
@@ -86,7 +86,7 @@ def _box_shape(box_size: int | tuple[int, int]) -> tuple[int, int]:
     pair = box_size if isinstance(box_size, tuple | list | np.ndarray) else (box_size, box_size)
     if len(pair) != 2 or any(int(size) != size or size < 1 for size in pair):
         raise ParameterError(
-            f"box_size={box_size!r} is no box of whole pixels; "
+            f"box_size={box_size!r} is not a box of whole pixels; "
             "give box_size as one integer of 1 or more, or as (by, bx)"
         )
     return int(pair[0]), int(pair[1])

@@ -78,7 +78,7 @@ def detect(
             f"{smoothed.shape} whether to leave it out; give a bool mask of that shape"
         )
     if not float(n_pixels).is_integer() or n_pixels < 1:
-        raise ParameterError(f"n_pixels {n_pixels!r} is no size of a source; give an integer >= 1")
+        raise ParameterError(f"n_pixels {n_pixels!r} is not a size of a source; give an integer >= 1")
     if connectivity not in (4, 8):
         raise ParameterError(f"connectivity {connectivity!r} is not known, pixels have 4 or 8 neighbours; give 4 or 8")
     with np.errstate(invalid="ignore"):

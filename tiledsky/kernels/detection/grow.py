@@ -175,14 +175,14 @@ def grow_tophat(mask_padded: _Mask, radius: float) -> _Mask:
 
 def _require_radius(radius: float) -> None:
     if not 0 <= radius <= _MAX_RADIUS:
-        raise ParameterError(f"radius {radius!r} px is no radius of a disc; give 0 <= radius <= {_MAX_RADIUS}")
+        raise ParameterError(f"radius {radius!r} px is not a radius of a disc; give 0 <= radius <= {_MAX_RADIUS}")
 
 
 def _valid_shape(mask_padded: _Mask, r: int) -> tuple[int, int]:
     """Shape of the output in valid mode; refuses an array without any full window."""
     if mask_padded.ndim != 2 or mask_padded.dtype != np.bool_:
         raise InputError(
-            f"mask_padded of dtype {mask_padded.dtype} and {mask_padded.ndim} dimensions is no mask: which values "
+            f"mask_padded of dtype {mask_padded.dtype} and {mask_padded.ndim} dimensions is not a mask: which values "
             "count as set would be a guess; give a 2-D bool array as mask_padded"
         )
     height, width = mask_padded.shape[0] - 2 * r, mask_padded.shape[1] - 2 * r

@@ -108,14 +108,14 @@ def expand_bilinear(cells: _Array, size: int, *, first: tuple[int, int], shape: 
 
 def _checked_size(size: int) -> int:
     if int(size) != size or size < 1:
-        raise ParameterError(f"size {size} is no side of a block in whole pixels; use an integer of 1 or more")
+        raise ParameterError(f"size {size} is not a side of a block in whole pixels; use an integer of 1 or more")
     return int(size)
 
 
 def _checked_image(pixels: _Array) -> _Array:
     if pixels.ndim != 2 or pixels.dtype not in (np.dtype(np.float32), np.dtype(np.float64)) or not pixels.size:
         raise InputError(
-            f"an array of shape {pixels.shape} and dtype {pixels.dtype} is no image of blocks or pixels; pass a "
+            f"an array of shape {pixels.shape} and dtype {pixels.dtype} is not an image of blocks or pixels; pass a "
             "two-dimensional array of native float32 or float64"
         )
     return pixels

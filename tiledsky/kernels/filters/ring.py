@@ -54,7 +54,7 @@ def ring_footprint(radius_in: float, width: float) -> npt.NDArray[np.bool_]:
     The same pixels and size as ``astropy.convolution.Ring2DKernel(radius_in, width).array > 0``.
     """
     if not (math.isfinite(radius_in) and radius_in >= 0):
-        raise ParameterError(f"radius_in {radius_in} px is no inner radius of a ring; use a finite radius_in >= 0")
+        raise ParameterError(f"radius_in {radius_in} px is not an inner radius of a ring; use a finite radius_in >= 0")
     if not (math.isfinite(width) and width > 0):
         raise ParameterError(f"width {width} px leaves no ring; use a finite width > 0")
     size = math.ceil(2 * (radius_in + width))
@@ -136,7 +136,7 @@ def _checked_footprint(
     if not checked.any():
         raise ParameterError("footprint has no True pixel, so there is nothing to rank; set some of footprint to True")
     if not 0 <= percentile <= 100:
-        raise ParameterError(f"percentile {percentile} is no share of the values; use a percentile from 0 to 100")
+        raise ParameterError(f"percentile {percentile} is not a share of the values; use a percentile from 0 to 100")
     if padded.ndim == 2 and any(n < m for n, m in zip(padded.shape, checked.shape, strict=True)):
         raise ParameterError(
             f"image of shape {padded.shape} is smaller than the footprint {checked.shape}, so no pixel has its whole "

@@ -48,7 +48,7 @@ def gaussian_taps(sigma: float, *, radius: int | None = None) -> NDArray[np.floa
         If sigma is not positive and finite, or radius is not a whole number >= 0.
     """
     if not (math.isfinite(sigma) and sigma > 0):
-        raise ParameterError(f"sigma {sigma!r} px is no width of a Gaussian; give a finite sigma > 0")
+        raise ParameterError(f"sigma {sigma!r} px is not a width of a Gaussian; give a finite sigma > 0")
     if radius is None:
         radius = math.ceil(8 * sigma) // 2
     if not float(radius).is_integer() or radius < 0:

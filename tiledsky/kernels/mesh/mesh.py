@@ -66,7 +66,7 @@ def exclude(
     """
     if not 0.0 <= exclude_percentile <= 100.0:
         raise ParameterError(
-            f"exclude_percentile {exclude_percentile} is no percentage, so no box could be judged by it; "
+            f"exclude_percentile {exclude_percentile} is not a percentage, so no box could be judged by it; "
             "give exclude_percentile from 0 to 100"
         )
     if not background.shape == rms.shape == n_good.shape:

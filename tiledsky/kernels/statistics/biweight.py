@@ -110,7 +110,7 @@ def _check_center(median: float, mad: float) -> None:
         return  # those of no values
     if not isfinite(median):
         raise ParameterError(
-            f"median={median} is no place to measure distances from; pass the median of all pixels that count"
+            f"median={median} is not a place to measure distances from; pass the median of all pixels that count"
         )
     if not (mad == 0 or (isfinite(mad) and mad >= _LEAST_MAD)):
         raise ParameterError(
