@@ -444,7 +444,7 @@ def test_missing_directory_and_role(tmp_path: Path) -> None:
         open_image(tmp_path / "nothing.fits")
     with pytest.raises(InputError, match="is a directory"):
         open_image(tmp_path)
-    with pytest.raises(ParameterError, match="role 'flat' is not one of"):
+    with pytest.raises(ParameterError, match="role 'flat' does not decide"):
         open_image(tmp_path, role="flat")  # type: ignore[arg-type]
 
 

@@ -86,7 +86,9 @@ def _version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print what a result depends on."),
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the versions that decide the bits of a result."
+        ),
     ] = False,
 ) -> None:
     """Estimate and subtract the sky background of astronomical mosaics of any size."""

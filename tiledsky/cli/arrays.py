@@ -45,13 +45,13 @@ def submit(
     *,
     inputs: InputOptions,
     memory_limit: Annotated[
-        str | None, typer.Option(help="Of the task of a job (default: memory of the cluster file).")
+        str | None, typer.Option(help="Memory of a task (default: that of the cluster file).")
     ] = None,
     tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; the result is the same.")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run in --out.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Delete an earlier run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the scripts; submit nothing.")] = False,
 ) -> None:
-    """Submit a run to SLURM as job arrays, one a stage, without Dask; the scripts go to RUN.zarr.jobs."""
+    """Submit a run to SLURM as one job array for each stage, without Dask; write the scripts to RUN.zarr.jobs."""
     config, out = load_cluster(cluster).changed(memory=memory_limit), str(located(out).absolute())
     prepared = prepare(
         recipe, source, out, tile_size=tile_size, memory_limit=parse_memory(config.memory), threads=1, **inputs

@@ -23,10 +23,10 @@ _File = Annotated[str, typer.Argument(metavar="FILE.toml", help="Cluster file, o
 @clusters.command("check")
 def check(
     cluster: _File,
-    folder: Annotated[Path, typer.Option(help="Where runs will be; workers must see it.")] = Path(),
+    folder: Annotated[Path, typer.Option(help="Folder of the runs; all workers must see it.")] = Path(),
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a tcp:// scheduler on another machine.")] = False,
 ) -> None:
-    """Start the workers, compare versions, let each do a tile's worth of work, stop them."""
+    """Start the workers, compare their versions, run a tile on each, and stop them."""
     config = load_cluster(cluster)
     with reporting() as report:
         report.line(f"waiting for the first of {config.workers} workers ({config.kind})")

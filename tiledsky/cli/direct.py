@@ -31,10 +31,10 @@ def estimate(
     planes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(EXPORTED),
     *,
     inputs: InputOptions,
-    threads: Annotated[int | None, typer.Option(help="Default: one for each core.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads (default: one for each core).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
-    """Estimate the sky of an image that fits in memory, FITS to FITS: no run store, no measures, nothing to resume."""
+    """Estimate the sky of an image that fits in memory, FITS to FITS: no store, no quality measures, no resuming."""
     began = time.monotonic()
     keep_freed()
     with reporting() as report:

@@ -32,7 +32,7 @@ def simulate(
     truth: Annotated[Path | None, typer.Option(help="Zarr store for the noiseless sky.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
-    """Simulate a pathological sky: gradient, sinc blemishes, noise 0.1, elliptical Gaussian sources."""
+    """Simulate a difficult sky: gradient, sinc blemishes, noise 0.1, elliptical Gaussian sources."""
     with reporting() as report:
         streams.simulate(
             out, shape=_shape(size), seed=seed, truth=truth, overwrite=overwrite, progress=report.rows("simulate")
@@ -82,7 +82,7 @@ def merge(
     ],
     out: Annotated[Path, typer.Option(metavar="M.zarr", help="Store for the mask; give it to run with --mask.")],
 ) -> None:
-    """Unite the source masks of runs, for a second run of each band."""
+    """Combine the source masks of runs, for a second run of each band."""
     with reporting() as report:
         merged = merge_masks(runs, out, progress=report.rows("merge-masks"))
     ny, nx = merged.shape
@@ -98,7 +98,7 @@ def add_sky(
     checksum: ChecksumOption = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
-    """Add the background back: the image that a run, or a file that export wrote, began with."""
+    """Add the background back, to restore the image of a run or of a file written by export."""
     with reporting() as report:
         result = restore(source, out, overwrite=overwrite, checksum=checksum, progress=report.rows("restore"))
     (ny, nx), compared = result.shape, result.comparison
@@ -138,7 +138,7 @@ def recipes(
 
 @app.command()
 def info(source: Annotated[str, typer.Argument(metavar="RUN.zarr|IN.fits[:HDU]")], hdu: HduOption = None) -> None:
-    """Say what a run store or a FITS file holds."""
+    """Describe a run store or a FITS file."""
     if not located(source).is_dir():
         _info_fits(source, hdu)
         return

@@ -32,7 +32,7 @@ def placed(text: str) -> str:
 
 RunArgument = Annotated[str, typer.Argument(parser=placed, metavar="RUN.zarr")]
 OutOption = Annotated[
-    str, typer.Option(parser=placed, metavar="RUN.zarr", help="Run store; the same command goes on where it ended.")
+    str, typer.Option(parser=placed, metavar="RUN.zarr", help="Run store; the same command resumes the run.")
 ]
 HduOption = Annotated[str | None, typer.Option(help="HDU of the science image (name or number), or a Zarr array.")]
 ChecksumOption = Annotated[
@@ -48,7 +48,7 @@ def _options(
         str | None,
         typer.Option(
             metavar="NUMBER|auto",
-            help="Pixels that are this number have no data; auto: the number that fills patches at the border or 0.5%.",
+            help="Number that means no data; auto: the number that fills patches at the border, or 0.5% of the pixels.",
         ),
     ] = None,
     weight: Annotated[str | None, typer.Option(metavar=_PLANE, help="Weight: pixels not above 0 are invalid.")] = None,
@@ -56,7 +56,7 @@ def _options(
         str | None, typer.Option(metavar=_PLANE, help="Standard deviation: pixels not above 0 are invalid.")
     ] = None,
     variance: Annotated[
-        str | None, typer.Option(metavar=_PLANE, help="Its square root is the error; instead of --error.")
+        str | None, typer.Option(metavar=_PLANE, help="Square of the error, instead of --error.")
     ] = None,
     dq: Annotated[
         str | None, typer.Option(metavar=_PLANE, help="Data quality: pixels with the recipe's flags are invalid.")
@@ -68,13 +68,15 @@ def _options(
         str | None,
         typer.Option(
             metavar=_PLANE,
-            help="Left out of statistics: non-zero pixels, a region file (.reg, .crtf), or the sources of RUN.zarr or "
-            "of what merge-masks wrote.",
+            help=(
+                "Mask: non-zero pixels, a region file (.reg, .crtf), or the sources of RUN.zarr or of a store "
+                "written by merge-masks."
+            ),
         ),
     ] = None,
     user_mask: Annotated[
         str | None,
-        typer.Option(metavar=_PLANE, help="A mask of your own, beside the one of a run: pixels or a region file."),
+        typer.Option(metavar=_PLANE, help="Your own mask, in addition to --mask: non-zero pixels or a region file."),
     ] = None,
     checksum: ChecksumOption = True,
 ) -> InputOptions:

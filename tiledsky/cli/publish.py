@@ -18,7 +18,7 @@ def publish(
     source: RunArgument,
     url: Annotated[str, typer.Argument(metavar="URL", help="s3://, gs:// or az://")],
 ) -> None:
-    """Copy a finished run to a bucket; the sign that it is finished comes last."""
+    """Copy a finished run to a bucket; the file that marks it as finished goes last."""
     open_run(source)
     with reporting(goes_on=True) as report:
         size = upload(

@@ -29,13 +29,13 @@ NOT_GOOD = 1
 def check(
     source: RunArgument,
     recipe: Annotated[
-        str | None, typer.Option(help="Judge by the [checks] of this recipe instead of those of the run.")
+        str | None, typer.Option(help="Use the [checks] of this recipe instead of those of the run.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 on a warning, too.")] = False,
-    reasons: Annotated[bool, typer.Option("--reasons", help="Say what each check is for.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Also exit with code 1 on a warning.")] = False,
+    reasons: Annotated[bool, typer.Option("--reasons", help="Print the reason of each limit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
 ) -> None:
-    """Say how good the sky of a finished run is; exit code 1 if a check fails."""
+    """Print the quality checks of a finished run; exit code 1 if a check fails."""
     run = open_run(source)
     found = run.diagnostics
     checks = run.recipe.checks if recipe is None else Recipe.load(recipe).checks
@@ -55,15 +55,15 @@ def check(
 @app.command("inject", rich_help_panel=LOOK)
 def inject_sources(
     source: Annotated[str, typer.Argument(parser=placed, metavar="RUN.zarr", help="A finished run.")],
-    out: Annotated[Path, typer.Option(metavar="NEW.zarr", help="Run on the image with the sources.")],
-    count: Annotated[int, typer.Option(min=2, help="Sources of each pair of flux and size.")] = 40,
+    out: Annotated[Path, typer.Option(metavar="NEW.zarr", help="Store for the run with the sources.")],
+    count: Annotated[int, typer.Option(min=2, help="Number of sources for each pair of flux and size.")] = 40,
     flux: Annotated[str, typer.Option(help="Total fluxes in units of the noise of a pixel.")] = "100,1000",
     size: Annotated[str, typer.Option(help="Half-light radii in pixels.")] = "2,5",
-    sersic: Annotated[float, typer.Option(min=0.5, max=8, help="Index; 0.5: a Gaussian.")] = 0.5,
+    sersic: Annotated[float, typer.Option(min=0.5, max=8, help="Sersic index; 0.5: a Gaussian.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0)] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the measure as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Put sources of known flux into the image of a run, run its recipe again, say what the background takes."""
+    """Add sources of known flux to the image of a run, run its recipe again, measure what the background takes."""
     wanted = Injection(count, _numbers("--flux", flux), _numbers("--size", size), sersic, seed)
     with reporting() as report:
         found = inject(open_run(source), out, wanted, progress=report.tiles)
@@ -84,16 +84,16 @@ def advise(
     recipes: Annotated[
         str | None, typer.Option(help=f"Presets or TOML files to try. [default: {','.join(RECIPES)}]")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Cutouts to try them on, spread over the image.")] = 6,
+    samples: Annotated[int, typer.Option(min=1, help="Number of cutouts, spread over the image.")] = 6,
     sample_size: Annotated[int, typer.Option(min=SMALLEST, help="Side of a cutout in pixels.")] = 512,
-    boxes: Annotated[str, typer.Option(help="Box sizes of the last mesh to try with the best recipe.")] = ",".join(
+    boxes: Annotated[str, typer.Option(help="Box sizes to try for the last mesh of the best recipe.")] = ",".join(
         map(str, BOXES)
     ),
     *,
     inputs: InputOptions,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything found as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all results as JSON.")] = False,
 ) -> None:
-    """Try recipes and box sizes on samples of an image, rank them with errors, and say which to use."""
+    """Try recipes and box sizes on samples of an image, rank them with errors, and recommend one."""
     sizes = _numbers("--boxes", boxes, "6,10,15", whole=True)
     names = None if recipes is None else [name.strip() for name in recipes.split(",")]
     with reporting() as report:

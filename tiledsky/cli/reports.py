@@ -41,12 +41,12 @@ def report_of(
     source: RunArgument,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="REPORT.html", help="Default: beside the run, RUN.report.html."),
+        typer.Option("--out", "-o", metavar="REPORT.html", help="Page (default: RUN.report.html beside the run)."),
     ] = None,
-    png: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the figures as PNG files too.")] = None,
-    pdf: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the figures as PDF files too.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also write the figures as PNG files.")] = None,
+    pdf: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also write the figures as PDF files.")] = None,
 ) -> None:
-    """Write what there is to see of a run as one page that opens offline: verdict, planes, figures, memory and time."""
+    """Write the report of a run as one page that opens offline: verdict, planes, figures, memory and time."""
     from tiledsky.report import save_figures, write_report
 
     run = open_run(source)
@@ -67,7 +67,7 @@ def compare_runs(
         str | None, typer.Option(metavar="TRUTH.zarr", help="The true sky, as simulate --truth writes it.")
     ] = None,
 ) -> None:
-    """Set several runs of one image side by side on one page: verdicts, residuals, noise against scale."""
+    """Compare several runs of one image on one page: verdicts, residuals, noise against scale."""
     from tiledsky.report import write_comparison
 
     say(str(write_comparison([open_run(path) for path in runs], out, truth=truth)))
@@ -76,10 +76,10 @@ def compare_runs(
 @app.command("view", rich_help_panel=LOOK)
 def view_run(
     source: RunArgument,
-    port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0: any free one.")] = 0,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: any free port.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
 ) -> None:
-    """Pan and zoom all planes of a run of any size, every pixel of them, on a page of this machine; Ctrl-C ends it."""
+    """Show every pixel of all planes of a run in a browser on this machine; Ctrl-C ends it."""
     if not 0 <= port <= 65535:
         raise ParameterError(f"port {port} does not exist; use 0 (any free port) to 65535")
     from tiledsky.report.view import serve

@@ -36,11 +36,11 @@ def plan_of(
     inputs: InputOptions,
     workers: Annotated[int, typer.Option(help="Worker processes on this machine.")] = 2,
     threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
-    memory_limit: Annotated[str, typer.Option(help="Of each worker.")] = "2GB",
+    memory_limit: Annotated[str, typer.Option(help="Memory of each worker.")] = "2GB",
     tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: integers, sizes in bytes.")] = False,
 ) -> None:
-    """Say what a run will take: tasks, bytes, memory of a worker, room on the disk. Reads headers and a few pixels."""
+    """Print the tasks, bytes, worker memory and disk space of a run. Reads headers and a few pixels."""
     check_sizes(workers, threads)
     limit = parse_memory(memory_limit)
     made = planned(recipe, source, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
@@ -62,31 +62,35 @@ def run(
     *,
     inputs: InputOptions,
     cluster: Annotated[
-        str, typer.Option(metavar="FILE.toml", help="Where workers come from: a file, or local, slurm, scheduler, ...")
+        str, typer.Option(metavar="FILE.toml", help="Cluster of the workers: a file, or local, slurm, scheduler, ...")
     ] = "local",
-    workers: Annotated[int | None, typer.Option(help="Worker processes (default: 2, or of the cluster file).")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes (default: 2, or those of the cluster file).")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each worker (default: 1).")] = None,
-    memory_limit: Annotated[str | None, typer.Option(help="Of each worker (default: 2GB).")] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Memory of each worker (default: 2GB).")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Use this Dask scheduler (tcp://... or tls://...).")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a tcp:// scheduler on another machine.")] = False,
     dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Serve Dask's dashboard on this machine, at a secret address.")
     ] = False,
     task_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Kill the worker of a task that takes longer; 0: never.")
+        float, typer.Option(metavar="SECONDS", help="Seconds after which a task loses its worker; 0: no limit.")
     ] = TASK_TIMEOUT,
     tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; the result is the same.")] = None,
     verify_done: Annotated[
-        str, typer.Option("--verify", help="How closely to look at what is done: markers, sizes, crc or decode.")
+        str, typer.Option("--verify", help="Depth of the check of finished tasks: markers, sizes, crc or decode.")
     ] = "sizes",
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away an earlier run in --out.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Delete an earlier run in --out.")] = False,
     performance_report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write what Dask did when, to be read offline.")
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write Dask's record of all tasks as a page that opens offline."),
     ] = None,
     worker_slice: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Do a share of the tiles of --stage, without Dask; see submit.")
+        str | None,
+        typer.Option(metavar="I/N", help="Do only this share of the tiles of --stage, without Dask; see submit."),
     ] = None,
-    stage: Annotated[str | None, typer.Option(help="Of --worker-slice; `finish` ends the run.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Stage of --worker-slice; `finish` ends the run.")] = None,
     report_too: Annotated[
         bool,
         typer.Option("--report/--no-report", envvar="TILEDSKY_REPORT", help="Write the report beside RUN.zarr."),
@@ -166,11 +170,11 @@ def _cluster(
 @app.command("verify")
 def verify_run(
     source: RunArgument,
-    level: Annotated[str, typer.Option(help="How closely: markers, sizes, crc or decode.")] = "crc",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look only; change nothing.")] = False,
+    level: Annotated[str, typer.Option(help="Depth of the check: markers, sizes, crc or decode.")] = "crc",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only; change nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON.")] = False,
 ) -> None:
-    """Name what is damaged in a run store, and mark it to be made anew; exit code 4 if anything is."""
+    """List damaged files of a run store and mark them for repair; exit code 4 if there are any."""
     faults = verify(source, level=level, discard=not dry_run)
     if as_json:
         typer.echo(json.dumps({"run": source, "level": level, "faults": [f.to_json() for f in faults]}, indent=1))

@@ -331,9 +331,7 @@ def open_image(
         nothing to choose by.
     """
     if role not in ROLE_NAMES:
-        raise ParameterError(
-            f"role {role!r} is not one of {tuple(ROLE_NAMES)}, which decide the pixel type; give one of them"
-        )
+        raise ParameterError(f"role {role!r} does not decide the pixel type; give one of {tuple(ROLE_NAMES)}")
     return _open(Path(path), hdu, role, None if scratch is None else Path(scratch), None, checksum=checksum)
 
 
