@@ -150,7 +150,7 @@ def test_recipes_that_are_none(refused: Callable[..., None], image: Path, tmp_pa
         ("--threads", 0, "2 workers with 0 threads do no work"),
         ("--workers", 10_001, "10001 workers are more than the 10000 that can work on one run; use fewer workers"),
         ("--threads", 10**20, f"{10**20} threads are more than the 1000 that can work on one run; use fewer threads"),
-        ("--tile-size", 0, "tile size 0 holds no pixel; use --tile-size of at least 1"),
+        ("--tile-size", 0, "tile size 0 has no pixel; use --tile-size of at least 1"),
         (
             "--tile-size",
             10**23,

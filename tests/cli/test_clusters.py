@@ -90,7 +90,7 @@ def test_report_for_reading_offline(call: Call, image: Path, tmp_path: Path) -> 
             "--scheduler conflicts with a cluster of kind slurm",
         ),
         (["--workers", "0"], 2, "0 workers with 1 threads do no work"),
-        (["--worker-slice", "3/2", "--stage", "output"], 2, "worker slice '3/2' is none"),
+        (["--worker-slice", "3/2", "--stage", "output"], 2, "worker slice '3/2' is not a slice"),
         (["--worker-slice", "1/2"], 2, "a worker slice needs --stage; the stages of this run are ingest,"),
         (["--worker-slice", "1/2", "--stage", "output"], 4, "is not prepared for slices; run `tiledsky submit` first"),
     ],

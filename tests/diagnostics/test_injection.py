@@ -83,7 +83,7 @@ def test_command(tmp_path: Path) -> None:
     assert abs(lost[64]) < 0.3
     _goes_on_with_its_own_alone(tmp_path, words)
     refused = CliRunner().invoke(app, [*words, "--flux", "bright"])
-    assert "--flux 'bright' is no list of numbers" in str(refused.exception)
+    assert "--flux 'bright' is not a list of numbers" in str(refused.exception)
 
 
 def _goes_on_with_its_own_alone(folder: Path, words: list[str]) -> None:

@@ -45,7 +45,7 @@ def test_one_door() -> None:
     for url in ("s3://sky/run.zarr", "https://sky.example/run.zarr/"):
         assert isinstance(folder_at(url), ObjectStore)
         assert str(folder_at(url)) == str(folder_at(Address(url))) == url.rstrip("/")
-    with pytest.raises(InputError, match="a int is no path, so there is nothing to open"):
+    with pytest.raises(InputError, match="a int is not a path; give a path or an address"):
         folder_at(3)  # type: ignore[arg-type]
 
 

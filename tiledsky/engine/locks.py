@@ -57,8 +57,8 @@ class FolderLocks:
         with self._held(fcntl.LOCK_EX):
             if not self.wait_for_tasks(seconds=_PATIENCE):
                 raise RunError(
-                    f"{self.root}: tasks of an earlier call still run on workers, and two must not write one tile; "
-                    "wait for them or stop the workers"
+                    f"{self.root}: tasks of an earlier call still run on workers, and two tasks must not write one "
+                    "tile; wait for them or stop the workers"
                 )
             self._end_all()
             yield self.begin()

@@ -88,7 +88,7 @@ class LocalFolder:
             made = path.name in known or is_temporary(path.name) or (path / "zarr.json").is_file()
             if not made and not (path / "c").is_dir():
                 raise RunError(
-                    f"{self} holds {path.name}, which no run made, and would lose it; move it, or change --out"
+                    f"{self} holds {path.name}, which no run wrote and --restart would delete; move it, or change --out"
                 )
 
     def holds(self, path: str) -> bool:

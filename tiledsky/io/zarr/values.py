@@ -188,7 +188,7 @@ def _missing(path: str | os.PathLike[str], key: str, value: Any, stored: np.dtyp
     if not limits.min <= number <= limits.max or number != int(number):
         raise _refuse(
             path,
-            f"{key} {number} is none of the numbers of {stored}, so missing pixels are not known",
+            f"{key} {number} is not one of the numbers of {stored}, so missing pixels are not known",
             "correct the attribute",
         )
     yield int(number)
