@@ -235,7 +235,7 @@ def filtered_variance(
     Returns
     -------
     ndarray, float64
-        Of `inner`: the same bits for any tiling. Memory: about 70 bytes a cell of it.
+        Of `inner`: the same bits for any tiling. Memory: about 50 bytes a box of the window.
     """
     along, across = (window_counts(n, s) for n, s in zip(shape, size, strict=True))
     rows, columns = inner.slices

@@ -104,7 +104,7 @@ def outlying_distances(background: Array, inner: Region, window_region: Region, 
     -------
     ndarray
         Of `inner`, same dtype: distance from the median of the 5 x 5 boxes about the box (itself among them, fewer at
-        the edges of the mesh); NaN where excluded. The same bits for any tiling. Memory: two of the window.
+        the edges of the mesh); NaN where excluded. The same bits for any tiling. Memory: three of the window.
     """
     check_window("the distance of boxes", OUTLYING_HALO, inner, window_region, shape)
     middle = median_filter(background, size=(2 * OUTLYING_HALO + 1, 2 * OUTLYING_HALO + 1))

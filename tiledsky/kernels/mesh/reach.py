@@ -115,7 +115,7 @@ def idw_reach_tile(
     -------
     ndarray, int32
         The smallest k up to 64; beyond, one that is up to 127 larger, from whole blocks: it makes the window larger and
-        changes no pixel. The same for any tiling. Memory: 16 bytes a box of the window, 8 a block.
+        changes no pixel. The same for any tiling. Memory: 25 bytes a box of the window, 16 a block.
 
     Raises
     ------
