@@ -1,4 +1,4 @@
-"""Where the residual is worst, for a look."""
+"Blocks with the largest residuals."
 
 from __future__ import annotations
 

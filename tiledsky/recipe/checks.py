@@ -10,7 +10,7 @@ from tiledsky.recipe.parameters import Model
 
 
 class Limit(Model):
-    """Values from which a check warns and fails; one that is left out: never."""
+    """Values from which a check warns and fails; None: never."""
 
     warn: float | None = Field(None, ge=0)
     fail: float | None = Field(None, ge=0)
@@ -27,7 +27,7 @@ def _limit(warn: float, fail: float, reason: str) -> Any:
 
 
 class Checks(Model):
-    """Limits of all checks; the description of each says why it is what it is.
+    """Limits of all checks, each with its reason.
 
     A value that has an error counts only where it is ``significance`` errors away from zero.
     """
@@ -36,33 +36,44 @@ class Checks(Model):
     scale_excess: Limit = _limit(
         2.0,
         4.0,
-        "largest excess of the rms of block means over that of noise, as a share of it: at 2 the structure left in the "
-        "residual is 2.8 times the noise of an aperture of that size",
+        (
+            "largest excess of the rms of block means over the rms that noise gives, as a share of the "
+            "latter: at 2 the remaining structure is 2.8 times the noise of an aperture of that size"
+        ),
     )
     scale_overfit: Limit = _limit(
         0.25,
         0.4,
-        "largest shortfall of the rms of means of blocks up to 16 px, as a share of that of noise: what the background "
-        "takes from the noise at that scale it takes from sources too",
+        (
+            "largest deficit of the rms of means of blocks up to 16 px, as a share of the rms that noise "
+            "gives: a background that follows noise of a scale also follows sources of that scale"
+        ),
     )
     masked_bias: Limit = _limit(
         0.05,
         0.1,
-        "bias of the background under masks, in units of the noise of a pixel: a source loses it in each pixel",
+        "bias of the background under masks, in units of the noise of a pixel: each pixel of a source loses it",
     )
     bright_bias: Limit = _limit(
-        0.1, 0.2, "the same under pixels more than 3 sigma above the background, where sources are measured"
+        0.1,
+        0.2,
+        (
+            "bias of the background under pixels more than 3 sigma above it, where sources are measured, in "
+            "units of the noise"
+        ),
     )
     edge_light: Limit = _limit(
         0.15,
         0.3,
-        "mean residual within 4 px of the masks above that from 16 px on, in units of the noise: light that masks miss "
-        "is taken for sky",
+        (
+            "mean residual within 4 px of the masks minus the mean from 16 px on, in units of the noise: the "
+            "background includes light that the masks miss"
+        ),
     )
     idle_rim: Limit = _limit(
         8,
         12,
-        "width in px of the rim of the masks that holds no light: sky that is thrown away, where it is needed most",
+        "width in px of the rim of the masks without light: the masks hide sky where it is needed most",
     )
     source_bias: Limit = _limit(
         0.1, 0.2, "mean bias of the background at the sources, masked or not, in units of the noise"
@@ -70,10 +81,13 @@ class Checks(Model):
     flux_slope: Limit = _limit(
         0.1,
         0.2,
-        "rise of the bias at masked sources with a decade of flux, in units of the noise: bright ones are eaten",
+        (
+            "rise of the bias at masked sources per decade of flux, in units of the noise: the background "
+            "takes light from bright sources"
+        ),
     )
     negative_area: Limit = _limit(
-        1024, 2304, "area in px of the largest region below -3 sigma: noise alone makes single blocks of 256 px"
+        1024, 2304, "area in px of the largest region below -3 sigma: noise alone gives single blocks of 256 px"
     )
     negative_significance: Limit = _limit(
         6.0,
@@ -83,47 +97,54 @@ class Checks(Model):
     positive_significance: Limit = _limit(
         8.0,
         12.0,
-        "strongest positive region, in sigma; sources too faint for the masks make some",
+        "strongest positive region, in sigma: sources too faint for the masks cause some",
     )
     seam: Limit = _limit(
         0.02,
         0.05,
-        "largest mean step across a tile edge beyond 1.5 times the largest at other lines, in units of the noise",
+        (
+            "largest mean step across a tile edge beyond 1.5 times the largest step at other lines, in units "
+            "of the noise"
+        ),
     )
     mean_residual: Limit = _limit(0.1, 0.2, "mean residual of unmasked pixels, in units of the noise")
     skewness: Limit = _limit(
         0.15,
         0.3,
-        "skewness of the residual: sources that are not masked make a tail to the right",
+        "skewness of the residual: unmasked sources add a tail to the right",
     )
     worst_block: Limit = _limit(
         10.0,
         20.0,
-        "largest deviation of a block of 16 px, in sigma: a place where the sky is wrong",
+        "largest deviation of a block of 16 px, in sigma: the sky is wrong there",
     )
-    masked_fraction: Limit = _limit(
-        0.8, 0.95, "share of the valid pixels that are masked: little sky is left to tell it"
-    )
+    masked_fraction: Limit = _limit(0.8, 0.95, "masked share of the valid pixels: little sky is left to measure")
     constant_pixels: Limit = _limit(
         1e-4,
         0.005,
-        "share of the valid pixels that have one value in patches and count as sky: it may mean no data, say so with "
-        "nodata",
+        (
+            "share of the valid pixels that count as sky and have one value in patches: if the value means "
+            "no data, give it with nodata"
+        ),
     )
     no_noise: Limit = Field(
         Limit(warn=0.9),
-        description="share of the blocks of 4 px without the ups and downs of noise: of an image without noise, a "
-        "simulation say, nothing in units of the noise can be told",
+        description=(
+            "share of the blocks of 4 px without the ups and downs of noise: without noise no check in units "
+            "of the noise has a meaning"
+        ),
     )
     narrow_fit: Limit = Field(
         Limit(warn=0.1),
-        description="share of a fitted mesh at its narrowest bandwidth: boxes are too large for the sky, or extended "
-        "light is taken for it; smaller boxes, or the preset for extended light",
+        description=(
+            "share of a fitted mesh at its narrowest bandwidth: the boxes are too large for the sky, or the "
+            "fit follows extended light; use smaller boxes, or the preset for extended light"
+        ),
     )
 
     @classmethod
     def reason(cls, name: str) -> str:
-        """Return why a check is made."""
+        """Return the reason of a limit."""
         return str(cls.model_fields[name].description)
 
     @classmethod
