@@ -29,6 +29,11 @@ The weights u leave P out, so that they trust wide fits less than the weights of
 differences between the fits that are too weak to change the average. Where boxes are missing, no fit shows how the sky
 bends: `tiledsky.kernels.fit.gaps` measures how far the sky strays from such fits where there are boxes, and adds that.
 (A fit of one given bandwidth has the error of noise alone.)
+
+A mesh is fitted tile by tile, in two passes: the scores of all fits, from which their weights are known, then the fits
+that weigh anything at a place. The narrowest, which are made at every cell, are scored by one of each two by two boxes:
+their R is that of the next wider fit, times the ratio of both by these boxes. (Scored by these boxes alone, wide fits
+differ by chance: on a flat sky the scatter is 1.7 times as large.)
 """
 
 from __future__ import annotations
@@ -274,8 +279,8 @@ class MeshFit:
         blocks, places = self._blocks(tile), self._made
         counted, summed = self._windows(counts, blocks), self._windows(scores, blocks)
         if self.sampled:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                summed[: 2 * self.sampled : 2] *= summed[2 * self.sampled] / summed[-SUMS - 1]
+            every, some = summed[2 * self.sampled], summed[-SUMS - 1]
+            summed[: 2 * self.sampled : 2] *= np.divide(every, some, out=np.ones_like(every), where=some > 0.0)
         which = [part for k in places for part in (2 * k, 2 * k + 1)]
         averages = Averages(tile, blocks, counts=counted, scores=summed[which], floor=self.numbers.floor)
         if self.model.whole is None:

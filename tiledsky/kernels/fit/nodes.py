@@ -78,13 +78,15 @@ class Kernel:
         """Bytes that `fits` takes for a region of this shape, of a mesh of this shape, beside what is given to it.
 
         26 a cell of the window while values and weights are made, 16 of it from then on; 24 (degree + 1) + 64 a node;
-        40 a cell if there are fewer nodes than cells; 1.5 MB for the rows and matrices that are worked on.
+        40 a cell if there are fewer nodes than cells; 40 (degree + 2) a column of the window, and 1 MB, for the rows
+        and matrices that are worked on.
         """
-        window = math.prod(min(n + 2 * h, of) for n, h, of in zip(region, self.halo, shape, strict=True))
+        rows, columns = (min(n + 2 * h, of) for n, h, of in zip(region, self.halo, shape, strict=True))
+        window = rows * columns
         cells = math.prod(region)
         nodes = cells if self.step == 1 else math.prod(n // self.step + 4 for n in region)
         made = (24 * (self.degree + 1) + 64) * nodes + (40 * cells if self.step > 1 else 0)
-        return max(26 * window, 16 * window + made) + 1_500_000
+        return max(26 * window, 16 * window + made) + 40 * (self.degree + 2) * columns + 1_000_000
 
     def fits(
         self,
