@@ -1,5 +1,8 @@
 """Global statistics: numpy = dask, bit for bit, and = astropy.stats."""
 
+import itertools
+from dataclasses import astuple
+
 import dask
 import dask.array as da
 import numpy as np
@@ -13,7 +16,7 @@ from tiledsky.kernels.statistics.histogram import KeyHistogram
 from tiledsky.kernels.statistics.refinement import Refinement
 from tiledsky.operations.masking import tier_mask
 from tiledsky.recipe import SigmaClip, Tier
-from tiledsky.statistics import Statistics, bins_to_refine, finish, global_statistics, image_statistics
+from tiledsky.statistics import Statistics, bins_to_refine, finish, finish_in_parts, global_statistics, image_statistics
 from tiledsky.testing import assert_tile_invariant, irregular_chunkings
 
 SHAPE = (83, 97)
@@ -150,6 +153,51 @@ def test_the_parts_of_a_run_give_the_same():
     for wrong in (elsewhere, fewer):
         with pytest.raises(RunError, match="do not belong to"):
             finish(histogram, refinement, clip, wrong)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.02, 5.0])
+@pytest.mark.parametrize("center", ["median", "mean"])
+def test_values_that_are_too_many_are_counted_in_parts(level, center, monkeypatch):
+    values = (level + np.random.default_rng(21).normal(size=(6, 40_000))).astype(np.float32)
+    clip = SigmaClip(center=center)
+    histogram = KeyHistogram.from_values(values)
+    bins = bins_to_refine(histogram, clip)
+    whole = astuple(finish(histogram, Refinement.from_values(values, bins), clip))[:-2]
+    tiles = [Refinement.from_values(row, bins) for row in values]
+    calls = []
+
+    def refined(some):
+        calls.append(some)
+        return Refinement.merged(tile.part(some) for tile in tiles)
+
+    assert astuple(finish_in_parts(histogram, bins, refined, clip))[:-2] == whole  # without the biweights
+    assert [some.size for some in calls] == [bins.size]  # not too many
+    for first, beside in ((2, 0), (2, 3), (6, 8)):
+        calls.clear()
+        for name, value in {"_DISTINCT": 100, "_FIRST": first, "_BESIDE": beside}.items():
+            monkeypatch.setattr(f"tiledsky.statistics.{name}", value)
+        assert astuple(finish_in_parts(histogram, bins, refined, clip))[:-2] == whole
+        assert len(calls) > 1
+        for some, more in itertools.pairwise(calls):  # those that are needed, and those beside them
+            assert set(some) < set(more) <= set(bins)
+            assert len(more) <= len(some) + 2 * beside + 1
+        if not level and not beside:  # where there are many bins near the median
+            assert len(calls[-1]) < bins.size / 2
+
+
+def test_bins_that_no_tile_has_are_no_endless_search(monkeypatch):
+    values = _normal()
+    histogram, clip = KeyHistogram.from_values(values), SigmaClip()
+    bins = bins_to_refine(histogram, clip)
+    none = Refinement.from_values(values[:0], bins[:0])
+    with pytest.raises(RunError, match="needed but was not refined"):
+        finish_in_parts(histogram, bins, lambda some: none, clip)
+    monkeypatch.setattr("tiledsky.statistics._DISTINCT", 1)
+    monkeypatch.setattr("tiledsky.statistics._FIRST", 1)
+    with pytest.raises(RunError, match="needed but was not refined"):
+        finish_in_parts(histogram, bins, lambda some: none, clip)
+    with pytest.raises(RunError, match="not of the same pixels"):
+        finish_in_parts(histogram, bins, lambda some: Refinement.from_values(values[1:], some), clip)
 
 
 def test_biweights_without_spread():

@@ -8,6 +8,7 @@ and merges by integer addition.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from tiledsky.errors import RunError
 from tiledsky.images import float_dtype, same_kind, taken_apart
 from tiledsky.kernels.statistics import needed_bins, selection
 from tiledsky.kernels.statistics.biweight import BiweightSums
-from tiledsky.kernels.statistics.histogram import KeyHistogram
+from tiledsky.kernels.statistics.histogram import N_BINS, KeyHistogram
 from tiledsky.kernels.statistics.refinement import Refinement
 from tiledsky.kernels.statistics.sorted_values import SortedValues, mean_and_std
 from tiledsky.overlap import call, is_dask_array
@@ -26,6 +27,8 @@ from tiledsky.recipe import SigmaClip
 
 #: Summaries merged at a time are the square of this: bounds what a merge holds.
 _MERGE = 4
+#: Distinct values whose counts are held at once; else the bins with most values, and those beside one that is missing.
+_DISTINCT, _FIRST, _BESIDE = 1 << 20, 24, 8
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,43 @@ def finish(
         mad=mad,
     )
     return _with_biweights(statistics, biweight_sums)
+
+
+def finish_in_parts(
+    histogram: KeyHistogram,
+    bins: NDArray[np.uint16],
+    refined: Callable[[NDArray[np.uint16]], Refinement],
+    clip: SigmaClip,
+    biweight_sums: BiweightSums | None = None,
+) -> Statistics:
+    """Statistics as of `finish`, exact as they are, in memory that does not grow with the image.
+
+    Where all values near the median of a sky around 0 are too many, the bins with most values come first; the few bins
+    that the medians then turn out to fall in are added, with their neighbours.
+
+    Parameters
+    ----------
+    histogram : KeyHistogram
+    bins : ndarray of uint16
+        Those of `bins_to_refine`, ascending.
+    refined : callable
+        Of some of the bins, ascending: their merged refinement. Called again for more of them.
+    clip : SigmaClip
+    biweight_sums : BiweightSums, optional
+    """
+    at = np.searchsorted(histogram.bins, bins)
+    values = np.minimum(histogram.counts[at], N_BINS).astype(np.int64)  # distinct ones there can be
+    chosen = np.ones(bins.size, np.bool_)
+    if values.sum() > _DISTINCT:
+        chosen[np.argsort(-values, kind="stable")[_FIRST:]] = False
+    while True:
+        try:
+            return finish(histogram, refined(bins[chosen]), clip, biweight_sums)
+        except selection.NotRefinedError as error:
+            missing = int(np.searchsorted(bins, error.bin))
+            if missing == bins.size or bins[missing] != error.bin or chosen[missing]:
+                raise
+            chosen[max(missing - _BESIDE, 0) : missing + _BESIDE + 1] = True
 
 
 def _with_biweights(statistics: Statistics, sums: BiweightSums | None) -> Statistics:

@@ -170,6 +170,23 @@ def test_counting_and_sorting_agree(monkeypatch, n_bins):
     assert Refinement.from_values(image, bins, mask=mask).to_bytes() == counting
 
 
+@pytest.mark.parametrize("counted", [0, 3, 128])
+def test_refinements_of_many_tiles_merge_in_counters(counted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In lists that are sorted, and with a counter for each key: the same, in any order."""
+    tiles = np.random.default_rng(22).normal(3, 1, (30, 4000)).astype(np.float32)
+    histogram = KeyHistogram.from_values(tiles)
+    bins = np.sort(histogram.bins[np.argsort(histogram.counts)[-60::9]])
+    whole = Refinement.from_values(tiles, bins)
+    parts = [Refinement.from_values(tile, bins) for tile in tiles]
+    monkeypatch.setattr("tiledsky.kernels.statistics.refinement._COMPACT_AT", 100)
+    monkeypatch.setattr("tiledsky.kernels.statistics.refinement._MERGED_BINS", counted)
+    assert whole.keys.size > 1000
+    for order in (parts, parts[::-1], parts[7:] + parts[:7]):
+        assert Refinement.merged(order).to_bytes() == whole.to_bytes()
+    some = Refinement.merged(part.part(bins[2:5]) for part in parts)
+    assert some.to_bytes() == Refinement.from_values(tiles, bins[2:5]).to_bytes()
+
+
 def test_refinement_counts_single_values():
     image = scene(np.random.default_rng(10))
     histogram = KeyHistogram.from_values(image)

@@ -15,6 +15,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,7 +31,7 @@ from tiledsky.operations.search import StepInput, search_phases
 from tiledsky.operations.thresholds import NoiseImage, noise_image, ranks_halo, ranks_patch
 from tiledsky.overlap import Patch
 from tiledsky.recipe import SigmaClip, Tier
-from tiledsky.statistics import Statistics, bins_to_refine, finish
+from tiledsky.statistics import Statistics, bins_to_refine, finish, finish_in_parts
 
 #: Counters of the upper halves of all keys.
 HISTOGRAM = 12 * MEGABYTE
@@ -236,19 +237,23 @@ class Reduction(Pass):
 
     def merged(self, task: Task, *, last: bool) -> list[Statistics]:
         """Statistics of the images from the passes; ``last``: with the third, if there is one."""
-        found = []
+        found, clip = [], self.request.clip
         for k, image in enumerate(self.request.images):
-            refinement = sums = None
-            if self.request.refine:
-                histogram = task.value(self._of("bins"))[k][0]
-            else:
-                histogram = self._histogram(task, k)
-            if image.refine:
-                refinement = Refinement.merged(map(Refinement.from_bytes, self._parts(task, "refine", k)))
+            sums = None
             if image.biweight and last:
                 sums = BiweightSums.merged(map(BiweightSums.from_bytes, self._parts(task, "biweight", k)))
-            found.append(finish(histogram, refinement, self.request.clip, sums))
+            if not self.request.refine:
+                found.append(finish(self._histogram(task, k), None, clip, sums))
+                continue
+            histogram, bins = task.value(self._of("bins"))[k]
+            if image.refine:
+                found.append(finish_in_parts(histogram, bins, partial(self._refinement, task, k), clip, sums))
+            else:
+                found.append(finish(histogram, None, clip, sums))
         return found
+
+    def _refinement(self, task: Task, k: int, bins: NDArray[np.uint16]) -> Refinement:
+        return Refinement.merged(Refinement.from_bytes(part).part(bins) for part in self._parts(task, "refine", k))
 
     def _histogram(self, task: Task, k: int) -> KeyHistogram:
         return KeyHistogram.merged(map(KeyHistogram.from_bytes, self._parts(task, "histogram", k)))

@@ -22,6 +22,7 @@ _DENSE_BINS = 64
 _PIXELS_A_DENSE_BIN = 1 << 14
 _SORT_BLOCK = 1 << 20  # values sorted at once
 _COMPACT_AT = 1 << 20  # entries collected before a merge of refinements sorts and adds them up
+_MERGED_BINS = 128  # a merge has a counter for every key of at most so many bins
 _REFINEMENT_HEADER = struct.Struct("<8sQIB")
 _REFINEMENT_MAGIC = b"tskyref1"
 
@@ -101,6 +102,53 @@ def _add_up(keys: _U32, counts: _U64) -> tuple[_U32, _U64]:
     return keys[starts], (np.add.reduceat(counts, starts) if keys.size else counts)
 
 
+class _Merger:
+    """Adds up counts of keys in some bins: in lists, which are sorted; in a counter for every key once many came."""
+
+    def __init__(self, bins: _U16) -> None:
+        self.bins = bins
+        self._keys: list[_U32] = []
+        self._counts: list[_U64] = []
+        self._size = 0
+        self._least = _COMPACT_AT
+        self._dense: _U64 | None = None
+
+    def add(self, keys: _U32, counts: _U64) -> None:
+        """Add counts; no key twice."""
+        if self._dense is not None:
+            self._count(keys, counts)
+            return
+        self._keys.append(keys)
+        self._counts.append(counts)
+        self._size += keys.size
+        if self._size > self._least:
+            keys, counts = self._listed()
+            self._keys, self._counts, self._size = [], [], 0
+            if self.bins.size <= _MERGED_BINS:
+                self._slots = np.zeros(N_BINS, np.int64)
+                self._slots[self.bins] = np.arange(self.bins.size)
+                self._dense = np.zeros(self.bins.size * N_BINS, np.uint64)
+                self._count(keys, counts)
+            else:
+                self._keys, self._counts, self._size = [keys], [counts], keys.size
+                self._least = _COMPACT_AT + 2 * keys.size  # keeps memory near the size of the result
+
+    def _count(self, keys: _U32, counts: _U64) -> None:
+        assert self._dense is not None
+        self._dense[self._slots[keys >> np.uint32(16)] << 16 | keys & np.uint32(0xFFFF)] += counts
+
+    def _listed(self) -> tuple[_U32, _U64]:
+        return _add_up(np.concatenate(self._keys), np.concatenate(self._counts))
+
+    def result(self) -> tuple[_U32, _U64]:
+        """Distinct keys and their counts."""
+        if self._dense is None:
+            return self._listed()
+        at = np.flatnonzero(self._dense)
+        keys = self.bins[at >> 16].astype(np.uint32) << np.uint32(16) | (at & 0xFFFF).astype(np.uint32)
+        return keys, self._dense[at]
+
+
 @dataclass(frozen=True, eq=False)
 class Refinement:
     """Level 2: how often every distinct value occurs in some chosen bins; sparse, mergeable.
@@ -165,32 +213,34 @@ class Refinement:
     def merged(cls, refinements: Iterable[Refinement]) -> Refinement:
         """Refinement of all pixels of several refinements of the same bins. Any order gives the same bits.
 
+        Memory: that of the result, and of 2**20 values; where more arrive, 0.5 MiB of counters a bin up to 128 bins, so
+        that it does not grow with their number; with more bins about 40 bytes a distinct value of the result.
+
         Raises
         ------
         ParameterError
             None given, or of different bins.
         """
-        bins: _U16 | None = None
-        keys: list[_U32] = []
-        counts: list[_U64] = []
-        size = 0
+        merger: _Merger | None = None
         for refinement in refinements:
-            if bins is None:
-                bins = refinement.bins
-            elif not np.array_equal(bins, refinement.bins):
+            if merger is None:
+                merger = _Merger(refinement.bins)
+            elif not np.array_equal(merger.bins, refinement.bins):
                 raise ParameterError(
                     "the refinements look at different bins, so their sum would miss pixels; "
                     "make them all with the same bins"
                 )
-            keys.append(refinement.keys)
-            counts.append(refinement.counts)
-            size += refinement.keys.size
-            if size > _COMPACT_AT + 2 * keys[0].size:  # keeps memory near the size of the result
-                added = _add_up(np.concatenate(keys), np.concatenate(counts))
-                keys, counts, size = [added[0]], [added[1]], added[0].size
-        if bins is None:
+            merger.add(refinement.keys, refinement.counts)
+        if merger is None:
             raise ParameterError("no refinement to merge, so the bins are unknown; pass at least one in refinements")
-        return cls(bins, *_add_up(np.concatenate(keys), np.concatenate(counts)))
+        return cls(merger.bins, *merger.result())
+
+    def part(self, bins: _U16) -> Refinement:
+        """Refinement of some of its bins, ascending."""
+        wanted = np.zeros(N_BINS, np.bool_)
+        wanted[bins] = True
+        kept = wanted[self.keys >> np.uint32(16)]
+        return Refinement(bins, self.keys[kept], self.counts[kept])
 
     def merge(self, other: Refinement) -> Refinement:
         """Refinement of the pixels of both; the bins must be the same."""

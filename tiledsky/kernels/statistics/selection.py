@@ -58,6 +58,17 @@ class ClippedStatistics:
     upper: float
 
 
+class NotRefinedError(RunError):
+    """A bin whose single values are needed is not in the refinement."""
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__(
+            f"bin {wanted} is needed but was not refined, so the result cannot be exact; "
+            "refine the bins that percentile_bins, mad_bins or clipping_bins return for the same parameters"
+        )
+        self.bin = wanted
+
+
 class _Sample:
     """All values of an image in order: single ones where refined, whole bins elsewhere."""
 
@@ -90,10 +101,7 @@ class _Sample:
         """First and last + 1 entry of a bin in the refinement."""
         entries = self.entries[position]
         if entries is None:
-            raise RunError(
-                f"bin {self.histogram.bins[position]} is needed but was not refined, so the result cannot be exact; "
-                "refine the bins that percentile_bins, mad_bins or clipping_bins return for the same parameters"
-            )
+            raise NotRefinedError(int(self.histogram.bins[position]))
         return entries
 
     def up_to(self, bound: float, *, inclusive: bool) -> Moments:
