@@ -15,6 +15,7 @@ from tiledsky.kernels.fit.local_polynomial import COUNT_HALO, SCORE_HALO, FitMod
 from tiledsky.kernels.fit.nodes import Kernel
 from tiledsky.kernels.fit.robust import judge_boxes, judge_halo, judge_memory
 from tiledsky.kernels.fit.sums import BoxSums, ExactSums, normal_sums
+from tiledsky.kernels.fit.weights import NOISE_HALO, box_noise
 from tiledsky.kernels.fit.whole import fit_of, numbers_of, robust_of, weights_of
 from tiledsky.kernels.fit.windows import Window, blocks_of
 
@@ -123,6 +124,39 @@ def test_fits_need_their_halo(bandwidth, degree):
     less = kernel.halo[0] - 1 if kernel.step == 1 else kernel.halo[0] - 3 * kernel.step - 1
     with pytest.raises(ValueError, match="its halo is too small"):
         kernel.fits(tile, *(Window.about(a, tile, (less, kernel.halo[1])) for a in (values, weight)), **numbers)
+
+
+def test_scores_and_fits_need_their_halos_of_blocks():
+    values, rms, n_good, usable = boxes_of((320, 330), seed=15)
+    weight, tile = weights_of(n_good, rms, usable, pixels=36), Region(128, 160, 128, 192)
+    fit = MeshFit(
+        weight.shape, (6, 6), fit_model(weight.shape, (6, 6), order=0, bandwidth=None), numbers_of(values, weight)
+    )
+    boxes = [Window.about(part, tile, fit.halo) for part in (values, weight, weight)]
+    counted, blocks = count_blocks(weight), blocks_of(tile, BLOCK)
+    scores = np.ones((*counted.shape[:2], fit.score_parts))
+
+    def about(data, halo):
+        return Window.about(data, blocks, (halo, halo))
+
+    counts = about(counted, COUNT_HALO)
+    fit.scores(tile, *boxes, counts)
+    fit.fit(tile, *boxes, counts, about(scores, SCORE_HALO))
+    with pytest.raises(ValueError, match="its halo is too small"):
+        fit.scores(tile, *boxes, about(counted, COUNT_HALO - 1))
+    with pytest.raises(ValueError, match="its halo is too small"):
+        fit.fit(tile, *boxes, counts, about(scores, SCORE_HALO - 1))
+
+
+def test_noise_of_boxes_needs_its_halo():
+    _, rms, _, usable = boxes_of((100, 110), seed=16)
+    tile = Region(32, 64, 64, 96)
+    whole, near, less = (
+        box_noise(tile, *(Window.about(part, tile, (halo, halo)) for part in (rms, usable)))
+        for halo in (50, NOISE_HALO, NOISE_HALO - 1)
+    )
+    np.testing.assert_array_equal(near, whole)
+    assert (less != whole).any()
 
 
 def test_sums_are_those_of_numpy_and_merge_in_any_order():
