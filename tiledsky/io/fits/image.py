@@ -11,7 +11,6 @@ import os
 import threading
 import weakref
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +25,7 @@ from tiledsky.io.address import path_text
 from tiledsky.io.fits.cards import label_value, quiet
 from tiledsky.io.fits.checksum import verify_checksums
 from tiledsky.io.fits.compressed import TileTable
-from tiledsky.io.fits.header import merge_primary, valid_keywords
+from tiledsky.io.fits.header import merge_primary
 from tiledsky.io.fits.plane import plane_header
 from tiledsky.io.fits.scale import scaling_of
 from tiledsky.io.fits.scan import HduInfo, compression_of, inflate, scan_file
@@ -174,11 +173,6 @@ class FitsImage:
     def tiled(self) -> bool:
         """Whether the image is tile-compressed."""
         return self._tiles is not None
-
-    @cached_property
-    def wcs_header(self) -> astropy_fits.Header:
-        """The valid keywords of `header` alone: what to give to `astropy.wcs.WCS`."""
-        return valid_keywords(self.header)
 
     def read(self, region: Region) -> NDArray[Any]:
         """Read the pixels of a region.
