@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
+from photutils.utils import ShepardIDWInterpolator
 
 from tests import reference_chain as reference
 from tests.accuracy.families import FAMILIES
 from tests.accuracy.measure import figures
 from tests.notebook_scene import notebook_scene
+from tests.operations.surfaces import surfaces
 from tiledsky.arrays.estimate import estimate_background
 from tiledsky.geometry import Region
-from tiledsky.operations.mesh import surfaces
 from tiledsky.recipe import Recipe
 
 NAMES = ("bkg3", "bkg4", "bkg5")
@@ -36,7 +37,8 @@ def _errors(scene):
     return [pixels - scene.sky for pixels in steps], sky.mask != 0
 
 
-def test_the_live_chain_on_one_scene():
+def test_the_live_chain_on_one_scene(monkeypatch):
+    monkeypatch.setattr("photutils.background.background_2d.ShepardIDWInterpolator", ShepardIDWInterpolator)  # its own
     scene = notebook_scene(4)
     errors, mask = _errors(scene)
     chain = reference.run_chain(scene.scene)

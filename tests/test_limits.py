@@ -104,7 +104,7 @@ def test_limits_are_said():
         ("x = " + "[" * 10_000 + "]" * 10_000, "nested too deep"),
         ("x = " + "{a = " * 10_000 + "1" + "}" * 10_000, "nested too deep"),
         ("[a" + ".a" * 10_000 + "]\nx = 1", "unknown key"),
-        ("#" * (MAX_BYTES + 1), "more than 1000000 bytes"),
+        ("#" * (MAX_BYTES + 1), "more than the 1000000 bytes"),
         ("x = " + "9" * 5000, "not valid TOML"),
     ],
     ids=["arrays", "tables", "keys", "long", "digits"],

@@ -79,6 +79,16 @@ def is_dask_array(value: Any) -> bool:
     return isinstance(value, getattr(sys.modules.get("dask.array"), "Array", ()))
 
 
+def is_delayed(value: Any) -> bool:
+    """Whether a value is a single one that dask makes later."""
+    return isinstance(value, getattr(sys.modules.get("dask.delayed"), "Delayed", ()))
+
+
+def lazy_key(value: Any) -> Any:
+    """Return the key of a value that dask makes later, for the layer of a graph; others as they are."""
+    return value.key if is_delayed(value) else value
+
+
 def _is_collection(value: Any) -> bool:
     if "dask" not in sys.modules:
         return False
@@ -243,3 +253,23 @@ def _joined(array: Any) -> Any:
     name = f"joined-{array.name}"
     layer: dict[Any, Any] = {name: (np.block, array.__dask_keys__())}
     return Delayed(name, HighLevelGraph.from_collections(name, layer, dependencies=[array]))
+
+
+def cut(array: Any, region: Region) -> Any:
+    """Task that makes a part of a dask array from the chunks that hold it, for the layer of a graph.
+
+    Slices of a dask array would be layers of their own, and arguments of `call` are optimised each time.
+    """
+    starts = [np.cumsum((0, *sizes)).tolist() for sizes in array.chunks]
+    spans = []
+    for edges, (start, stop) in zip(starts, ((region.y0, region.y1), (region.x0, region.x1)), strict=True):
+        spans.append((int(np.searchsorted(edges, start, "right")) - 1, int(np.searchsorted(edges, stop, "left"))))
+    (top, bottom), (left, right) = spans
+    keys = [[(array.name, iy, ix) for ix in range(left, right)] for iy in range(top, bottom)]
+    held = Region(starts[0][top], starts[0][bottom], starts[1][left], starts[1][right])
+    return (_part, keys, region.within(held))
+
+
+def _part(chunks: list[list[NDArray[Any]]], inner: tuple[slice, slice]) -> NDArray[Any]:
+    part: NDArray[Any] = (chunks[0][0] if len(chunks) == len(chunks[0]) == 1 else np.block(chunks))[inner]
+    return part

@@ -13,12 +13,12 @@ from astropy.io import fits
 from tests import reference_chain as reference
 from tests.arrays.background_cases import maps_of
 from tests.notebook_scene import notebook_scene
+from tests.operations.surfaces import surfaces
 from tiledsky.arrays.estimate import Sky, estimate_background
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Region
 from tiledsky.images import float_dtype
 from tiledsky.operations.filters import ring_median
-from tiledsky.operations.mesh import surfaces
 from tiledsky.planes import INVALID, USER, base_mask, tier_bit
 from tiledsky.recipe import Recipe
 

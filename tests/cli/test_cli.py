@@ -200,7 +200,7 @@ def test_what_errors_advise_works(call: Call, refused: Callable[..., None], tmp_
         for hdu in written[1:]:
             hdu.add_datasum()
             hdu.header["DATASUM"] = "1"
-    refused(3, r"out\.fits, HDU .*DATASUM says 1; fetch the file again, or give --no-checksum",
+    refused(3, r"out\.fits, HDU .*DATASUM is 1; fetch the file again, or give --no-checksum",
             "restore", out, tmp_path / "back.fits")  # fmt: skip
     assert call("restore", out, tmp_path / "back.fits", "--no-checksum")[0] == 0
 

@@ -162,6 +162,37 @@ def test_gather_task_that_kills_its_worker(faulty: Any, image: Path, tmp_path: P
     assert_repaired(client, plan, image, out, whole, computed=whole[0] - done)
 
 
+def test_mesh_that_workers_share(faulty: Any, tmp_path: Path) -> None:
+    """Two workers do tiles of one mesh at the same time, and one is killed on the way: the bytes are the same."""
+    (client, plan), image = faulty, tmp_path / "image.fits"
+    fits.PrimaryHDU(make_planes((330, 490))["science"]).writeto(image)
+    recipe = Recipe.from_dict(
+        {
+            "name": "fitted",
+            "steps": [
+                {
+                    "kind": "background",
+                    "name": "sky",
+                    "box_size": 5,
+                    "interpolator": {"kind": "local-polynomial", "robust_bandwidth": 20},
+                }
+            ],
+        }
+    )
+    expected = stored_bytes(run(recipe, image, tmp_path / "whole.zarr", tile_size=TILE).path)
+    for kind in ("scores", "fit"):
+        notes = planted.plant(plan, kind, None, "slow")
+        shared = run(recipe, image, tmp_path / f"{kind}.zarr", tile_size=TILE, client=client)
+        assert len(set(notes.read_text().split())) == 2
+        assert count(notes) == len(shared.plan.grid(shared.plan.stage(f"sky-{kind}"))) == 3 * 4
+        assert stored_bytes(shared.path) == expected
+    notes = planted.plant(plan, "fit", [1, 2], "kill", times=1, late=True)
+    killed = run(recipe, image, tmp_path / "killed.zarr", tile_size=TILE, client=client)
+    assert count(notes) == 1
+    assert stored_bytes(killed.path) == expected
+    plan.unlink()
+
+
 def test_hung_task(faulty: Any, image: Path, tmp_path: Path, whole: Any) -> None:
     """The last task of a run, so that no other runs against the clock."""
     (client, plan), out = faulty, tmp_path / "run.zarr"

@@ -9,10 +9,12 @@ import pytest
 
 from tests.engine.scenes import KEEPING
 from tiledsky import Recipe
-from tiledsky.engine.plan import Plan, default_tile_size, identity, make_plan, run_id
+from tiledsky.engine.plan import GATHER, Plan, Stage, default_tile_size, identity, make_plan, run_id
 from tiledsky.errors import InputError, PlanError
 from tiledsky.geometry import inner_chunk
 from tiledsky.operations.background import measured_by
+from tiledsky.operations.cells import LARGEST, UNIT, CellOperation
+from tiledsky.operations.stages import compiled_run
 
 RECIPES = {"complex-sky": Recipe.load("complex-sky"), "sextractor": Recipe.load("sextractor"), "keeping": KEEPING}
 
@@ -31,13 +33,25 @@ def test_stages_of_complex_sky() -> None:
         ("bright-histogram", "histogram"),
         ("bright-statistics", "statistics"),
         ("bright-mask", "mask"),
+        ("bkg3-chosen", "chosen"),
+        ("bkg3-noise", "noise"),
+        ("bkg3-maps", "maps"),
+        ("bkg3-surfaces", "surfaces"),
         ("bkg3-mesh", "mesh"),
+        ("bkg4-chosen", "chosen"),
+        ("bkg4-noise", "noise"),
+        ("bkg4-maps", "maps"),
+        ("bkg4-surfaces", "surfaces"),
         ("bkg4-mesh", "mesh"),
         ("tiers-histogram", "histogram"),
         ("tiers-bins", "bins"),
         ("tiers-refine", "refine"),
         ("tiers-statistics", "statistics"),
         ("tiers-mask", "mask"),
+        ("bkg5-chosen", "chosen"),
+        ("bkg5-noise", "noise"),
+        ("bkg5-maps", "maps"),
+        ("bkg5-surfaces", "surfaces"),
         ("bkg5-mesh", "mesh"),
         ("output", "output"),
         ("diagnostics", "diagnostics"),
@@ -65,7 +79,8 @@ def test_stages_of_a_biweight() -> None:
 
 def test_stages_of_sextractor() -> None:
     names = [s.name for s in plan_of("sextractor", ingest=False).stages]
-    assert names == ["mesh64-boxes", "mesh64-mesh", "output", "diagnostics"]
+    finished = ["mesh64-chosen", "mesh64-noise", "mesh64-maps", "mesh64-surfaces", "mesh64-mesh"]
+    assert names == ["mesh64-boxes", *finished, "output", "diagnostics"]
 
 
 def test_boxes_without_a_mask_have_a_stage_of_their_own() -> None:
@@ -83,6 +98,25 @@ def test_same_boxes_under_another_mask_are_measured_again() -> None:
     assert measured_by(recipe, b) is b  # type: ignore[arg-type]
 
 
+def _has_own_tiles(recipe: str, stage: Stage) -> bool:
+    """Whether a stage is one task, or works on tiles of a mesh."""
+    return stage.kind in GATHER or isinstance(compiled_run(RECIPES[recipe])[stage.name], CellOperation)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("side", [900, 5000, 100_000, 316_000])
+@pytest.mark.parametrize("tile_size", [None, 37, 2000])
+def test_tiles_of_meshes_are_whole_blocks_of_cells(recipe: str, side: int, tile_size: int | None) -> None:
+    """Sums over blocks are the same for any tiles; no tile has more cells than memory is planned for."""
+    plan = plan_of(recipe, (side, side - 100), tile_size=tile_size)
+    for stage in plan.stages:
+        operation = compiled_run(RECIPES[recipe])[stage.name]
+        if isinstance(operation, CellOperation):
+            for n, box in zip(stage.tile, operation.box_size, strict=True):
+                assert n % (UNIT * box) == 0
+                assert UNIT <= n // box <= LARGEST
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("tile_size", [None, 1, 37, 100, 601, 5000])
 def test_tiles_are_whole_boxes(recipe: str, tile_size: int | None) -> None:
@@ -93,8 +127,7 @@ def test_tiles_are_whole_boxes(recipe: str, tile_size: int | None) -> None:
         for axis in (0, 1):
             common = math.lcm(*(box[axis] for box in boxes))
             assert stage.tile[axis] % common == 0
-            gathers = stage.kind in ("bins", "centers", "statistics", "mesh", "diagnostics")
-            if tile_size is not None and not gathers:
+            if tile_size is not None and not _has_own_tiles(recipe, stage):
                 assert stage.tile[axis] == max(tile_size // common, 1) * common
     grids = [plan.grid(s) for s in plan.stages]
     assert plan.n_tasks == sum(grid.counts[0] * grid.counts[1] for grid in grids)
@@ -104,8 +137,10 @@ def test_tiles_are_whole_boxes(recipe: str, tile_size: int | None) -> None:
 @pytest.mark.parametrize("side", [5000, 19200, 46200, 100_000])
 def test_default_tiles_of_mosaics_have_inner_chunks(recipe: str, side: int) -> None:
     for stage in plan_of(recipe, (side, side // 2), tile_size=None).stages:
-        if stage.kind in ("bins", "centers", "statistics", "mesh", "diagnostics"):
+        if stage.kind in GATHER:
             assert stage.tile == (side, side // 2)
+            continue
+        if _has_own_tiles(recipe, stage):
             continue
         for n in stage.tile:
             assert n <= 2 * 1920
@@ -128,7 +163,7 @@ def test_inner_chunks() -> None:
 def test_box_larger_than_the_image_is_refused() -> None:
     with pytest.raises(InputError, match=r"'mesh64': a box of 64 x 64 px is larger than the 500 x 63 px image"):
         plan_of("sextractor", (500, 63))
-    assert plan_of("sextractor", (64, 64)).n_tasks == 5
+    assert plan_of("sextractor", (64, 64)).n_tasks == 9
 
 
 @pytest.mark.parametrize("tile_size", [0, -5])

@@ -128,20 +128,31 @@ OBJECTS: dict[str, set[Any] | None] = {
     "mask/c/0/0": None,  # with the ring and the first mask of the tiles around it
     "background/c/1/1": {("output", (1, 1))},
     "subtracted/c/0/2": {("output", (0, 2))},
-    "meshes/fine/surface_rms/c/0/0": {("fine-mesh", (0, 0))},
+    "meshes/fine/surface_rms/c/0/0": {("fine-surfaces", (0, 0))},
     "meshes/coarse/measured/n_good/c/0/1": None,
-    "run/meshes/coarse.json": {("coarse-mesh", (0, 0))},
+    "run/meshes/coarse.json": None,
     "run/thresholds/bright.json": None,
 }
-OWNERS = {"mask": ("faint-mask", (0, 0)), "meshes": ("bright-mask", (0, 1)), "run": ("bright-statistics", (0, 0))}
+OWNERS = {
+    "mask/c/0/0": ("faint-mask", (0, 0)),
+    "meshes/coarse/measured/n_good/c/0/1": ("bright-mask", (0, 1)),
+    "run/meshes/coarse.json": ("coarse-mesh", (0, 0)),
+    "run/thresholds/bright.json": ("bright-statistics", (0, 0)),
+}
 #: Tasks that the repair of the others does, of 2 x 3 tiles: the mask tile needs 4 of the mask before it, which need all
-#: rings; the boxes are made with a mask tile, which needs all rings; the thresholds need rings, histograms and values.
-COUNTS = {"mask/c/0/0": 1 + 4 + 6, "meshes/coarse/measured/n_good/c/0/1": 1 + 6, "run/thresholds/bright.json": 20}
+#: rings; the boxes are made with a mask tile, which needs all rings; the thresholds need rings, histograms and values;
+#: the ranges of a mesh need its maps, these the boxes that count and their noise.
+COUNTS = {
+    "mask/c/0/0": 1 + 4 + 6,
+    "meshes/coarse/measured/n_good/c/0/1": 1 + 6,
+    "run/meshes/coarse.json": 4,
+    "run/thresholds/bright.json": 20,
+}
 
 
 def owner(name: str) -> tuple[str, tuple[int, int]]:
     tasks = OBJECTS[name]
-    return next(iter(tasks)) if tasks else OWNERS[name.partition("/")[0]]
+    return next(iter(tasks)) if tasks else OWNERS[name]
 
 
 @pytest.mark.parametrize(("name", "damage"), pairs(list(OBJECTS), SIZES))
@@ -213,7 +224,7 @@ def nested(path: Path) -> None:
 
 
 #: Stage to the tasks that the repair of its first tile needs: the mask needs the rings around it.
-STAGES = {"output": 1, "ingest": 1, "coarse-mesh": 1, "bright-mask": 5}
+STAGES = {"output": 1, "ingest": 1, "coarse-surfaces": 1, "coarse-mesh": 4, "bright-mask": 5}
 MARKERS = [*SIZES, flip, other_run, fewer_objects, escaping, nested]
 
 
@@ -270,8 +281,8 @@ def test_everything_at_once(image: Path, copy: Path, whole: dict[str, str]) -> N
     # without recipe and plan verify knows no tiles
     assert [fault.path for fault in verify(copy)] == ["run/recipe.json", "run/plan.json"]
     # 20 tasks of the thresholds with all rings, 4 masks (one for the boxes too), the mask of the result, the science
-    # tile, 2 outputs, 2 meshes
-    assert again(image, copy, whole, verify="decode") == 20 + 4 + 1 + 1 + 2 + 2
+    # tile, 2 outputs, the surfaces of one mesh, and of the other its ranges, maps, noise and boxes
+    assert again(image, copy, whole, verify="decode") == 20 + 4 + 1 + 1 + 2 + 1 + 4
 
 
 def test_markers_all_gone(image: Path, copy: Path, whole: dict[str, str]) -> None:

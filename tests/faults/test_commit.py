@@ -84,6 +84,8 @@ SEVERAL = [
     ("ingest", [0, 0]),
     ("ring", [1, 1]),
     ("found-statistics", [0, 0]),
+    ("last-maps", [0, 0]),
+    ("last-noise", [0, 0]),
     ("last-mesh", [0, 0]),
     ("output", [1, 0]),
 ]

@@ -166,10 +166,10 @@ def test_lies(tmp_path: Path, kind: str, edits: list[tuple[str, str]], message: 
 @pytest.mark.parametrize(
     ("value", "at", "message"),
     [
-        (2**31 - 1, 0, r"tile 0 is said to be 2147483647 elements at byte 0 of a heap of \d+ bytes"),
-        (-1, 0, "tile 0 is said to be -1 elements"),
-        (2**31 - 1, 4, "tile 0 is said to be .* at byte 2147483647"),
-        (-4, 4, "tile 0 is said to be .* at byte -4"),
+        (2**31 - 1, 0, r"places tile 0 of 2147483647 elements at byte 0 of a heap of \d+ bytes"),
+        (-1, 0, "places tile 0 of -1 elements"),
+        (2**31 - 1, 4, "places tile 0 of .* at byte 2147483647"),
+        (-4, 4, "places tile 0 of .* at byte -4"),
         (0, 0, r"tile 0 of 47 pixels cannot come from 0 bytes"),
         (1, 0, None),
     ],
@@ -208,7 +208,7 @@ def test_descriptors_of_64_bits(tmp_path: Path) -> None:
             with open_image(path) as image:
                 np.testing.assert_array_equal(image.read(Region(0, 61, 0, 47)), pixels("i2"))
         else:
-            with pytest.raises(InputError, match=r"q\.fits, HDU 1 .* tile 0 is said to be"):
+            with pytest.raises(InputError, match=r"q\.fits, HDU 1 .* places tile 0 of"):
                 open_image(path)
 
 

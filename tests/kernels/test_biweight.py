@@ -293,7 +293,7 @@ def test_refusals():
     with pytest.raises(ParameterError, match="bool mask of that shape"):
         BiweightSums.from_values(image, median=0.0, mad=1.0, mask=np.zeros((5, 4), bool))
     for median in (math.inf, math.nan):
-        with pytest.raises(ParameterError, match="no place to measure distances from"):
+        with pytest.raises(ParameterError, match="is not a place to measure distances from"):
             BiweightSums.from_values(image, median=median, mad=1.0)
     for mad in (math.nan, math.inf, -1.0, 1e-50):
         with pytest.raises(ParameterError, match="cannot be the median absolute deviation"):

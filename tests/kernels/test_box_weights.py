@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tiledsky.kernels.fit.whole import weights_of
+from tests.kernels.whole_fits import weights_of
 
 #: The typical noise is known to 2**-13 of itself; weights go by its square.
 CLOSE = 2**-12

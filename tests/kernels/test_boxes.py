@@ -419,7 +419,7 @@ def test_clip_refuses(options: dict[str, object], message: str) -> None:
 def test_refuses_parameters_and_inputs() -> None:
     image = np.zeros((8, 8), np.float32)
     for box in (0, -3, 2.5, (4,), (4, 0)):
-        with pytest.raises(ParameterError, match="no box of whole pixels"):
+        with pytest.raises(ParameterError, match="is not a box of whole pixels"):
             box_statistics(image, box)
     with pytest.raises(ParameterError, match="estimator='sigma' is unknown"):
         box_statistics(image, 4, estimator="sigma")

@@ -290,7 +290,7 @@ def test_growing_by_nothing_copies():
 @pytest.mark.parametrize("radius", [-1, np.nan, np.inf, 40000])
 def test_radius_must_be_a_radius(radius):
     for function in (grow_disc, grow_tophat, lambda _, r: disc_footprint(r)):
-        with pytest.raises(ParameterError, match="no radius of a disc"):
+        with pytest.raises(ParameterError, match="is not a radius of a disc"):
             function(np.zeros((9, 9), bool), radius)
 
 

@@ -8,6 +8,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from tests.kernels.whole_fits import fit_of, numbers_of, robust_of, weights_of
 from tiledsky.geometry import Region, TileGrid
 from tiledsky.kernels.fit.averages import BLOCK, count_blocks, scored_boxes
 from tiledsky.kernels.fit.gaps import SUMS
@@ -16,7 +17,6 @@ from tiledsky.kernels.fit.nodes import Kernel
 from tiledsky.kernels.fit.robust import judge_boxes, judge_halo, judge_memory
 from tiledsky.kernels.fit.sums import BoxSums, ExactSums, normal_sums
 from tiledsky.kernels.fit.weights import NOISE_HALO, box_noise
-from tiledsky.kernels.fit.whole import fit_of, numbers_of, robust_of, weights_of
 from tiledsky.kernels.fit.windows import Window, blocks_of
 
 TILES = ((32, 32), (64, 32), (96, 160))

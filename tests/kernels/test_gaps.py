@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tests.kernels.whole_fits import fit_of
 from tiledsky.geometry import Region
 from tiledsky.kernels.fit.averages import BLOCK, between, windowed
 from tiledsky.kernels.fit.gaps import _across, across_blocks, gap_variance
 from tiledsky.kernels.fit.local_polynomial import fit_model
-from tiledsky.kernels.fit.whole import fit_of
 from tiledsky.kernels.fit.windows import Window
 
 SHAPE = (120, 128)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.kernels.whole_fits import fit_of
 from tiledsky.kernels.fit.local_polynomial import fit_model
 from tiledsky.kernels.fit.moments import fit_points, taps, terms
-from tiledsky.kernels.fit.whole import fit_of
 
 
 def holed(shape, *, seed=1, share=0.3):

@@ -59,8 +59,8 @@ def test_ring_has_the_pixels_of_astropys_kernel(radius_in, width):
 @pytest.mark.parametrize(
     ("radius_in", "width", "message"),
     [
-        (-1, 3, "no inner radius"),
-        (np.nan, 3, "no inner radius"),
+        (-1, 3, "is not an inner radius"),
+        (np.nan, 3, "is not an inner radius"),
         (5, 0, "leaves no ring"),
         (5, np.inf, "leaves no ring"),
         (0.2, 0.1, "the ring is empty"),
@@ -257,8 +257,14 @@ def test_real_images_equal_scipy(name, hdu):
         (np.ones((20, 20)), np.ones(5, bool), {}, ParameterError, "no centre pixel"),
         (np.ones((20, 20)), np.zeros((5, 5), bool), {}, ParameterError, "no True pixel"),
         (np.ones((20, 4)), np.ones((5, 5), bool), {}, ParameterError, "smaller than the footprint"),
-        (np.ones((20, 20)), np.ones((5, 5), bool), {"percentile": 101}, ParameterError, "no share of the values"),
-        (np.ones((20, 20)), np.ones((5, 5), bool), {"percentile": np.nan}, ParameterError, "no share of the values"),
+        (np.ones((20, 20)), np.ones((5, 5), bool), {"percentile": 101}, ParameterError, "not a share of the values"),
+        (
+            np.ones((20, 20)),
+            np.ones((5, 5), bool),
+            {"percentile": np.nan},
+            ParameterError,
+            "not a share of the values",
+        ),
         (np.ones((20, 20), int), np.ones((5, 5), bool), {}, InputError, "native floats"),
         (np.ones((20, 20), ">f4"), np.ones((5, 5), bool), {}, InputError, "native floats"),
         (np.ones((2, 20, 20)), np.ones((5, 5), bool), {}, InputError, "3 dimensions"),

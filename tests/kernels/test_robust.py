@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tests.kernels.whole_fits import fit_of, robust_of
 from tiledsky.kernels.fit.local_polynomial import fit_model
-from tiledsky.kernels.fit.whole import fit_of, robust_of
 
 
 def sky_of(shape, *, seed=1):

@@ -19,12 +19,6 @@ def test_equal_recipes_are_one(name: str) -> None:
     output = run["output"]
     assert isinstance(output, Output)
     assert again.result.name in [mesh.step for mesh in output.meshes]
-    shape = (4000, 4000)
-    for mesh in run.meshes.values():
-        change, other = next(mesh.alternatives(again, shape))
-        larger = next(s for s in other.steps if s.name == mesh.step)
-        assert change == f"box_size {larger.box_size[0]} in step {mesh.step}"  # type: ignore[union-attr]
-        assert other != again
 
 
 def test_every_read_is_made_by_an_operation_before_it() -> None:
@@ -36,4 +30,5 @@ def test_every_read_is_made_by_an_operation_before_it() -> None:
 
 
 def test_kinds_of_whole_operations() -> None:
-    assert whole_kinds() == {"bins", "centers", "statistics", "mesh", "diagnostics"}
+    of_meshes = {"distance-scale", "noise", "weight-numbers", "robust-scale", "normal-equations", "mesh"}
+    assert whole_kinds() == {"bins", "centers", "statistics", *of_meshes, "diagnostics"}

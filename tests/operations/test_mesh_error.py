@@ -5,6 +5,7 @@ import pytest
 from scipy import integrate, ndimage, stats
 
 from tests.kernels.oracles import spline_surface
+from tests.operations.surfaces import finish
 from tiledsky import Recipe, estimate_background
 from tiledsky.geometry import Region, TileGrid, row_bands
 from tiledsky.kernels.boxes.boxes import Clip, box_statistics
@@ -21,7 +22,7 @@ from tiledsky.kernels.mesh.error import (
 from tiledsky.operations.boxes import array_box_statistics
 from tiledsky.operations.interpolators.idw import idw_factors
 from tiledsky.operations.interpolators.zoom import spline_factors
-from tiledsky.operations.mesh import finish, surfaces
+from tiledsky.operations.mesh import finished
 from tiledsky.recipe import BackgroundStep, validated
 
 ZOOM, IDW, NEAREST = {"kind": "zoom"}, {"kind": "idw"}, {"kind": "idw", "power": 0.0, "n_neighbors": 4}
@@ -48,9 +49,9 @@ def noise_of(shape, taps=None, *, seed=7):
 
 
 def evaluated(image, parameters, *, levels=None):
-    mesh = finish(array_box_statistics(image, None, parameters) if levels is None else levels, parameters)
-    background, _, error = (s.evaluate(Region.whole(image.shape)) for s in surfaces(mesh, parameters.interpolator))
-    return background, error, mesh
+    made = finished(array_box_statistics(image, None, parameters) if levels is None else levels, parameters)
+    background, _, error = (s.evaluate(Region.whole(image.shape)) for s in made.surfaces)
+    return background, error, made.mesh
 
 
 def median_variance(n):
@@ -219,7 +220,7 @@ def test_noise_factor_needs_differences_and_is_never_below_one():
 
 
 def test_noise_factor_of_samples_of_a_large_mesh(monkeypatch):
-    monkeypatch.setattr("tiledsky.kernels.mesh.error._SAMPLED_CELLS", 1 << 14)
+    monkeypatch.setattr("tiledsky.kernels.mesh.error.SAMPLED_CELLS", 1 << 14)
     mesh = np.random.default_rng(4).normal(size=(220, 200))
     ones = np.ones(mesh.shape)
     samples = _samples(2 * mesh, ones, ones > 0)

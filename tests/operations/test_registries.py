@@ -25,7 +25,9 @@ from tiledsky.kernels.boxes.estimators import (
     rms_estimator_of,
 )
 from tiledsky.kernels.mesh.error import window_counts
+from tiledsky.operations.filtered_maps import BoxNumbers
 from tiledsky.operations.interpolators import INTERPOLATORS, Interpolator, interpolator_of
+from tiledsky.overlap import Patch
 from tiledsky.recipe import BackgroundStep, InterpolatorParameters
 from tiledsky.recipe.parameters import AnyInterpolator
 
@@ -125,8 +127,11 @@ def test_no_more_cells_are_read_than_foreseen(model, box):
     """Tiles begin at corners of boxes, their halos anywhere."""
     interpolator, rng = interpolator_of(model()), np.random.default_rng(12)
     cells, excluded = rng.normal(size=(60, 50)), rng.random((60, 50)) < 0.3
-    values = RecordingArray(interpolator.values(cells, excluded))
-    shape, lookups = (60 * box[0], 50 * box[1]), interpolator.lookups(excluded)
+    whole, patch = Region.whole(cells.shape), Patch(cells, Region.whole(cells.shape), cells.shape)
+    values = RecordingArray(interpolator.values(patch, patch.replaced(excluded), whole))
+    parts = interpolator.box_parts(patch.replaced(np.where(excluded, np.nan, cells)), ~excluded, whole)
+    numbers = BoxNumbers(1.0, 1.0, True, {}, interpolator.merge_box_parts(iter([parts])) if parts else [])
+    shape, lookups = (60 * box[0], 50 * box[1]), interpolator.lookups(patch.replaced(excluded), whole, numbers)
     assert lookups.keys() == interpolator.lookup_maps.keys()
     for _ in range(50):
         (y0, y1), (x0, x1) = (np.sort(rng.choice(n, 2, replace=False)) for n in shape)
@@ -150,8 +155,8 @@ class Nearest(Interpolator[NearestInterpolator]):
         rows, columns = (1.0 / window_counts(n, s) for n, s in zip(shape, size, strict=True))
         return rows, columns
 
-    def values(self, cells, excluded):
-        return cells
+    def values(self, cells, excluded, region):
+        return cells.crop(region)
 
     def evaluate(self, values, region, *, box_size, lookups, limits, dtype):
         (by, bx), (y0, y1, x0, x1) = box_size, region

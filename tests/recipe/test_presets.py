@@ -12,12 +12,12 @@ from scipy import ndimage
 
 from tests import reference_ceers as ceers
 from tests import reference_chain as notebook
+from tests.operations.surfaces import surfaces
 from tests.recipe import preset_cases as cases
 from tests.recipe.preset_cases import SECOND_PASS
 from tiledsky import Recipe, estimate_background, run
 from tiledsky.geometry import Region
 from tiledsky.io.plane_reader import MASK_BITS
-from tiledsky.operations.mesh import surfaces
 from tiledsky.planes import INVALID, SOURCES, tier_bit
 from tiledsky.recipe import preset_names, recipe_text
 from tiledsky.testing import assert_tile_invariant

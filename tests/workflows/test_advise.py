@@ -111,7 +111,7 @@ def test_the_command_tells_a_table_and_reads_windows_only(tmp_path: Path, monkey
     told = CliRunner().invoke(app, ["advise", str(tmp_path / "i.fits"), *words])
     assert told.exit_code == 0, told.output
     assert max(max(region.shape) for region in looked_at) == 256 + 2 * 64
-    assert f"left out: {tmp_path / 'evened.toml'}: mask step 'm' evens the noise" in told.stdout
+    assert f"left out: {tmp_path / 'evened.toml'}: mask step 'm' equalizes the noise" in told.stdout
     lines = told.stdout.splitlines()
     assert lines[0].split() == ["recipe", "score", "error", "structure", "taken", "sources", "times", "error"]
     assert [line.split()[0] for line in lines[3:7]] == ["box_size", "16", "24", "64"]

@@ -28,8 +28,8 @@ from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair
 from tiledsky.images import float_dtype, same_kind, taken_apart
 from tiledsky.operations.boxes import MeshParameters, array_box_statistics, cells_of
-from tiledsky.operations.mesh import finish, surfaces
-from tiledsky.operations.surface import sky_pixels
+from tiledsky.operations.mesh import finished
+from tiledsky.operations.surface import surface_pixels
 from tiledsky.overlap import Patch, blank, call, map_patches
 from tiledsky.recipe import ZoomInterpolator
 
@@ -204,8 +204,8 @@ class Background2D:
         statistics = self._computed(
             array_box_statistics(self._banded(image.astype(self._dtype, copy=False)), left_out, parameters)
         )
-        self._mesh = call(finish, statistics, parameters)
-        self._surfaces = None if native is None else call(surfaces, self._mesh, native)
+        made = finished(statistics, parameters)
+        self._mesh, self._surfaces = made.mesh, None if native is None else made.surfaces
 
     @property
     def _box(self) -> Pair:
@@ -241,11 +241,11 @@ class Background2D:
 
     def _pixels(self, which: int) -> Any:
         if self._surfaces is not None:
-            pixels = sky_pixels(
+            pixels = surface_pixels(
                 self._banded(self._template),
-                self._surfaces,
-                which,
+                self._surfaces[which],
                 dtype=self._dtype,
+                name=("background", "background_rms")[which],
                 coverage=self.coverage_mask,
                 fill_value=self._fill_value,
             )

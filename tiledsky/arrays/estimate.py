@@ -15,7 +15,7 @@ from tiledsky.images import Image, as_float, float_dtype, same_kind, taken_apart
 from tiledsky.nodata import AUTO, Candidate, checked, empty, look, places, without
 from tiledsky.operations.base import INPUTS, NO_HALO, PixelOperation
 from tiledsky.operations.compile import compiled
-from tiledsky.operations.surface import sky_pixels
+from tiledsky.operations.surface import surface_pixels
 from tiledsky.overlap import Patch, blank, call, is_dask_array, map_patches
 from tiledsky.planes import SOURCES, base_mask, roots, uncovered
 from tiledsky.recipe import Recipe, check_noise
@@ -186,8 +186,8 @@ def estimated(
     fill = float(recipe.fill_value)
     surfaces = nodes.values[nodes.operations.meshes[recipe.result.name].name]
     background, rms, deviation = (
-        sky_pixels(blank(image), surfaces, which, dtype=image.dtype, coverage=outside, fill_value=fill)
-        for which in range(3)
+        surface_pixels(blank(image), surface, dtype=image.dtype, name=name, coverage=outside, fill_value=fill)
+        for surface, name in zip(surfaces, ("background", "background_rms", "background_error"), strict=True)
     )
     subtract = partial(_subtracted_patch, fill_value=fill)
     chosen = recipe.result_mask
@@ -275,9 +275,9 @@ class _Nodes:
             self.operations.planes[node].on_arrays(self)
         return self.nodes.get(node)
 
-    def checked(self, mesh: Any, name: str) -> Any:
-        """Return a mesh, which warns when it is made if it is the result's."""
-        return call(_warned, mesh, self._found) if name == self._result and self._found is not None else mesh
+    def checked(self, value: Any, name: str) -> Any:
+        """Return a value, which warns when it is made if it is the result's."""
+        return call(_warned, value, self._found) if name == self._result and self._found is not None else value
 
     def run(self) -> None:
         """Do all operations; planes that a run would not store are kept until the next that it would."""

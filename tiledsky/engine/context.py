@@ -14,7 +14,7 @@ from tiledsky.engine.checked_store import open_checked_store
 from tiledsky.engine.leases import process_name
 from tiledsky.engine.plan import INGEST, Stage
 from tiledsky.errors import RunError
-from tiledsky.geometry import Pair, Region, TileGrid
+from tiledsky.geometry import Pair, Region
 from tiledsky.images import as_float
 from tiledsky.io.fits.plane import parse_header
 from tiledsky.io.folders import Folder, folder_at
@@ -124,12 +124,6 @@ class Context:
             for name, content in encoded(array, region, data).items():
                 self.root.write(name, content)
         return written
-
-    def write_whole(self, path: str, data: NDArray[Any]) -> list[str]:
-        """Write a whole array, object by object, and return their paths."""
-        array = self.array(path)
-        grid = TileGrid(array.shape, array.shards or array.chunks)
-        return [self.write(path, region, data[region.slices]) for region in map(grid.region, grid)]
 
     def made(self, stage: str, index: Index) -> list[str]:
         """Objects that a task makes, by the plan."""

@@ -55,7 +55,7 @@ def needed(recipe: Recipe, plan: Plan, state: Callable[[Stage, Pair], TaskState]
                     chosen.append(index)
         if chosen:
             for read in reads(recipe, plan, stage):
-                if read.boxes:
+                if read.kept:
                     continue  # kept, so those that are not there are made anew without being asked for
                 demand[read.node] |= covered(plan, stage, chosen, stages[read.node], read.halo)
     return {s.name: tasks[s.name] for s in plan.stages}

@@ -246,7 +246,9 @@ def fitting_tile(
         A multiple of 240 px, at least twice the largest halo of the recipe: with less, halos are most of what is read.
     """
     ingest = any(stage.name == INGEST for stage in plan.stages)
-    smallest = max(_HALOS * max(max(halo_of(recipe, stage)) for stage in plan.stages), 1)
+    operations = compiled_run(recipe)
+    of_pixels = [s for s in plan.stages if operations[s.name].tile(plan.shape, plan.tile_size) is None]
+    smallest = max(_HALOS * max(max(halo_of(recipe, stage)) for stage in of_pixels), 1)
     for tile in range(largest // _STEP * _STEP, smallest - 1, -_STEP):
         tried = make_plan(recipe, plan.shape, plan.dtype, tile_size=tile, ingest=ingest)
         if all(fits(peak(recipe, tried, s, planes, threads=threads), memory_limit) for s in _tile_stages(tried)):
@@ -290,20 +292,8 @@ def check_fits(recipe: Recipe, plan: Plan, planes: Planes, *, memory_limit: int,
     # with what is named everything is to fit, not this stage alone
     wanted = -(-max(memory.bytes for memory in peaks.values()) // int(USABLE * MEGABYTE))
     limit = f"--memory-limit {wanted}MB"
-    changes = []
-    if any(s.kind not in GATHER for s in over):
-        tile = fitting_tile(recipe, plan, planes, memory_limit=memory_limit, threads=threads)
-        changes.append(None if tile is None else f"--tile-size {tile}")
-    changes += [_fitting(recipe, plan, s, planes, memory_limit, threads) for s in over if s.kind in GATHER]
-    if None not in changes:
-        raise PlanError(f"{needs}; use {' and '.join(map(str, changes))}, or {limit}")
+    tile = fitting_tile(recipe, plan, planes, memory_limit=memory_limit, threads=threads)
+    if tile is not None and all(s.kind not in GATHER for s in over):
+        raise PlanError(f"{needs}; use --tile-size {tile}, or {limit}")
     fewer = " or fewer threads" if threads > 1 else ""
     raise PlanError(f"{needs}, and smaller tiles are not enough; use {limit}{fewer}")
-
-
-def _fitting(recipe: Recipe, plan: Plan, stage: Stage, planes: Planes, memory_limit: int, threads: int) -> str | None:
-    """Return what to change in a recipe so that a stage fits; None if nothing helps."""
-    for change, other in compiled_run(recipe)[stage.name].alternatives(recipe, plan.shape):
-        if fits(peak(other, plan, stage, planes, threads=threads), memory_limit):
-            return change
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import zarr
@@ -58,7 +59,8 @@ class Layout:
 
     def is_scratch(self, path: str) -> bool:
         """Whether an object, or the file that describes an array, is thrown away when the run ends."""
-        return path.startswith(f"{RUN_FOLDER}/summaries/") or path.partition("/")[0] in self.scratch
+        folders = accumulate(path.split("/"), "{}/{}".format)
+        return path.startswith(f"{RUN_FOLDER}/summaries/") or any(folder in self.scratch for folder in folders)
 
     def zarr_files(self, header: str) -> dict[str, bytes]:
         """Return the files that describe groups and arrays (zarr.json), by path; ``header`` is of the science image."""

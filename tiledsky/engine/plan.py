@@ -157,8 +157,11 @@ def _stage(operation: Operation, shape: Pair, tile_size: int | None) -> Stage:
     """Plan the tiles of an operation."""
     overviews = operation.overviews(shape)
     sizes = [*operation.boxes(), *((size, size) for size in overviews)]
+    own = operation.tile(shape, tile_size or default_tile_size(shape))
     if operation.whole:
         tile = shape
+    elif own is not None:
+        tile = own
     elif tile_size is None:
         tile = _rounded(default_tile_size(shape), sizes)
     else:

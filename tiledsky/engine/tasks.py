@@ -134,10 +134,6 @@ class StoreTask:
         """Write one whole object of an array; return its path."""
         return self.ctx.write(path, region, data)
 
-    def write_whole(self, path: str, data: NDArray[Any]) -> list[str]:
-        """Write a whole array, object by object; return their paths."""
-        return self.ctx.write_whole(path, data)
-
     def write_facts(self, name: str, facts: Any) -> list[str]:
         """Write a document of the run; return its path."""
         write_json(self.ctx.root, name, facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, Region, boxes_of, mesh_shape
 from tiledsky.kernels.boxes.boxes import BoxStatistics
-from tiledsky.kernels.mesh.fill import fill_bytes
 from tiledsky.operations.base import (
     Arrays,
     ArraySpec,
@@ -26,25 +26,17 @@ from tiledsky.operations.base import (
     bits_of,
 )
 from tiledsky.operations.boxes import array_box_statistics, box_statistics, cells_of, largest_box, level_box, same_boxes
-from tiledsky.operations.interpolators import Interpolator, Term, a_cell, interpolator_of
-from tiledsky.operations.memory import MEGABYTE, READ, Phase, Sizes
-from tiledsky.operations.mesh import Mesh, finish, maps, surfaces
-from tiledsky.operations.surface import Surface, ceiling, make_surface
-from tiledsky.overlap import Patch, call
+from tiledsky.operations.cells import Above, MeshSource
+from tiledsky.operations.filtered_maps import SURFACES
+from tiledsky.operations.interpolators import interpolator_of
+from tiledsky.operations.memory import READ, Phase, Sizes
+from tiledsky.operations.mesh import SurfaceValues, finished, mesh_operations
+from tiledsky.operations.surface import Surface, in_memory, surface_pixels
+from tiledsky.overlap import Patch, blank, call
 from tiledsky.recipe import BackgroundStep, MaskStep, Recipe
 
-#: Maps of a mesh that have a surface, in the order of `tiledsky.operations.mesh.surfaces`.
-SURFACES = ("background", "rms", "error")
-#: Side of the chunks that maps of a mesh are stored in.
-_MESH_CHUNK = 1024
-#: Cells that are filled, and rows that are worked on, at a time.
-_MESH_BLOCKS = 45 * MEGABYTE
-#: Cells whose differences give the noise factor, at most, and bytes of each.
-_SAMPLED, _DIFFERENCES = 1 << 22, 34
 #: On arrays: bytes a cell of the mesh that is made, and of one that is kept for its pixels.
 _MADE, _KEPT = 350, 32
-#: Largest box that is proposed where a mesh does not fit.
-_LARGEST_BOX = 4096
 
 
 def measured_by(recipe: Recipe, step: BackgroundStep) -> BackgroundStep:
@@ -121,16 +113,6 @@ class Boxes(Operation):
                 written.append(task.write(f"{self.folder(level)}/{part}", cells, values))
         return written
 
-    @property
-    def paths(self) -> list[str]:
-        """Paths of all statistics."""
-        levels = range(self.parameters.grow_boxes + 1)
-        return [f"{self.folder(level)}/{part}" for level in levels for part in BoxStatistics._fields]
-
-    def read(self, task: Task, part: str) -> list[NDArray[Any]]:
-        """Read one statistic back, level by level."""
-        return [task.array(f"{self.folder(k)}/{part}")[...] for k in range(self.parameters.grow_boxes + 1)]
-
     def on_arrays(self, arrays: Arrays) -> None:
         """See `Operation.on_arrays`."""
         bits = arrays.plane(self.bits)
@@ -151,76 +133,56 @@ class Boxes(Operation):
 
 
 class MeshOperation(Operation):
-    """The mesh of a background step, finished from the statistics of its boxes, with the surfaces of its maps.
+    """The mesh of a background step is finished: ranges of its maps, and the surfaces through them.
 
-    ``boxes`` measures them, in the pass of the operation ``source``.
+    ``boxes`` measures its boxes, in the pass of the operation ``source``. What it is made by are its `operations`.
     """
 
     kind, whole, shared = "mesh", True, True
 
     def __init__(self, recipe: Recipe, step: BackgroundStep, boxes: Boxes, source: str) -> None:
-        self.parameters, self.measured_by, self.source = step, boxes, source
+        self.parameters, self.measured_by = step, boxes
         self.step, self.name = step.name, mesh_name(step)
         above = None if step.ceiling is None else recipe.step(step.ceiling.above)
         assert above is None or isinstance(above, BackgroundStep)
         self.above = above
-        self.folder = f"meshes/{step.name}"
         self.interpolator = interpolator_of(step.interpolator)
+        self.source = MeshSource(step, tuple(boxes.folder(k) for k in range(step.grow_boxes + 1)), source)
+        limit = None if above is None else Above(mesh_name(above), f"{above.name}-{SurfaceValues.kind}")
+        self.operations = mesh_operations(self.source, above=limit)
 
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`."""
-        yield Read(self.source, None, boxes=True)
-        if self.above is not None:
-            yield Read(mesh_name(self.above), None)
+        yield from (Read(name, None) for name in (*self._ranges(), self.operations.noise))
+
+    def _ranges(self) -> dict[str, list[str]]:
+        """Maps that have a surface, by the operation that knows their ranges."""
+        found: dict[str, list[str]] = {}
+        for part in SURFACES:
+            found.setdefault(self.operations.makers[part], []).append(part)
+        return found
 
     def kept_maps(self) -> dict[str, str]:
         """Paths of the maps that a run keeps to be read: background, rms, error, excluded, n_good, of a fit more."""
-        found = {part: f"{self.folder}/{part}" for part in (*SURFACES, "excluded", *self.interpolator.fit_maps)}
-        folder = self.folder if self.parameters.grow_boxes else self.measured_by.folder(0)
-        return {**found, "n_good": f"{folder}/n_good"}
+        found = {part: self.source.path(part) for part in (*SURFACES, "excluded", *self.interpolator.fit_maps)}
+        grown = self.parameters.grow_boxes > 0
+        return {**found, "n_good": self.source.path("n_good") if grown else f"{self.source.measured[0]}/n_good"}
 
     def check(self, shape: Pair) -> None:
         """See `Operation.check`: a box is not larger than the image."""
         cells_of(shape, self.parameters)
 
-    @property
-    def maps(self) -> list[str]:
-        """Maps that are written, and the arrays of their surfaces."""
-        names = ["excluded", *SURFACES, *(f"surface_{part}" for part in SURFACES)]
-        names += [*self.interpolator.fit_maps, *self.interpolator.lookup_maps]
-        return names + ["n_good"] * (self.parameters.grow_boxes > 0)
-
-    def arrays(self, image: Image, tile: Pair) -> dict[str, ArraySpec]:
-        """See `Operation.arrays`."""
-        cells, chunk = mesh_shape(image.shape, self.parameters.box_size), (_MESH_CHUNK, _MESH_CHUNK)
-        types: dict[str, str | None] = {"n_good": "int32", "excluded": "bool"}
-        types |= {f"surface_{part}": self.interpolator.surface_dtype for part in SURFACES}
-        types |= {**self.interpolator.fit_maps, **self.interpolator.lookup_maps}
-        return {f"{self.folder}/{part}": ArraySpec(cells, types.get(part) or image.dtype, chunk) for part in self.maps}
-
     def files(self, index: Pair) -> list[str]:
         """See `Operation.files`."""
-        return [f"{self.folder}.json"]
-
-    def map_arrays(self) -> list[str]:
-        """See `Operation.map_arrays`: statistics of the boxes, once to choose the boxes, once for the map."""
-        return [*self.measured_by.paths, *self.measured_by.paths]
+        return [f"meshes/{self.step}.json"]
 
     def box_sizes(self) -> dict[str, Pair]:
         """See `Operation.box_sizes`."""
         return {self.parameters.name: self.parameters.box_size}
 
-    def alternatives(self, recipe: Recipe, shape: Pair) -> Iterator[tuple[str, Recipe]]:
-        """See `Operation.alternatives`: larger boxes."""
-        step = self.parameters
-        for box in range(min(step.box_size) + 1, min(_LARGEST_BOX, *shape)):
-            change = step.model_copy(update={"box_size": (box, box)})
-            steps = tuple(change if s.name == step.name else s for s in recipe.steps)
-            yield f"box_size {box} in step {step.name}", recipe.model_copy(update={"steps": steps})
-
     def surface_arrays(self, which: int) -> list[str]:
         """Arrays that evaluating a surface reads."""
-        return [f"{self.folder}/{name}" for name in (f"surface_{SURFACES[which]}", *self.interpolator.lookup_maps)]
+        return [self.source.path(name) for name in (f"surface_{SURFACES[which]}", *self.interpolator.lookup_maps)]
 
     def array_bytes(self, size: int, shape: Pair) -> PixelBytes:
         """See `Operation.array_bytes`."""
@@ -228,47 +190,18 @@ class MeshOperation(Operation):
         return PixelBytes(_MADE * cells, _KEPT * cells)
 
     def run(self, task: Task) -> TaskOutput:
-        """Finish the mesh, one map after the other, so that few whole maps are in memory at a time."""
-        step, written = self.parameters, []
-        facts: dict[str, Any] = {"range": {}}
-        excluded = np.zeros((0, 0), bool)
-        for name, values in maps(partial(self.measured_by.read, task), step, limit=self._limit(task)):
-            if name == "noise_factor":
-                facts |= {"noise_factor": values, "noise_length": values**0.5}
-                continue
-            if name == "n_good" and not step.grow_boxes:
-                del values  # it is what was measured; kept here it would stay while the next map is made
-                continue
-            written += task.write_whole(f"{self.folder}/{name}", values)
-            if name == "excluded":
-                excluded = values
-                lookups = self.interpolator.lookups(values).items()
-                written += [
-                    path for part, cells in lookups for path in task.write_whole(f"{self.folder}/{part}", cells)
-                ]
-                del lookups
-            elif name in SURFACES:
-                made = make_surface(values, self._of(name), excluded=excluded, box_size=step.box_size, lookups={})
-                written += task.write_whole(f"{self.folder}/surface_{name}", made.values)
-                facts["range"][name] = (made.vmin, made.vmax)
-                del made
-            del values
-        return TaskOutput([*written, *task.write_facts(f"{self.folder}.json", facts)])
-
-    def _of(self, part: str) -> Interpolator[Any]:
-        """Interpolator of a map."""
-        return self.interpolator.of_error if part == "error" else self.interpolator
-
-    def _limit(self, task: Task) -> NDArray[np.float64] | None:
-        """Ceiling of the mesh, if it has one."""
-        if self.above is None:
-            return None
-        return self._ceiling(task.value(mesh_name(self.above)), task.shape)
-
-    def _ceiling(self, pair: Sequence[Surface], shape: Pair) -> NDArray[np.float64]:
-        step = self.parameters
-        assert step.ceiling is not None
-        return ceiling(pair, box_size=step.box_size, sigma=step.ceiling.sigma, shape=shape)
+        """See `Operation.run`: merge the ranges of the maps."""
+        ranges: dict[str, Pair] = {}
+        for maker, names in self._ranges().items():
+            found = np.stack([np.frombuffer(parts[0], "<f8").reshape(-1, 2) for parts in task.parts(maker)])
+            ranges |= dict(zip(names, zip(found[..., 0].min(0), found[..., 1].max(0), strict=True), strict=True))
+        factor = task.value(self.operations.noise).noise_factor
+        facts = {
+            "range": {part: (float(low), float(high)) for part, (low, high) in ranges.items()},
+            "noise_factor": factor,
+            "noise_length": factor**0.5,
+        }
+        return TaskOutput(task.write_facts(f"meshes/{self.step}.json", facts))
 
     def load(self, task: Task) -> tuple[Surface, ...]:
         """Surfaces of background, rms and error, their arrays left in the store."""
@@ -277,49 +210,26 @@ class MeshOperation(Operation):
     def _surface(self, task: Task, part: str) -> Surface:
         step = self.parameters
         low, high = task.range_of(step.name, part)
-        lookups = {name: task.array(f"{self.folder}/{name}") for name in self.interpolator.lookup_maps}
-        values, dtype = task.array(f"{self.folder}/surface_{part}"), np.dtype(task.dtype)
-        return Surface(self._of(part), step.box_size, values, lookups, low, high, dtype)
+        lookups = {name: task.array(self.source.path(name)) for name in self.interpolator.lookup_maps}
+        values, dtype = task.array(self.source.path(f"surface_{part}")), np.dtype(task.dtype)
+        used = self.interpolator.of_error if part == "error" else self.interpolator
+        return Surface(used, step.box_size, values, lookups, low, high, dtype)
 
     def on_arrays(self, arrays: Arrays) -> None:
-        """See `Operation.on_arrays`."""
-        step, limit = self.parameters, None
-        if self.above is not None:
-            limit = call(self._ceiling, arrays.values[mesh_name(self.above)], arrays.nodes["science"].shape)
-        mesh: Mesh = call(finish, arrays.values[self.measured_by.name], step, limit=limit)
-        arrays.meshes[step.name] = mesh = arrays.checked(mesh, self.name)
-        arrays.values[self.name] = call(surfaces, mesh, step.interpolator)
+        """See `Operation.on_arrays`: all of its operations."""
+        boxes, image = arrays.values[self.measured_by.name], arrays.nodes["science"].shape
+        above = None if self.above is None else in_memory(arrays.values[mesh_name(self.above)], image)
+        made = finished(boxes, self.parameters, image=image, above=above)
+        mesh, surfaces, told = made.mesh, made.surfaces, arrays.checked(None, self.name)
+        if told is not None:  # whoever computes a part of the sky is warned
+            mesh = call(_first, mesh, told)
+            background, rms, error = (replace(each, vmin=call(_first, each.vmin, told)) for each in surfaces)
+            surfaces = background, rms, error
+        arrays.meshes[self.parameters.name], arrays.values[self.name] = mesh, surfaces
 
     def phases(self, sizes: Sizes) -> list[Phase]:
-        """See `Operation.phases`: maps of the whole mesh, one after the other."""
-        step, size = self.parameters, sizes.size
-        shape = mesh_shape(sizes.shape, step.box_size)
-        cells, limit, copies = math.prod(shape), 8 * (step.ceiling is not None), 1 + (step.grow_boxes > 0)
-        more = sum(math.prod(mesh_shape(sizes.shape, level_box(step, k))) for k in range(1, step.grow_boxes + 1))
-
-        def phase(name: str, others: Iterable[Term] = (), **terms: float) -> Phase:
-            made = Phase(name).add("limit", limit, "cells", cells)
-            for term in (*a_cell(shape, **terms), *others):
-                made.add(*term)
-            made.add("larger boxes", 2 * size + 4, "cells", more)
-            return made.add("blocks", 1, "B", min(_MESH_BLOCKS, 200 * cells))
-
-        phases = [
-            phase("levels", background=size, n_good=4, left_out=2),
-            phase("variance", excluded=2, rms=copies * size, n_good=copies * 4, variance=8, unknown=2),
-            phase("filling the variance", excluded=2, variance=8, holes=2, neighbours=fill_bytes(cells)),
-            phase("noise", excluded=4, background=copies * size, variance=8).add(
-                "differences", _DIFFERENCES, "cells", min(cells, _SAMPLED)
-            ),
-        ]
-        making = self.interpolator.maps_memory(shape, itemsize=size, threshold=step.filter_threshold is not None)
-        phases += [phase(name, terms) for name, terms in making]
-        if step.reject_sigma is not None:
-            phases.append(phase("outlying boxes", excluded=3, distances=6 * size))
-        if self.above is not None:
-            coarse = 12 * (1 + READ), "cells of the other", math.prod(mesh_shape(sizes.shape, self.above.box_size))
-            phases.append(phase("ceiling").add("surface", *coarse))
-        return phases
+        """See `Operation.phases`."""
+        return [Phase("ranges")]
 
 
 class MeshPixels(PixelOperation):
@@ -340,6 +250,11 @@ class MeshPixels(PixelOperation):
         """See `PixelOperation.values`."""
         return {"surfaces": self.mesh.name}
 
+    def reads(self) -> Iterator[Read]:
+        """See `Operation.reads`."""
+        yield from super().reads()
+        yield Read(self.mesh.operations.surfaces, None, kept=True)
+
     def apply(self) -> Callable[..., Patch]:
         """See `PixelOperation.apply`."""
         return partial(_evaluated, which=self.which)
@@ -348,6 +263,12 @@ class MeshPixels(PixelOperation):
         """See `PixelOperation.dtype`."""
         return image
 
+    def on_arrays(self, arrays: Arrays) -> None:
+        """See `Operation.on_arrays`: of a lazy mesh a chunk takes the part that it needs."""
+        image = arrays.nodes["science"]
+        surface = arrays.values[self.mesh.name][self.which]
+        arrays.nodes[self.output] = surface_pixels(blank(image), surface, dtype=image.dtype, name=SURFACES[self.which])
+
     def map_arrays(self) -> list[str]:
         """See `Operation.map_arrays`."""
         return self.mesh.surface_arrays(self.which)
@@ -355,6 +276,10 @@ class MeshPixels(PixelOperation):
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`."""
         return [mesh_terms(Phase("evaluating"), self.mesh.parameters, sizes)]
+
+
+def _first(value: Any, _: Any) -> Any:
+    return value
 
 
 def _evaluated(template: Patch, *, surfaces: Sequence[Surface], which: int) -> Patch:
@@ -385,5 +310,6 @@ def background_operations(recipe: Recipe, step: BackgroundStep, before: Sequence
         source = boxes = Boxes(step, bits_of(recipe, step))
         yield boxes
     mesh = MeshOperation(recipe, step, boxes, source.name)
+    yield from mesh.operations.all
     yield mesh
     yield from (MeshPixels(mesh, which) for which in range(len(SURFACES)))

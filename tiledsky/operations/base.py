@@ -36,12 +36,12 @@ INPUTS = ("science", "base", "weight", "error", "coverage")
 class Read(NamedTuple):
     """A node that an operation reads: planes with ``halo`` pixels about the tile; None: a value of the whole image.
 
-    ``boxes``: of the operation that measures them, the boxes alone, which a run keeps, whatever became of its plane.
+    ``kept``: of what the operation makes, only what a run keeps, whatever became of the rest.
     """
 
     node: str
     halo: Pair | None = NO_HALO
-    boxes: bool = False
+    kept: bool = False
 
 
 def bits_of(recipe: Recipe, step: AnyStep) -> str:
@@ -114,9 +114,6 @@ class Task(Protocol):
     def write(self, path: str, region: Region, data: NDArray[Any]) -> str:
         """Write one whole object of an array; return its path."""
 
-    def write_whole(self, path: str, data: NDArray[Any]) -> list[str]:
-        """Write a whole array, object by object; return their paths."""
-
     def write_parts(self, parts: Sequence[bytes]) -> list[str]:
         """Write the summary of the task; return its path."""
 
@@ -146,8 +143,8 @@ class Arrays(Protocol):
     def plane(self, node: str) -> Any:
         """Pixels of a plane, made if nothing has asked for them before; None of a plane that is not given."""
 
-    def checked(self, mesh: Any, name: str) -> Any:
-        """The mesh of an operation, with a warning when it is made if a lazy image holds numbers that mean no data."""
+    def checked(self, value: Any, name: str) -> Any:
+        """A value of an operation, with a warning when it is made if a lazy image holds numbers that mean no data."""
 
 
 class PixelBytes(NamedTuple):
@@ -192,6 +189,10 @@ class Operation(ABC):
     def boxes(self) -> list[Pair]:
         """Sizes that a tile has to hold a whole number of."""
         return []
+
+    def tile(self, shape: Pair, tile_size: int) -> Pair | None:
+        """Size of its tiles for an image of ``shape`` whose tiles are near ``tile_size``; None: as its boxes want."""
+        return None
 
     def check(self, shape: Pair) -> None:  # noqa: B027 (most can work on any)
         """Refuse an image of ``shape`` that it cannot work on, with an InputError."""
@@ -248,10 +249,6 @@ class Operation(ABC):
     @abstractmethod
     def phases(self, sizes: Sizes) -> list[Phase]:
         """Phases of a task, each with its memory."""
-
-    def alternatives(self, recipe: Recipe, shape: Pair) -> Iterator[tuple[str, Recipe]]:
-        """Changes of a recipe that take less memory, the smallest first, each in words and done."""
-        yield from ()
 
     def array_bytes(self, size: int, shape: Pair) -> PixelBytes:
         """Memory on arrays, beside the bands that are worked on; ``size``: bytes of a pixel of image and sky."""

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
-from tiledsky.geometry import Pair, mesh_shape, row_bands
+from tiledsky.geometry import Pair, mesh_shape
 from tiledsky.kernels.boxes import boxes
+from tiledsky.kernels.boxes.boxes import BoxStatistics
 from tiledsky.kernels.mesh import mesh as kernel
 from tiledsky.kernels.mesh.guards import grown_boxes
-from tiledsky.overlap import align, call, is_dask_array
+from tiledsky.overlap import align, is_dask_array
 from tiledsky.recipe import BackgroundStep, InterpolatorParameters, SigmaClip
 
 
@@ -70,7 +71,7 @@ def largest_box(step: BackgroundStep | MeshParameters) -> Pair:
 
 def box_statistics(
     science: NDArray[Any], ignore: NDArray[np.bool_] | None, step: BackgroundStep | MeshParameters, *, level: int = 0
-) -> boxes.BoxStatistics:
+) -> BoxStatistics:
     """Statistics of the boxes of a level of a piece of an image whose origin is a corner of such a box."""
     size = level_box(step, level)
     clip = kernel_clip(step.clip) if isinstance(step.clip, SigmaClip) else step.clip
@@ -108,7 +109,8 @@ def array_box_statistics(image: Any, ignore: Any, step: BackgroundStep | MeshPar
             new_axis=0,
             chunks=((3,), *chunks),
         )
-        levels.append(call(_unstacked, stacked, image.dtype, mesh_shape(image.shape, size)))
+        background, rms, n_good = stacked
+        levels.append(BoxStatistics(background.astype(image.dtype), rms.astype(image.dtype), n_good.astype(np.int64)))
     return levels
 
 
@@ -118,47 +120,39 @@ def _stacked(
     return np.stack([np.asarray(a, float) for a in box_statistics(science, ignore, step, level=level)])
 
 
-def _unstacked(stack: NDArray[Any], dtype: np.dtype[Any], shape: Pair) -> boxes.BoxStatistics:
-    background, rms, n_good = stack.reshape((3, *shape))
-    return boxes.BoxStatistics(background.astype(dtype), rms.astype(dtype), n_good.astype(np.int64))
-
-
 def box_levels(
     backgrounds: Sequence[NDArray[Any]], counts: Sequence[NDArray[Any]], step: BackgroundStep | MeshParameters
 ) -> NDArray[np.int8]:
     """Level that each box takes its statistics from (0: its own), -1 where there are too few good pixels at all levels.
 
-    Raises
-    ------
-    InputError
-        All of them.
+    Of a window of a mesh that begins at a corner of the largest boxes.
     """
     by, bx = step.box_size
     inclusive = isinstance(step, MeshParameters) and step.inclusive
     bad = []
     for k, (background, counted) in enumerate(zip(backgrounds, counts, strict=True)):
-        exclude = partial(
-            kernel.exclude,
+        left_out = kernel.exclude(
+            background,
+            background,
+            counted,
             box_npixels=(by * bx) << 2 * k,
             exclude_percentile=step.exclude_percentile,
             inclusive=inclusive,
-        )
-        unusable = np.empty(background.shape, bool)
-        for rows in row_bands(background.shape):
-            values, n_good = background[rows], counted[rows]
-            left_out = np.isnan(exclude(values, values, n_good)[0])
-            unusable[rows] = left_out | (n_good < step.min_pixels)
-        bad.append(unusable)
-    level = grown_boxes(bad)
-    if (level < 0).all():
-        few = f" and of {step.min_pixels - 1}" if step.min_pixels > 1 else ""
-        share = f"{100 - step.exclude_percentile:g}% of {by * bx}{few}"
-        raise InputError(
-            f"background {step.name!r}: All boxes contain {'fewer' if inclusive else 'no more'} than {share} unmasked "
-            f"or finite pixels ({level.size} boxes of {by} x {bx} px), so there is no sky to measure; raise "
-            "exclude_percentile, use larger boxes or mask less"
-        )
-    return level
+        )[0]
+        bad.append(np.isnan(left_out) | (counted < step.min_pixels))
+    return grown_boxes(bad)
+
+
+def no_boxes(step: BackgroundStep | MeshParameters, count: int) -> InputError:
+    """Return the error of a mesh of ``count`` boxes of which none counts."""
+    by, bx = step.box_size
+    few = f" and of {step.min_pixels - 1}" if step.min_pixels > 1 else ""
+    fewer = "fewer" if isinstance(step, MeshParameters) and step.inclusive else "no more"
+    return InputError(
+        f"background {step.name!r}: All boxes contain {fewer} than {100 - step.exclude_percentile:g}% of {by * bx}"
+        f"{few} unmasked or finite pixels ({count} boxes of {by} x {bx} px), so there is no sky to measure; raise "
+        "exclude_percentile, use larger boxes or mask less"
+    )
 
 
 def cells_of(shape: Pair, step: BackgroundStep | MeshParameters) -> Pair:

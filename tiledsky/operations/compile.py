@@ -50,9 +50,9 @@ class Operations:
                 waiting[:0] = [_grown(inner, read.halo) for inner in maker.reads()]
                 continue
             name = Ingest.name if read.node in INPUTS else read.node if maker is None else maker.name
-            key = name, read.boxes
+            key = name, read.kept
             halo = read.halo if key not in found else _larger(found[key].halo, read.halo)
-            found[key] = Read(name, halo, read.boxes)
+            found[key] = Read(name, halo, read.kept)
         return list(found.values())
 
     def pixel_nodes(self, operation: Operation) -> list[str]:
@@ -82,7 +82,7 @@ def _grown(read: Read, halo: Pair | None) -> Read:
     """Return what is read for a region and its halo."""
     if read.halo is None or halo is None:
         return read
-    return Read(read.node, (read.halo[0] + halo[0], read.halo[1] + halo[1]), read.boxes)
+    return Read(read.node, (read.halo[0] + halo[0], read.halo[1] + halo[1]), read.kept)
 
 
 def _larger(one: Pair | None, other: Pair | None) -> Pair | None:

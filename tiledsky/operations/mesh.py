@@ -1,30 +1,30 @@
-"""The mesh of a background step, from the statistics of its boxes to the sky at any pixel.
+"""The mesh of a background step, from the statistics of its boxes to maps that a surface goes through.
 
-Everything that couples the whole image (holes filled from their neighbours, median filter, spline coefficients, the
-mesh's range) happens once on the whole mesh, in `finish` and `surfaces`; a `tiledsky.operations.surface.Surface` then
-gives the pixels of any region.
+Operations of tiles of the mesh (`tiledsky.operations.cells`), with the numbers of the whole mesh between them:
+`ChosenBoxes` says which boxes count and how noisy they are, the operations of the interpolator make the maps
+(`tiledsky.operations.interpolators`), `SurfaceValues` turns these into what a surface is evaluated from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.geometry import Pair, Region, row_bands
+from tiledsky.geometry import Pair
 from tiledsky.kernels.boxes import boxes
-from tiledsky.kernels.boxes.estimators import inefficiency, rms_estimator_of
-from tiledsky.kernels.mesh import error as mesh_error
-from tiledsky.kernels.mesh.fill import fill
-from tiledsky.kernels.mesh.guards import from_levels, outlying_boxes, outlying_distances
-from tiledsky.kernels.statistics.counted import CountedValues
-from tiledsky.operations.boxes import MeshParameters, box_levels
-from tiledsky.operations.interpolators import Interpolator, MeshBoxes, interpolator_of
-from tiledsky.operations.surface import Surface, make_surface
-from tiledsky.recipe import BackgroundStep, InterpolatorParameters
+from tiledsky.operations.boxes import MeshParameters
+from tiledsky.operations.cells import LARGEST, Above, CellNumbers, CellOperation, CellOutput, Cells, MapRead, MeshSource
+from tiledsky.operations.cells_on_arrays import do_on_arrays
+from tiledsky.operations.chosen_boxes import ChosenBoxes, Distances, DistanceScale, Noise
+from tiledsky.operations.filtered_maps import SURFACES, BoxNumbers
+from tiledsky.operations.interpolators import Interpolator, interpolator_of
+from tiledsky.operations.surface import Surface
+from tiledsky.overlap import call
+from tiledsky.recipe import BackgroundStep
 
 
 @dataclass(frozen=True)
@@ -70,122 +70,134 @@ class Mesh:
         return self.fit.get("degree")
 
 
-def maps(
-    measured: Callable[[str], Sequence[NDArray[Any]]],
+class SurfaceValues(CellOperation):
+    """What the surfaces of background, rms and error are evaluated from."""
+
+    kind = "surfaces"
+    cell_bytes = 40
+
+    def __init__(self, mesh: MeshSource, interpolator: Interpolator[Any], makers: Mapping[str, str]) -> None:
+        super().__init__(mesh)
+        self.interpolator, self.makers = interpolator, makers
+
+    def map_reads(self) -> list[MapRead]:
+        """See `CellOperation.map_reads`."""
+        halo, chosen = self.interpolator.surface_halo, f"{self.mesh.name}-{ChosenBoxes.kind}"
+        excluded = MapRead(self.mesh.path("excluded"), chosen, self.interpolator.lookup_halo, itemsize=1, kept=True)
+        return [*(MapRead(self.mesh.path(part), self.makers[part], halo, kept=True) for part in SURFACES), excluded]
+
+    def numbers(self) -> list[str]:
+        """See `CellOperation.numbers`."""
+        return [f"{self.mesh.name}-{Noise.kind}"] if self.interpolator.lookup_maps else []
+
+    def makes(self) -> Mapping[str, str | None]:
+        """See `CellOperation.makes`."""
+        made = {f"surface_{part}": self.interpolator.surface_dtype for part in SURFACES}
+        return {self.mesh.path(part): dtype for part, dtype in (made | dict(self.interpolator.lookup_maps)).items()}
+
+    def work(self, cells: Cells) -> CellOutput:
+        """See `CellOperation.work`."""
+        *maps, excluded = [cells.window(read) for read in self.map_reads()]
+        made = {}
+        for part, held in zip(SURFACES, maps, strict=True):
+            used = self.interpolator.of_error if part == "error" else self.interpolator
+            made[f"surface_{part}"] = used.surface_values(held, excluded, cells.region)
+        if self.interpolator.lookup_maps:
+            made |= self.interpolator.lookups(excluded, cells.region, cells.number(self.numbers()[0]))
+        return CellOutput({self.mesh.path(part): values for part, values in made.items()})
+
+
+@dataclass(frozen=True)
+class MeshOperations:
+    """What finishes a mesh: the operations in order, and which of them makes which map, the noise, the surfaces."""
+
+    all: list[CellOperation | CellNumbers]
+    makers: dict[str, str]
+    noise: str
+    surfaces: str
+
+
+def mesh_operations(mesh: MeshSource, *, above: Above | None = None) -> MeshOperations:
+    """Operations that finish a mesh; ``above``: the mesh of the step that limits it, if one does."""
+    step, interpolator = mesh.step, interpolator_of(mesh.step.interpolator)
+    found: list[CellOperation | CellNumbers] = []
+    if step.reject_sigma is not None:
+        found += [Distances(mesh), DistanceScale(mesh, f"{mesh.name}-{Distances.kind}")]
+    found.append(ChosenBoxes(mesh, interpolator, found[-1].name if found else None))
+    found.append(Noise(mesh, interpolator, found[-1].name))
+    noise = found[-1].name
+    makers: dict[str, str] = {}
+    for operation in interpolator.operations(mesh, noise=noise, above=above):
+        found.append(operation)
+        if isinstance(operation, CellOperation):
+            makers |= dict.fromkeys((path.rpartition("/")[2] for path in operation.makes()), operation.name)
+    surfaces = SurfaceValues(mesh, interpolator, makers)
+    return MeshOperations([*found, surfaces], makers, noise, surfaces.name)
+
+
+@dataclass(frozen=True)
+class FinishedMesh:
+    """A mesh on arrays, and the surfaces through its background, rms and error.
+
+    ``mesh`` is a `Mesh`, for dask arrays lazy (`dask.delayed.Delayed`).
+    """
+
+    mesh: Any
+    surfaces: tuple[Surface, Surface, Surface]
+
+
+def finished(
+    measured: Sequence[boxes.BoxStatistics],
     step: BackgroundStep | MeshParameters,
     *,
-    limit: NDArray[Any] | None = None,
-) -> Iterator[tuple[str, Any]]:
-    """Make the maps of a mesh one after the other, so that few are in memory at a time.
+    image: Pair = (0, 0),
+    above: Any = None,
+    side: int = LARGEST,
+) -> FinishedMesh:
+    """Finish a mesh on arrays.
 
     Parameters
     ----------
-    measured : callable
-        ``measured(part)``: that part of `tiledsky.kernels.boxes.boxes.BoxStatistics`, level by level.
-    step
-        What makes the mesh.
-    limit : ndarray (nby, nbx), optional
-        Largest value of each cell of the background (`tiledsky.operations.surface.ceiling`).
-
-    Yields
-    ------
-    str, object
-        Name and value of the attributes of `Mesh`: excluded, n_good, noise_factor, then background, rms and error in
-        any order, and the maps of `Mesh.fit`.
+    measured : sequence of BoxStatistics
+        Statistics of the boxes, level by level (`tiledsky.operations.boxes.array_box_statistics`): numpy or dask.
+    step : BackgroundStep or MeshParameters
+    image : (int, int)
+        Shape of the image, for a step with a ceiling.
+    above : sequence of Surface, optional
+        Surfaces of the step that limits it, lazy for dask arrays.
+    side : int
+        Of the tiles, in cells. Any gives the same bits.
 
     Raises
     ------
     InputError
-        No box with enough pixels.
+        No box with enough pixels; for dask arrays when they are computed.
     """
-    # every map is asked for, and given up, as late and as early as can be: what is held at once is the memory of a run
-    level = box_levels(measured("background"), measured("n_good"), step)
-    excluded = level < 0
-    if step.reject_sigma is not None:
-        blank = np.where(excluded, np.nan, from_levels(measured("background"), level))
-        whole = Region.whole(blank.shape)
-        distances = outlying_distances(blank, whole, whole, whole.shape)
-        excluded |= outlying_boxes(distances, sigma=step.reject_sigma, middle=CountedValues.of(distances).median())
-        del blank, distances
-    yield "excluded", excluded
-    n_good = from_levels(measured("n_good"), level)
-    yield "n_good", n_good
-    del n_good
-    variance, values, factor, shared = _noise(measured, level, excluded, step)
-    boxes = MeshBoxes(step, measured, level, excluded, factor, shared, values, variance, limit)
-    del variance, values, limit
-    yield "noise_factor", factor
-    yield from interpolator_of(step.interpolator).maps(boxes)
+    mesh = MeshSource(step, tuple(f"level {k}" for k in range(len(measured))), "boxes")
+    maps = {f"level {k}/{name}": part for k, found in enumerate(measured) for name, part in found._asdict().items()}
+    shape, dtype = measured[0].background.shape, measured[0].background.dtype
+    operations = mesh_operations(mesh, above=None if above is None else Above("above", ""))
+    numbers: dict[str, Any] = {"above": above}
+    do_on_arrays(operations.all, maps, numbers, shape=shape, image=image, dtype=dtype, side=side)
+    chosen = interpolator_of(step.interpolator)
+    lookups = {name: maps[mesh.path(name)] for name in chosen.lookup_maps}
+
+    def surface(part: str) -> Surface:
+        used, held = chosen.of_error if part == "error" else chosen, maps[mesh.path(part)]
+        limits = call(_item, held.min()), call(_item, held.max())
+        return Surface(used, step.box_size, maps[mesh.path(f"surface_{part}")], lookups, *limits, dtype)
+
+    parts = {name: maps[mesh.path(name)] for name in (*SURFACES, "excluded")}
+    parts["n_good"] = maps[mesh.path("n_good") if step.grow_boxes else "level 0/n_good"]
+    fit = {name: maps[mesh.path(name)] for name in chosen.fit_maps}
+    made = call(_mesh, parts, fit, numbers[operations.noise], step.box_size)
+    background, rms, error = map(surface, SURFACES)
+    return FinishedMesh(made, (background, rms, error))
 
 
-def _noise(
-    measured: Callable[[str], Sequence[NDArray[Any]]],
-    level: NDArray[np.int8],
-    excluded: NDArray[np.bool_],
-    step: BackgroundStep | MeshParameters,
-) -> tuple[NDArray[np.float64], NDArray[Any], float, float]:
-    """Variance of the boxes for white noise, their values, the noise factor, and that of noise which boxes share."""
-    n_good = from_levels(measured("n_good"), level)
-    excess = _excess(step.estimator, n_good[~excluded])
-    variance = _box_variance(from_levels(measured("rms"), level), n_good, step)
-    del n_good
-    variance = _known_variance(variance, excluded)
-    background, own = from_levels(measured("background"), level), ~excluded & (level == 0)
-    whole = Region.whole(own.shape)
-    samples = mesh_error.noise_samples(background, variance, own, whole, whole, whole.shape)
-    factor = mesh_error.noise_factor(samples, box_size=step.box_size, excess=excess)
-    return variance, background, factor, mesh_error.shared_noise(factor, step.box_size, excess=excess)
+def _mesh(parts: Mapping[str, NDArray[Any]], fit: dict[str, NDArray[Any]], numbers: BoxNumbers, box_size: Pair) -> Mesh:
+    return Mesh(**parts, noise_factor=numbers.noise_factor, box_size=box_size, fit=fit)
 
 
-def _excess(estimator: Any, n_good: NDArray[Any]) -> float:
-    """Median of the estimator's inefficiency in the boxes; made for each number of pixels once."""
-    found, times = np.unique(n_good, return_counts=True)
-    spread = np.repeat(inefficiency(estimator, found), times)
-    return float(np.median(spread, overwrite_input=True))
-
-
-def _box_variance(
-    rms: NDArray[Any], n_good: NDArray[Any], step: BackgroundStep | MeshParameters
-) -> NDArray[np.float64]:
-    """Variance of the boxes for white noise."""
-    population = rms_estimator_of(step.rms_estimator).population
-    variance = np.empty(rms.shape)
-    for rows in row_bands(rms.shape):
-        variance[rows] = mesh_error.box_variance(
-            rms[rows], n_good[rows], estimator=step.estimator, population=population
-        )
-    return variance
-
-
-def _known_variance(variance: NDArray[np.float64], excluded: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Variance, where boxes are excluded or have none, of their neighbours; what comes in is given up."""
-    unknown = ~np.isfinite(variance)
-    unknown |= excluded
-    if unknown.all():
-        return variance
-    variance[unknown] = np.nan
-    del unknown
-    return fill(variance, overwrite=True)
-
-
-def finish(
-    measured: Sequence[boxes.BoxStatistics],
-    step: BackgroundStep | MeshParameters,
-    *,
-    limit: NDArray[Any] | None = None,
-) -> Mesh:
-    """Make the mesh from the statistics of its boxes, level by level (`array_box_statistics`); see `maps`."""
-    made = dict(maps(lambda part: [getattr(statistics, part) for statistics in measured], step, limit=limit))
-    fit = {name: made.pop(name) for name in interpolator_of(step.interpolator).fit_maps}
-    return Mesh(**made, box_size=step.box_size, fit=fit)
-
-
-def surfaces(mesh: Mesh, interpolator: InterpolatorParameters) -> tuple[Surface, Surface, Surface]:
-    """Surfaces of background, rms and error."""
-    chosen = interpolator_of(interpolator)
-    lookups = chosen.lookups(mesh.excluded)
-
-    def surface(cells: NDArray[Any], used: Interpolator[Any]) -> Surface:
-        return make_surface(cells, used, excluded=mesh.excluded, box_size=mesh.box_size, lookups=lookups)
-
-    return surface(mesh.background, chosen), surface(mesh.rms, chosen), surface(mesh.error, chosen.of_error)
+def _item(value: Any) -> float:
+    return float(np.asarray(value).item())

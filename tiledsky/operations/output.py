@@ -12,8 +12,9 @@ from tiledsky.diagnostics.band import HALO, needed_region
 from tiledsky.geometry import Pair, Region, boxes_of, mesh_shape
 from tiledsky.kernels.filters.blocks import block_means
 from tiledsky.operations import quality
-from tiledsky.operations.background import SURFACES, MeshOperation, cell_values, mesh_name, mesh_terms
+from tiledsky.operations.background import MeshOperation, cell_values, mesh_terms
 from tiledsky.operations.base import ArraySpec, Image, Operation, Read, Task, TaskOutput
+from tiledsky.operations.filtered_maps import SURFACES
 from tiledsky.operations.memory import WRITE, Phase, Sizes
 from tiledsky.operations.passes import HISTOGRAM
 from tiledsky.overlap import Patch
@@ -77,7 +78,14 @@ class Output(Operation):
         yield Read("base", HALO)
         if self.mask is not None:
             yield Read(self.mask.name, HALO)
-        yield from (Read(mesh_name(step), None) for step in self.backgrounds.values())
+        for mesh in self.meshes:
+            yield Read(mesh.name, None)
+            yield Read(mesh.operations.surfaces, None, kept=True)
+        yield from (
+            Read(mesh.operations.makers["bandwidth"], None, kept=True)
+            for mesh in self.meshes
+            if (mesh.step, BANDWIDTH) in self.planes.values()
+        )
 
     def map_arrays(self) -> list[str]:
         """See `Operation.map_arrays`."""

@@ -23,6 +23,7 @@ from tiledsky.diagnostics.verdict import judge
 from tiledsky.geometry import Pair, TileGrid
 from tiledsky.kernels.residual.cell_sums import CELL, KEPT
 from tiledsky.operations.base import Operation, Read, Task, TaskOutput
+from tiledsky.operations.fitted_maps import FittedMaps
 from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.operations.memory import Phase, Sizes
 from tiledsky.operations.passes import HISTOGRAM
@@ -87,7 +88,7 @@ class Diagnostics(Operation):
         """See `Operation.reads`."""
         yield Read("output", None)
         if self.interpolator.chooses_bandwidths:
-            yield Read(f"{self.recipe.result.name}-mesh", None)  # its bandwidths
+            yield Read(f"{self.recipe.result.name}-{FittedMaps.kind}", None, kept=True)  # its bandwidths
 
     def files(self, index: Pair) -> list[str]:
         """See `Operation.files`."""

@@ -41,7 +41,7 @@ from tiledsky.kernels.mesh.rim import check_window
 _MIN_DIFFERENCES = 20
 #: Cells beyond a tile from which its third differences are made.
 NOISE_HALO = 3
-_SAMPLED_CELLS = 1 << 21  # of a larger mesh, about so many are looked at along each axis
+SAMPLED_CELLS = 1 << 21  # of a larger mesh, about so many are looked at along each axis
 _MAX_SHARE = 0.2
 
 Pair = tuple[int, int]
@@ -117,7 +117,7 @@ def noise_samples(
         about 4 million. Memory: 16 bytes a value of these, and 30 MB.
     """
     check_window("the noise", NOISE_HALO, inner, window_region, shape)
-    step = max(-(-shape[0] * shape[1] // _SAMPLED_CELLS), 1)
+    step = max(-(-shape[0] * shape[1] // SAMPLED_CELLS), 1)
     outer = Region(inner.y0, min(inner.y1 + NOISE_HALO, shape[0]), inner.x0, min(inner.x1 + NOISE_HALO, shape[1]))
     arrays = [a[outer.within(window_region)] for a in (background, variance, usable)]
     rows, columns = inner.shape

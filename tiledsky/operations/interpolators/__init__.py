@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import Any, get_args
 
 from tiledsky.errors import ParameterError
-from tiledsky.operations.interpolators.base import Interpolator, MeshBoxes, Term, a_cell
+from tiledsky.operations.interpolators.base import Interpolator, Term
 from tiledsky.recipe import InterpolatorParameters
 from tiledsky.recipe.parameters import AnyInterpolator
 
-__all__ = ["INTERPOLATORS", "Interpolator", "MeshBoxes", "Term", "a_cell", "interpolator_of"]
+__all__ = ["INTERPOLATORS", "Interpolator", "Term", "interpolator_of"]
 
 
 def _implementation(model: type[InterpolatorParameters]) -> type[Interpolator[Any]]:

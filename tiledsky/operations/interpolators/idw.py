@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -14,8 +14,10 @@ from tiledsky.geometry import Pair, Region
 from tiledsky.kernels._simd import elementary
 from tiledsky.kernels.mesh import idw as kernel
 from tiledsky.kernels.mesh.error import Factors, window_counts
-from tiledsky.kernels.mesh.reach import idw_reach, idw_window
+from tiledsky.kernels.mesh.reach import REACH_HALO, good_counts, idw_reach_tile, idw_window
+from tiledsky.operations.filtered_maps import BoxNumbers
 from tiledsky.operations.interpolators.base import Interpolator, Term
+from tiledsky.overlap import Patch
 from tiledsky.recipe import IDWInterpolator
 
 #: Boxes from the middle of a hole to its border that inverse distances may have to look across; a deeper hole takes
@@ -73,6 +75,7 @@ class IDW(Interpolator[IDWInterpolator]):
     """
 
     lookup_maps: ClassVar[Mapping[str, str | None]] = {"reach": "int32"}
+    lookup_halo: ClassVar[Pair] = (REACH_HALO, REACH_HALO)
 
     def error_factors(self, shape: Pair, box_size: Pair, size: Pair) -> Factors:
         """See `idw_factors`."""
@@ -85,13 +88,30 @@ class IDW(Interpolator[IDWInterpolator]):
             regularization=self.parameters.regularization,
         )
 
-    def lookups(self, excluded: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-        """See `tiledsky.kernels.mesh.reach.idw_reach`."""
-        return {"reach": idw_reach(~excluded, self.parameters.n_neighbors)}
+    def box_parts(self, scatter: Patch, own: NDArray[np.bool_], region: Region) -> list[bytes]:
+        """Good boxes of the blocks of a tile."""
+        blocks, counts = good_counts(~np.isnan(scatter.crop(region)), region)
+        return [np.array(blocks, "<i8").tobytes(), counts.astype("<i8").tobytes()]
 
-    def values(self, cells: NDArray[Any], excluded: NDArray[np.bool_]) -> NDArray[Any]:
+    def merge_box_parts(self, parts: Iterator[Sequence[bytes]]) -> list[bytes]:
+        """Good boxes of all blocks, row by row, and the number of rows."""
+        tiles = [(Region(*np.frombuffer(own[0], "<i8").tolist()), np.frombuffer(own[1], "<i8")) for own in parts]
+        total = np.zeros((max(blocks.y1 for blocks, _ in tiles), max(blocks.x1 for blocks, _ in tiles)), "<i8")
+        for blocks, counts in tiles:
+            total[blocks.slices] += counts.reshape(blocks.shape)
+        return [np.array(len(total), "<i8").tobytes(), total.tobytes()]
+
+    def lookups(self, excluded: Patch, region: Region, numbers: BoxNumbers) -> dict[str, NDArray[Any]]:
+        """See `tiledsky.kernels.mesh.reach.idw_reach_tile`."""
+        rows, counts = (np.frombuffer(part, "<i8") for part in numbers.others)
+        place = region, excluded.region, excluded.shape
+        total = counts.astype(np.int64).reshape(int(rows[0]), -1)
+        return {"reach": idw_reach_tile(~excluded.data, self.parameters.n_neighbors, *place, total)}
+
+    def values(self, cells: Patch, excluded: Patch, region: Region) -> NDArray[Any]:
         """The boxes that count."""
-        return np.where(excluded, np.asarray(np.nan, cells.dtype), cells)
+        held = cells.crop(region)
+        return np.where(excluded.crop(region), np.asarray(np.nan, held.dtype), held)
 
     def evaluate(
         self,

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from tiledsky.geometry import Pair, Region
 from tiledsky.kernels.mesh import mesh as kernel
 from tiledsky.kernels.mesh.error import Factors, window_counts
+from tiledsky.kernels.mesh.prefilter import SPLINE_HALO, cubic_coefficients
 from tiledsky.operations.interpolators.base import Interpolator, Parameters, Term
+from tiledsky.overlap import Patch
 from tiledsky.recipe import ZoomInterpolator
 
 #: The cubic spline's response falls by 0.268 a box.
@@ -52,6 +54,7 @@ class Spline(Interpolator[Parameters]):
     """The values of a surface are the coefficients of a cubic spline through the map."""
 
     surface_dtype = "float64"
+    surface_halo = (SPLINE_HALO, SPLINE_HALO)
 
     @property
     def clip(self) -> bool:
@@ -67,9 +70,9 @@ class Spline(Interpolator[Parameters]):
         """See `spline_factors`."""
         return spline_factors(shape, box_size, size)
 
-    def values(self, cells: NDArray[Any], excluded: NDArray[np.bool_]) -> NDArray[Any]:
+    def values(self, cells: Patch, excluded: Patch, region: Region) -> NDArray[Any]:
         """Coefficients of the spline."""
-        return kernel.spline_coefficients(cells)
+        return cubic_coefficients(cells.data, region, cells.region, cells.shape)
 
     def evaluate(
         self,
@@ -94,6 +97,10 @@ class Spline(Interpolator[Parameters]):
             vmin=limits[0] if self.clip else None,
             vmax=limits[1] if self.clip else None,
         )
+
+    def window(self, region: Region, *, box_size: Pair, mesh: Pair) -> Region:
+        """Cells about the region, two on each side."""
+        return Region(*kernel.spline_window(region, box_size, mesh))
 
     def cells_read(self, region: Pair, *, box_size: Pair, mesh: Pair) -> Pair:
         """Cells of the region, and three on each side."""
