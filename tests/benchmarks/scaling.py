@@ -17,14 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dask
 
-from tests.benchmarks.stage_times import Cost, run_seconds, stage_seconds, threads_fed
+from tests.benchmarks.stage_times import Cost, run_seconds, stage_seconds
 from tiledsky.cluster.local import local_client
 from tiledsky.engine.executors import DaskExecutor, Options
-from tiledsky.engine.plan import GATHER, make_plan
+from tiledsky.engine.plan import make_plan
 from tiledsky.io.folders import LocalFolder
 from tiledsky.recipe import Recipe
 
@@ -60,21 +61,27 @@ def apart(count: int, threads: int, seconds: float) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-#: Of complex-sky at 20000 x 20000 px, 420 CPU seconds in all, an eighth of them in gather tasks; and of `cost`.
-MEASURED = Cost(pixel_seconds=7 / 8 * 420 / 4e8, driver_seconds=0.002, gather_seconds=420 / 4e8 / 8)
+#: CPU seconds of the tasks of runs on 10000 x 10000 px (36 tiles) with two workers: of tiles of the image, of tiles of
+#: meshes, and of gather tasks; and of `cost`.
+MEASURED = {
+    "deep-sky": Cost(74.8 / 1e8, 78.5 / 1e8, 0.002, 4.15 / 36),
+    "complex-sky": Cost(50.0 / 1e8, 8.4 / 1e8, 0.002, 0.56 / 36),
+}
 COSMOS_WEB = (83000, 93200)
 
 
 def paper() -> None:
-    """Print the table of docs/scaling.md."""
-    plan = make_plan(Recipe.load("complex-sky").expanded(), COSMOS_WEB, "float32", tile_size=None, ingest=True)
-    tiled = [stage for stage in plan.stages if stage.kind not in GATHER]
-    tile = MEASURED.pixel_seconds * COSMOS_WEB[0] * COSMOS_WEB[1] / sum(len(plan.grid(s)) for s in tiled)
-    fed = threads_fed(tile, MEASURED.driver_seconds)
-    print(f"{plan.n_tasks} tasks, {tile:.2f} s a tile; one driver feeds {fed} threads")
-    for threads in (1, 16, 64, 256, 1024, 4096):
-        seconds = run_seconds(plan, MEASURED, threads=threads)
-        print(f"{threads:5} threads: {seconds / 60:6.1f} min")
+    """Print the tables of docs/scaling.md."""
+    for recipe, cost in MEASURED.items():
+        plan = make_plan(Recipe.load(recipe).expanded(), COSMOS_WEB, "float32", tile_size=None, ingest=True)
+        alone = run_seconds(plan, replace(cost, driver_seconds=0.0), threads=1)
+        gather = cost.gather_seconds * len(plan.grid(plan.stage("output")))
+        print(f"{recipe}: {plan.n_tasks} tasks, {alone / 3600:.1f} CPU hours, {gather:.0f} s of them in gather tasks")
+        for threads in (1, 16, 64, 256, 1024):
+            seconds = run_seconds(plan, cost, threads=threads)
+            ideal = (alone - gather) / threads + gather
+            share = f"{100 * alone / threads / seconds:.0f}% of the threads at work"
+            print(f"{threads:5} threads: {seconds / 60:6.1f} min, {share}; {ideal / 60:.1f} min if stages overlapped")
 
 
 def main() -> int:

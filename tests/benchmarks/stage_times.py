@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 
 from tiledsky.engine.plan import GATHER, Plan
+from tiledsky.operations.base import Operation
+from tiledsky.operations.cells import CellOperation
 
 
 def stage_seconds(count: int, *, threads: int, task_seconds: float, driver_seconds: float) -> float:
@@ -32,27 +34,36 @@ class Cost:
 
     Attributes
     ----------
-    pixel_seconds : float
-        CPU seconds of all tile stages together, a pixel of the image.
+    pixel_seconds, cell_seconds : float
+        CPU seconds of all stages of tiles of the image together, and of tiles of meshes, a pixel of the image.
     driver_seconds : float
         Of driver and scheduler, a task.
     gather_seconds : float
-        Of all gather tasks together, a pixel of the image; nothing else runs meanwhile.
+        Of all gather tasks together, a tile of the image; nothing else runs meanwhile.
     """
 
     pixel_seconds: float
+    cell_seconds: float
     driver_seconds: float
     gather_seconds: float
 
 
+def kinds_of(base: type[Operation]) -> set[str]:
+    """Kinds of the operations of a class."""
+    found = {kind for child in base.__subclasses__() for kind in kinds_of(child)}
+    return found | ({base.kind} if hasattr(base, "kind") else set())
+
+
 def run_seconds(plan: Plan, cost: Cost, *, threads: int) -> float:
-    """Wall seconds of a run whose tile stages take equal shares of the work."""
-    pixels = plan.shape[0] * plan.shape[1]
+    """Wall seconds of a run whose stages of each sort take equal shares of the work."""
+    pixels, of_cells = plan.shape[0] * plan.shape[1], kinds_of(CellOperation)
     tiled = [stage for stage in plan.stages if stage.kind not in GATHER]
-    counts: list[int] = [len(plan.grid(stage)) for stage in tiled]
-    share = cost.pixel_seconds * pixels / len(tiled)
-    work = sum(
-        stage_seconds(count, threads=threads, task_seconds=share / count, driver_seconds=cost.driver_seconds)
-        for count in counts
-    )
-    return work + cost.gather_seconds * pixels
+    work = 0.0
+    for seconds, stages in (
+        (cost.pixel_seconds, [stage for stage in tiled if stage.kind not in of_cells]),
+        (cost.cell_seconds, [stage for stage in tiled if stage.kind in of_cells]),
+    ):
+        for count in (len(plan.grid(stage)) for stage in stages):
+            task = seconds * pixels / len(stages) / count
+            work += stage_seconds(count, threads=threads, task_seconds=task, driver_seconds=cost.driver_seconds)
+    return work + cost.gather_seconds * max(len(plan.grid(stage)) for stage in tiled)
