@@ -169,7 +169,7 @@ def _regions(blocks: NDArray[np.void], shape: Pair, scale: float) -> _RegionTabl
     pixels, total = np.bincount(labels, blocks["n"], n), np.bincount(labels, blocks["sum"], n)
     strength = total / np.sqrt(pixels) / scale
     del pixels, total
-    sizes = np.bincount(labels, area(blocks, shape).astype(np.float64), n)
+    sizes = np.asarray(np.bincount(labels, area(blocks, shape).astype(np.float64), n), np.float64)
     number_of = np.bincount(labels, minlength=n)
     y, x = (np.bincount(labels, centre(blocks[k], s), n) / number_of for k, s in zip(("y", "x"), shape, strict=True))
     return _RegionTable(sizes, strength, y, x)
