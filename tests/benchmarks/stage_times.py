@@ -39,7 +39,7 @@ class Cost:
     driver_seconds : float
         Of driver and scheduler, a task.
     gather_seconds : float
-        Of all gather tasks together, a tile of the image; nothing else runs meanwhile.
+        Of all gather tasks together, a tile of the output; nothing else runs meanwhile.
     """
 
     pixel_seconds: float
@@ -66,4 +66,4 @@ def run_seconds(plan: Plan, cost: Cost, *, threads: int) -> float:
         for count in (len(plan.grid(stage)) for stage in stages):
             task = seconds * pixels / len(stages) / count
             work += stage_seconds(count, threads=threads, task_seconds=task, driver_seconds=cost.driver_seconds)
-    return work + cost.gather_seconds * max(len(plan.grid(stage)) for stage in tiled)
+    return work + cost.gather_seconds * len(plan.grid(plan.stage("output")))
