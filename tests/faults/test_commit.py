@@ -86,7 +86,6 @@ SEVERAL = [
     ("found-statistics", [0, 0]),
     ("last-maps", [0, 0]),
     ("last-noise", [0, 0]),
-    ("last-mesh", [0, 0]),
     ("output", [1, 0]),
 ]
 SHORT = [("object not renamed", "half", SEVERAL[1:3], 1)]
