@@ -212,8 +212,7 @@ class MeshOperation(Operation):
         low, high = task.range_of(step.name, part)
         lookups = {name: task.array(self.source.path(name)) for name in self.interpolator.lookup_maps}
         values, dtype = task.array(self.source.path(f"surface_{part}")), np.dtype(task.dtype)
-        used = self.interpolator.of_error if part == "error" else self.interpolator
-        return Surface(used, step.box_size, values, lookups, low, high, dtype)
+        return Surface(self.interpolator.of_map(part), step.box_size, values, lookups, low, high, dtype)
 
     def on_arrays(self, arrays: Arrays) -> None:
         """See `Operation.on_arrays`: all of its operations."""

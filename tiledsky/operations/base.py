@@ -44,6 +44,11 @@ class Read(NamedTuple):
     kept: bool = False
 
 
+def summary_file(operation: str, index: Pair) -> str:
+    """Path within the run folder of the summary of a task."""
+    return f"summaries/{operation}/{index[0]}.{index[1]}.bin"
+
+
 def bits_of(recipe: Recipe, step: AnyStep) -> str:
     """Node of the bits that a step leaves out: of the mask that it uses, else those known before any step."""
     before = recipe.mask_for(step)

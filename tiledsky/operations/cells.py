@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, Region, boxes_of, mesh_shape
-from tiledsky.operations.base import ArraySpec, Image, Operation, Read, Task, TaskOutput
+from tiledsky.operations.base import ArraySpec, Image, Operation, Read, Task, TaskOutput, summary_file
 from tiledsky.operations.boxes import MeshParameters
 from tiledsky.operations.memory import MEGABYTE, READ, WRITE, Phase, Sizes
 from tiledsky.overlap import Patch
@@ -195,7 +195,7 @@ class CellOperation(Operation):
 
     def files(self, index: Pair) -> list[str]:
         """See `Operation.files`."""
-        return [f"summaries/{self.name}/{index[0]}.{index[1]}.bin"] if self.summary else []
+        return [summary_file(self.name, index)] if self.summary else []
 
     @property
     def scratch(self) -> tuple[str, ...]:
@@ -262,7 +262,7 @@ class CellNumbers(Operation):
 
     def files(self, index: Pair) -> list[str]:
         """See `Operation.files`."""
-        return [f"summaries/{self.name}/{index[0]}.{index[1]}.bin"]
+        return [summary_file(self.name, index)]
 
     @property
     def kept(self) -> bool:

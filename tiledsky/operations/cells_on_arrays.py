@@ -67,7 +67,7 @@ def do_on_arrays(
             parts = summaries.pop(operation.source)
             numbers[operation.name] = does.number(operation, parts)
             continue
-        done = does(operation, maps, numbers, shape=shape, image=image, grid=TileGrid(shape, (side, side)))
+        done = does(operation, maps, numbers, image=image, grid=TileGrid(shape, (side, side)))
         summaries[operation.name] = done.parts
         for path, given in operation.makes().items():
             maps[path] = done.map(path, dtype if given is None else np.dtype(given))
@@ -82,16 +82,15 @@ class _Eager:
         maps: Mapping[str, Any],
         numbers: Mapping[str, Any],
         *,
-        shape: Pair,
         image: Pair,
         grid: TileGrid,
     ) -> None:
         self.grid, self.parts, known = grid, [], {name: numbers[name] for name in _known(operation)}
         self.tiles: dict[str, list[NDArray[Any]]] = {path: [] for path in operation.makes()}
         for region in map(grid.region, grid):
-            places = _places(operation, maps, region, shape)
+            places = _places(operation, maps, region, grid.shape)
             windows = [maps[read.path][part.slices] for read, part, _ in places]
-            made = _work(operation, region, shape, image, places, windows, list(known), list(known.values()))
+            made = _work(operation, region, grid.shape, image, places, windows, list(known), list(known.values()))
             self.parts.append(made.parts)
             for path, held in self.tiles.items():
                 held.append(made.maps[path])
@@ -115,24 +114,23 @@ class _Lazy:
         maps: Mapping[str, Any],
         numbers: Mapping[str, Any],
         *,
-        shape: Pair,
         image: Pair,
         grid: TileGrid,
     ) -> None:
         from dask.highlevelgraph import HighLevelGraph
         from dask.tokenize import tokenize
 
-        self.operation, self.grid, self.shape = operation, grid, shape
+        self.operation, self.grid = operation, grid
         read = {each.path: maps[each.path] for each in operation.map_reads()}
         known = {name: numbers[name] for name in _known(operation)}
-        self.name = f"{operation.name}-{tokenize(operation, shape, image, grid.tile, *read.values(), *known.values())}"
-        layer: dict[Any, Any] = {}
+        self.name = f"{operation.name}-{tokenize(operation, grid, image, *read.values(), *known.values())}"
+        values, layer = [lazy_key(value) for value in known.values()], dict[Any, Any]()
         for index in grid:
             region = grid.region(index)
-            places = _places(operation, maps, region, shape)
+            places = _places(operation, maps, region, grid.shape)
             windows = [cut(maps[each.path], part) for each, part, _ in places]
-            values = [lazy_key(value) for value in known.values()]
-            layer[self.name, *index] = (_work, operation, region, shape, image, places, windows, list(known), values)
+            work = operation, region, grid.shape, image, places, windows, list(known), values
+            layer[self.name, *index] = (_work, *work)
         lazy = [*read.values(), *filter(is_delayed, known.values())]
         self.graph = HighLevelGraph.from_collections(self.name, layer, dependencies=lazy)
 
@@ -155,7 +153,7 @@ class _Lazy:
         edges: list[list[int]] = []
         for axis in (0, 1):
             corners = [*range(0, self.grid.shape[axis], self.grid.tile[axis]), self.grid.shape[axis]]
-            edges.append([self.operation.on_grid(path, (at, at), self.shape)[axis] for at in corners])
+            edges.append([self.operation.on_grid(path, (at, at), self.grid.shape)[axis] for at in corners])
         chunks = tuple(tuple(np.diff(edge).tolist()) for edge in edges)
         return da.Array(_with(self.graph, name, layer, self.name), name, chunks, dtype=dtype)
 

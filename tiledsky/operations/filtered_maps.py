@@ -23,7 +23,7 @@ from tiledsky.recipe import BackgroundStep
 if TYPE_CHECKING:
     from tiledsky.operations.interpolators.base import Interpolator
 
-#: Maps of a mesh that have a surface, in the order of `tiledsky.operations.mesh.surfaces`.
+#: Maps of a mesh that have a surface, in the order of `tiledsky.operations.mesh.FinishedMesh`.
 SURFACES = ("background", "rms", "error")
 #: Working maps of the boxes that count, and their dtypes: value, rms, variance by white noise, own values or of larger.
 WORKING: dict[str, str | None] = {"values": None, "scatter": None, "variance": "float64", "own": "bool"}

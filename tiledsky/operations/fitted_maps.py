@@ -241,8 +241,11 @@ class _Fits(CellOperation):
 
     def work_bytes(self, tile: Pair, shape: Pair, window: int) -> float:
         """See `CellOperation.work_bytes`."""
-        fit = MeshFit(shape, self.box_size, self.model(shape, self.box_size), _NO_NUMBERS)
-        return fit.memory(tile)[self.phase]
+        return self.planned(shape).memory(tile)[self.phase]
+
+    def planned(self, shape: Pair) -> MeshFit:
+        """Fits of a mesh of this shape, before anything is known of its boxes."""
+        return MeshFit(shape, self.box_size, self.model(shape, self.box_size), _NO_NUMBERS)
 
     def __init__(self, mesh: MeshSource, model: Model, numbers: Mapping[str, str]) -> None:
         super().__init__(mesh)
@@ -255,10 +258,7 @@ class _Fits(CellOperation):
     @property
     def halo_cells(self) -> Pair:
         """Halo of the widest fit that is tried on the largest mesh."""
-        largest = 1 << 30
-        return MeshFit(
-            (largest, largest), self.box_size, self.model((largest, largest), self.box_size), _NO_NUMBERS
-        ).halo
+        return self.planned((1 << 30, 1 << 30)).halo
 
     def fit(self, cells: Cells) -> MeshFit:
         """Fits of the mesh."""
@@ -289,9 +289,7 @@ class Scores(_Fits):
 
     def on_grid(self, path: str, corner: Pair, shape: Pair) -> Pair:
         """See `CellOperation.on_grid`."""
-        return _on_blocks(
-            corner, MeshFit(shape, self.box_size, self.model(shape, self.box_size), _NO_NUMBERS).score_parts
-        )
+        return _on_blocks(corner, self.planned(shape).score_parts)
 
     def work(self, cells: Cells) -> CellOutput:
         """See `CellOperation.work`."""

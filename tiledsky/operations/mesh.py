@@ -100,8 +100,7 @@ class SurfaceValues(CellOperation):
         *maps, excluded = [cells.window(read) for read in self.map_reads()]
         made = {}
         for part, held in zip(SURFACES, maps, strict=True):
-            used = self.interpolator.of_error if part == "error" else self.interpolator
-            made[f"surface_{part}"] = used.surface_values(held, excluded, cells.region)
+            made[f"surface_{part}"] = self.interpolator.of_map(part).surface_values(held, excluded, cells.region)
         if self.interpolator.lookup_maps:
             made |= self.interpolator.lookups(excluded, cells.region, cells.number(self.numbers()[0]))
         return CellOutput({self.mesh.path(part): values for part, values in made.items()})
@@ -183,7 +182,7 @@ def finished(
     lookups = {name: maps[mesh.path(name)] for name in chosen.lookup_maps}
 
     def surface(part: str) -> Surface:
-        used, held = chosen.of_error if part == "error" else chosen, maps[mesh.path(part)]
+        used, held = chosen.of_map(part), maps[mesh.path(part)]
         limits = call(_item, held.min()), call(_item, held.max())
         return Surface(used, step.box_size, maps[mesh.path(f"surface_{part}")], lookups, *limits, dtype)
 

@@ -13,7 +13,7 @@ from tiledsky.geometry import Pair, Region, boxes_of, mesh_shape
 from tiledsky.kernels.filters.blocks import block_means
 from tiledsky.operations import quality
 from tiledsky.operations.background import MeshOperation, cell_values, mesh_terms
-from tiledsky.operations.base import ArraySpec, Image, Operation, Read, Task, TaskOutput
+from tiledsky.operations.base import ArraySpec, Image, Operation, Read, Task, TaskOutput, summary_file
 from tiledsky.operations.filtered_maps import SURFACES
 from tiledsky.operations.memory import WRITE, Phase, Sizes
 from tiledsky.operations.passes import HISTOGRAM
@@ -111,7 +111,7 @@ class Output(Operation):
 
     def files(self, index: Pair) -> list[str]:
         """See `Operation.files`."""
-        return [f"summaries/{self.name}/{index[0]}.{index[1]}.bin"]
+        return [summary_file(self.name, index)]
 
     def run(self, task: Task) -> TaskOutput:
         """Write the planes of a tile and measure it."""

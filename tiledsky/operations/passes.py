@@ -25,7 +25,7 @@ from tiledsky.kernels.statistics.biweight import BiweightSums
 from tiledsky.kernels.statistics.histogram import KeyHistogram
 from tiledsky.kernels.statistics.refinement import Refinement
 from tiledsky.operations import reliability
-from tiledsky.operations.base import Operation, Read, Task, TaskOutput
+from tiledsky.operations.base import Operation, Read, Task, TaskOutput, summary_file
 from tiledsky.operations.memory import MEGABYTE, Phase, Sizes
 from tiledsky.operations.search import StepInput, search_phases
 from tiledsky.operations.thresholds import NoiseImage, noise_image, ranks_halo, ranks_patch
@@ -97,7 +97,7 @@ class Pass(Operation):
 
     def files(self, index: tuple[int, int]) -> list[str]:
         """See `Operation.files`."""
-        return [f"summaries/{self.name}/{index[0]}.{index[1]}.bin"]
+        return [summary_file(self.name, index)]
 
     @property
     def kept(self) -> bool:

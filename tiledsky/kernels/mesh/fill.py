@@ -336,8 +336,3 @@ def fill(mesh: Floats, *, overwrite: bool = False) -> Floats:
     for block in _blocks(whole):  # what is filled already is still a hole to the blocks after it
         _fill_block(mesh, hole, whole, block, whole.shape, rim, filled[block.slices])
     return filled
-
-
-def fill_bytes(cells: int) -> float:
-    """Memory of `fill` beside the mesh, in bytes a cell: its holes and the largest rim, and what a block takes."""
-    return 2.0 + min(3e6 / cells, 500.0)

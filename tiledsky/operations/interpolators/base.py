@@ -122,6 +122,10 @@ class Interpolator(ABC, Generic[Parameters]):
         """The interpolator of the error map, with the same `lookup_maps`: it must not make an error negative."""
         return self
 
+    def of_map(self, part: str) -> Interpolator[Any]:
+        """The interpolator of one of the maps that have a surface."""
+        return self.of_error if part == "error" else self
+
     def lookups(self, excluded: Patch, region: Region, numbers: BoxNumbers) -> dict[str, NDArray[Any]]:
         """Make the `lookup_maps` of a tile from the boxes that are excluded, with `lookup_halo`."""
         return {}
