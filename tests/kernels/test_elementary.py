@@ -1,4 +1,4 @@
-"""Exponential, logarithm, powers and inverses against numpy in long double, and the same bits on other CPUs."""
+"""Exponential, logarithm, powers, angles and inverses against numpy in long double, and the same bits on other CPUs."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tiledsky.kernels._simd.elementary import exp, exps, inverse, log, logs, power, powers
+from tiledsky.kernels._simd.elementary import direction, exp, exps, inverse, log, logs, power, powers, sine_cosine
 from tiledsky.kernels.filters.smooth import gaussian_taps
 from tiledsky.kernels.fit.moments import taps
 
@@ -54,6 +54,17 @@ def test_powers():
     np.testing.assert_allclose(powers(x, 5), [x**k for k in range(5)], rtol=1e-15)
 
 
+def test_angles():
+    angle = np.concatenate([np.random.default_rng(4).uniform(-np.pi, np.pi, 2000), [0.0, np.pi / 2, -np.pi, np.pi]])
+    sine, cosine = np.transpose([sine_cosine(a) for a in angle])
+    np.testing.assert_allclose(sine, np.sin(angle), rtol=0, atol=2e-15)
+    np.testing.assert_allclose(cosine, np.cos(angle), rtol=0, atol=2e-15)
+    y, x = np.random.default_rng(5).normal(size=(2, 2000)) * 10.0 ** np.random.default_rng(6).uniform(-9, 9, 2000)
+    np.testing.assert_allclose([direction(*v) for v in zip(y, x, strict=True)], np.arctan2(y, x), rtol=2e-15)
+    assert [direction(*v) for v in ((0.0, 0.0), (0.0, 2.0), (0.0, -1.0))] == [0.0, 0.0, np.pi]
+    assert abs(direction(3.0, 0.0) - np.pi / 2) < 5e-16
+
+
 @pytest.mark.parametrize("n", [1, 3, 6])
 def test_inverse(n):
     half = np.random.default_rng(n).normal(size=(n, n + 3))
@@ -71,6 +82,7 @@ def digest():
         logs(np.linspace(1e-9, 9, 5001)),
         taps(7.3, 40, 8),
         gaussian_taps(sigma=3.7),
+        np.array([(*sine_cosine(a), direction(a, 1.3)) for a in np.linspace(-3.1, 3.1, 501)]),
     ]
     return hashlib.blake2b(b"".join(a.tobytes() for a in made), digest_size=16).hexdigest()
 

@@ -1,0 +1,1 @@
+"""Large objects: their light, what they cover, and the search for them."""
