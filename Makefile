@@ -117,7 +117,7 @@ bench: install
 scaling: install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.scaling
 
-# How far each preset, photutils and sep are from the truth, hours; a part of it: make accuracy ACCURACY='--seeds 1'.
+# How far each preset and other tools are from the truth, hours; a part of it: make accuracy ACCURACY='--only deep --seeds 1'.
 accuracy: install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.accuracy --json build/accuracy.json \
 		--figure build/accuracy.png --page docs/accuracy.md $(ACCURACY)

@@ -6,7 +6,7 @@ from photutils.utils import ShepardIDWInterpolator
 
 from tests import reference_chain as reference
 from tests.accuracy.families import FAMILIES
-from tests.accuracy.measure import figures
+from tests.accuracy.measure import Estimate, figures
 from tests.notebook_scene import notebook_scene
 from tests.operations.surfaces import surfaces
 from tiledsky.arrays.estimate import estimate_background
@@ -62,7 +62,7 @@ def test_all_scenes(seed):
 @pytest.mark.parametrize(("family", "seed"), [("notebook", 4), ("notebook", 40), ("depths", 66)])
 def test_fitted_skies(family, seed):
     """The deep-sky preset beside bkg5, here by its twin."""
-    scene = FAMILIES[family][0](seed)
+    scene = FAMILIES[family].scene(seed)
     sky, twin = (estimate_background(scene.image, name, **scene.planes) for name in ("deep-sky", "complex-sky"))
     error = sky.background - scene.sky
     assert error.std() < 0.0036
@@ -75,7 +75,7 @@ def test_fitted_skies(family, seed):
 @pytest.mark.parametrize(("family", "seed", "bias"), [("wings", 60, 0.013), ("correlated noise", 64, 0.0015)])
 def test_skies_under_wings_and_correlated_noise(family, seed, bias):
     """What only searches that know their reliability find, and leave alone."""
-    scene = FAMILIES[family][0](seed)
+    scene = FAMILIES[family].scene(seed)
     sky, twin = (estimate_background(scene.image, name).background for name in ("deep-sky", "complex-sky"))
     error = sky - scene.sky
     assert error.std() < 0.5 * (twin - scene.sky).std()
@@ -84,14 +84,14 @@ def test_skies_under_wings_and_correlated_noise(family, seed, bias):
 
 def test_a_sky_without_structure():
     """Beside one value for the whole image, the best that there is."""
-    scene = FAMILIES["flat"][0](77)
+    scene = FAMILIES["flat"].scene(77)
     sky = estimate_background(scene.image, "deep-sky")
     single = scene.image[sky.mask == 0].mean()
     assert np.sqrt(np.mean(np.square(sky.background - scene.sky))) < 1.2 * abs(single)
 
 
 def test_a_galaxy_keeps_its_light():
-    scene = FAMILIES["galaxy"][0](72)
-    found = figures(scene, (estimate_background(scene.image, "extended-light").background, None))
-    assert 0.98 < found["flux_kept"] < 1.005
+    scene = FAMILIES["galaxy"].scene(72)
+    found = figures(scene, Estimate(estimate_background(scene.image, "extended-light").background))
+    assert 0.98 < found["kept_2"] < 1.005
     assert found["std"] < 0.001

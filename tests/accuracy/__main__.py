@@ -1,45 +1,66 @@
-"""Accuracy of the presets beside photutils and sep: JSON, a figure, the tables of docs/accuracy.md.
+"""Accuracy of the presets beside other tools: JSON, a figure, the tables of docs/accuracy.md.
 
-``python -m tests.accuracy --json build/accuracy.json [--figure FILE.png] [--page docs/accuracy.md] [--families ..]``
+    python -m tests.accuracy --json build/accuracy.json [--figure FILE.png] [--page docs/accuracy.md]
+    python -m tests.accuracy --json build/part.json --only deep,galaxies --seeds 2 --size 1000 --tools deep-sky
+
+`--only` takes names of families, their beginnings, and groups: notebooks, survey, kelvin.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from tests.accuracy.families import FAMILIES
-from tests.accuracy.measure import CHAIN, TOOLS, estimates, figures
+from tests.accuracy.families import FAMILIES, chosen_families
+from tests.accuracy.measure import TOOLS, USUAL, Estimate, estimates, figures
+from tests.accuracy.scene import Scene
 from tests.accuracy.tables import figure, page
+
+
+def _options() -> argparse.Namespace:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--json", type=Path, required=True)
+    options.add_argument("--figure", type=Path)
+    options.add_argument("--page", type=Path)
+    options.add_argument("--only", default=",".join(FAMILIES), help="families, their beginnings, or groups")
+    options.add_argument("--tools", help="those of the group, if not given")
+    options.add_argument("--seeds", type=int, help="at most so many of each kind")
+    options.add_argument("--size", type=int, help="side of the scenes that are made in any size, in pixels")
+    return options.parse_args()
+
+
+def _without(scene: Scene, tool: str) -> Estimate | None:
+    """The sky of the scene without its objects, where it is known how that looks."""
+    return None if scene.without is None else TOOLS[tool](replace(scene, image=scene.without, objects=()))
 
 
 def main() -> None:
     """Measure what is asked for, adding to what the JSON file holds."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--json", type=Path, required=True)
-    options.add_argument("--figure", type=Path)
-    options.add_argument("--page", type=Path)
-    options.add_argument("--families", default=",".join(FAMILIES))
-    options.add_argument("--tools", default=",".join((*TOOLS, *CHAIN)))
-    options.add_argument("--seeds", type=int, default=None, help="at most so many of each kind")
-    chosen = options.parse_args()
-    rows = json.loads(chosen.json.read_text()) if chosen.json.exists() else []
-    for family in filter(None, chosen.families.split(",")):
-        make, tuned, others = FAMILIES[family]
-        for seed in (*tuned[: chosen.seeds], *others[: chosen.seeds]):
-            scene = make(seed)
-            for tool, found, seconds in estimates(scene, tuple(chosen.tools.split(","))):
-                key = {"family": family, "seed": seed, "tool": tool}
-                row = {**key, "tuned": seed in tuned, "cpu": seconds, **figures(scene, found)}
+    asked = _options()
+    rows: list[dict[str, Any]] = json.loads(asked.json.read_text()) if asked.json.exists() else []
+    for name in chosen_families(asked.only):
+        family = FAMILIES[name]
+        tools = tuple(asked.tools.split(",")) if asked.tools is not None else USUAL[family.group]
+        for seed in (*family.tuned[: asked.seeds], *family.others[: asked.seeds]) if tools else ():
+            scene = family.scene(seed, asked.size)
+            for tool, found, seconds in estimates(scene, tools, family.group):
+                key = {"family": name, "seed": seed, "tool": tool, "size": scene.image.shape[1]}
+                kind = {"group": family.group, "tuned": seed in family.tuned, "cpu": seconds}
+                row = {**key, **kind, **figures(scene, found, _without(scene, tool))}
                 rows = [r for r in rows if any(r[k] != v for k, v in key.items())] + [row]
-                print(f"{family:20} {seed:3} {tool:18} std {row['std']:.5f} mean {row['mean']:+.5f}", flush=True)
-            chosen.json.parent.mkdir(parents=True, exist_ok=True)
-            chosen.json.write_text(json.dumps(rows, indent=1))
-    if chosen.figure:
-        figure(rows, chosen.figure)
-    if chosen.page:
-        page(rows, chosen.page)
+                std, mean, pull = row["std"] / row["noise"], row["mean"] / row["noise"], row.get("pull")
+                pulls = "" if pull is None else f" pull {pull:.2f}"
+                kept = f" kept {row['kept_2']:.3f} {row['kept_4']:.3f}" if "kept_2" in row else ""
+                print(f"{name:20} {seed:3} {tool:20} std {std:.5f} mean {mean:+.5f}{pulls}{kept}", flush=True)
+            asked.json.parent.mkdir(parents=True, exist_ok=True)
+            asked.json.write_text(json.dumps(rows, indent=1))
+    if asked.figure:
+        figure(rows, asked.figure)
+    if asked.page:
+        page(rows, asked.page)
 
 
 if __name__ == "__main__":

@@ -8,66 +8,145 @@ from statistics import mean
 from typing import Any
 
 Rows = list[dict[str, Any]]
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+#: Electrons that published runs find, as mean sky of fields of low and high density, n 1 and n 4 (Kelvin et al. 2023).
+PUBLISHED = {
+    "SExtractor, published": {"low n 1": 3.8, "low n 4": 4.6, "high n 1": 5.7, "high n 4": 7.0},
+    "NoiseChisel tuned, published": {"low n 1": 1.6, "low n 4": 2.4, "high n 1": 2.4, "high n 4": 3.5},
+}
 
 
-def _kinds(rows: Rows) -> list[tuple[str, bool]]:
-    return list(dict.fromkeys((r["family"], r["tuned"]) for r in sorted(rows, key=lambda r: not r["tuned"])))
+def _kinds(rows: Rows) -> list[tuple[str, bool, int]]:
+    return sorted({(r["family"], r["tuned"], r["size"]) for r in rows})
 
 
-def _mean(rows: Iterable[dict[str, Any]], key: str) -> float | None:
-    values = [abs(r[key]) for r in rows if key in r]
+def _of(rows: Rows, kind: tuple[str, bool, int]) -> Rows:
+    return [r for r in rows if (r["family"], r["tuned"], r["size"]) == kind]
+
+
+def _tools(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(r["tool"] for r in rows))
+
+
+def _mean(rows: Iterable[dict[str, Any]], key: str, *, signed: bool = False) -> float | None:
+    values = [r[key] if signed else abs(r[key]) for r in rows if key in r]
     return mean(values) if values else None
 
 
-def table(rows: Rows) -> list[str]:
-    """Mean std of each tool and family, in 1e-4 of the unit in which the noise is 0.1."""
-    tools = list(dict.fromkeys(r["tool"] for r in rows))
-    lines = ["| scenes | " + " | ".join(tools) + " |", "|" + "---|" * (len(tools) + 1)]
-    for family, tuned in sorted(_kinds(rows)):
-        found = [r for r in rows if (r["family"], r["tuned"]) == (family, tuned)]
-        seeds = sorted({r["seed"] for r in found})
-        cells = []
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _lines(head: Iterable[str], body: Iterable[Iterable[str]]) -> list[str]:
+    names = list(head)
+    rows = [names, ["---"] * len(names), *body]
+    return ["| " + " | ".join(row) + " |" if row[0] != "---" else "|" + "---|" * len(row) for row in map(list, rows)]
+
+
+def table(rows: Rows, key: str = "std") -> list[str]:
+    """Mean deviation or rms error of each tool and family, in 1e-3 of the noise of a pixel."""
+    tools, body = _tools(rows), []
+    for kind in _kinds(rows):
+        found = _of(rows, kind)
+        seeds = len({r["seed"] for r in found})
+        size = "" if found[0]["group"] == "notebooks" else f", {kind[2]} px"
+        chosen = ", rules chosen here" if kind[1] else ""
+        line = [f"{kind[0]} ({seeds} seeds{size}{chosen})"]
         for tool in tools:
-            value = _mean((r for r in found if r["tool"] == tool), "std")
-            cells.append("-" if value is None else f"{1e4 * value:.1f}")
-        chosen = ", rules chosen here" if tuned else ""
-        lines.append(f"| {family} ({len(seeds)} seeds{chosen}) | " + " | ".join(cells) + " |")
-    return lines
+            own = [{key: r[key] / r["noise"]} for r in found if r["tool"] == tool]
+            value = _mean(own, key)
+            line.append("-" if value is None else f"{1e3 * value:.1f}")
+        body.append(line)
+    return _lines(["scenes", *tools], body)
 
 
 def details(rows: Rows) -> list[str]:
     """Bias, pull, flux kept, ratios, CPU time of the presets that know their error."""
-    lines = [
-        "| scenes | preset | std | mean error, absolute | rms of pull | std of pull | flux kept "
-        "| std / that of bkg5 | rms / that of a single mean | CPU s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for family, tuned in sorted(_kinds(rows)):
-        kind = [r for r in rows if (r["family"], r["tuned"]) == (family, tuned)]
+    body = []
+    for kind in _kinds(rows):
+        here = _of(rows, kind)
         for preset in ("deep-sky", "extended-light"):
-            found = [r for r in kind if r["tool"] == preset]
+            found = [r for r in here if r["tool"] == preset]
             if not found:
                 continue
-            cells = [f"{1e4 * (_mean(found, k) or 0.0):.1f}" for k in ("std", "mean")]
-            kept = _mean(found, "flux_kept")
-            cells += [f"{_mean(found, 'pull'):.2f}", f"{_mean(found, 'pull_std'):.2f}"]
-            cells += ["-" if kept is None else f"{100 * kept:.1f}%"]
+            line = [kind[0] + (" (rules chosen here)" if kind[1] else ""), preset]
+            line += [f"{1e3 * (_mean(found, k) or 0.0) / found[0]['noise']:.1f}" for k in ("std", "mean")]
+            line += [_cell(_mean(found, k), ".2f") for k in ("pull", "pull_std")]
+            line.append(_cell(_mean(found, "kept_2"), ".1%"))
             for other, key in (("photutils bkg5", "std"), ("single mean", "rms")):
-                theirs = _mean((r for r in kind if r["tool"] == other), key)
-                cells.append("-" if theirs is None else f"{(_mean(found, key) or 0.0) / theirs:.2f}")
-            chosen = " (rules chosen here)" if tuned else ""
-            lines.append(f"| {family}{chosen} | {preset} | {' | '.join(cells)} | {_mean(found, 'cpu'):.1f} |")
-    return lines
+                theirs = _mean((r for r in here if r["tool"] == other), key)
+                line.append("-" if theirs is None else f"{(_mean(found, key) or 0.0) / theirs:.2f}")
+            body.append([*line, f"{_mean(found, 'cpu'):.1f}"])
+    head = "scenes,preset,std,mean error (absolute),rms of pull,std of pull,flux kept,std / that of bkg5"
+    return _lines([*head.split(","), "rms / that of a single mean", "CPU s"], body)
+
+
+def survey_details(rows: Rows) -> list[str]:
+    """Bias, pulls, light left outside the masks and light kept of large objects, of the presets."""
+    body = []
+    for kind in _kinds(rows):
+        for preset in ("deep-sky", "complex-sky", "extended-light"):
+            found = [r for r in _of(rows, kind) if r["tool"] == preset]
+            if found:
+                noise = found[0]["noise"]
+                bias, left = (_mean(found, k, signed=True) for k in ("mean", "light_left"))
+                line = [kind[0], preset, f"{1e3 * (bias or 0.0) / noise:+.1f}", _cell(_mean(found, "pull"), ".2f")]
+                line += [_cell(None if left is None else 1e3 * left / noise, ".1f")]
+                line += [_cell(_mean(found, "masked"), ".0%")]
+                line += [_cell(_mean(found, k, signed=True), ".1%") for k in ("kept_2", "kept_4")]
+                body.append([*line, _cell(_mean(found, "cpu"), ".1f")])
+    head = "scenes,preset,mean error,rms of pull,light outside the mask,masked,kept within 2 Re,within 4 Re,CPU s"
+    return _lines(head.split(","), body)
+
+
+def mean_skies(rows: Rows) -> list[str]:
+    """Mean and deviation of the sky in the fields of Kelvin et al., whose truth is zero, in electrons."""
+    kinds, body = _kinds(rows), []
+    for tool in _tools(rows):
+        line = [tool]
+        for kind in kinds:
+            own = [r for r in _of(rows, kind) if r["tool"] == tool]
+            line.append("-" if not own else f"{_mean(own, 'mean', signed=True):+.2f} ± {_mean(own, 'std'):.2f}")
+        body.append(line)
+    names = [family.removeprefix("kelvin ") for family, _, _ in kinds]
+    body += [[tool, *(f"{means[name]:+.1f}" for name in names)] for tool, means in PUBLISHED.items()]
+    return _lines(["tool", *(f"{name} ({kind[2]} px)" for name, kind in zip(names, kinds, strict=True))], body)
+
+
+def injected(rows: Rows) -> list[str]:
+    """What each tool takes of a large object put into such a field."""
+    body = []
+    for kind in _kinds(rows):
+        for tool in _tools(rows):
+            found = [o for r in _of(rows, kind) if r["tool"] == tool for o in r["objects"]]
+            if not found:
+                continue
+            line = [
+                kind[0].removeprefix("kelvin + "),
+                tool,
+                *(_cell(_mean(found, k, signed=True), ".1%") for k in ("kept_2", "kept_4")),
+            ]
+            line += [f"{mean(o['over'][k] for o in found):+.3f}" for k in range(3)]
+            body.append([*line, _cell(_mean(found, "tenth_lost_mag"), ".1f")])
+    head = "object,tool,kept within 2 Re,within 4 Re,sky too high at 1-2 Re,2-3 Re,3-4 Re,0.1 mag lost at"
+    return _lines(head.split(","), body)
 
 
 def page(rows: Rows, file: Path) -> None:
-    """Put the tables between the marks of the page."""
+    """Put the tables of the groups that were measured between their marks of the page."""
     text = file.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    body = "\n".join([*table(rows), "", *details(rows)])
-    file.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
+    for group in dict.fromkeys(r["group"] for r in rows):
+        own = [r for r in rows if r["group"] == group]
+        if group == "notebooks":
+            body = [*table(own), "", *details(own)]
+        elif group == "survey":
+            body = [*table(own, "rms"), "", *survey_details(own)]
+        else:
+            objects = [r for r in own if "objects" in r]
+            body = [*mean_skies([r for r in own if "objects" not in r]), "", *injected(objects)]
+        begin, end = f"<!-- {group}: begin -->", f"<!-- {group}: end -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n\n" + "\n".join(body) + f"\n\n{end}{rest.split(end)[1]}"
+    file.write_text(text)
 
 
 def figure(rows: Rows, file: Path) -> None:
@@ -77,16 +156,16 @@ def figure(rows: Rows, file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    tools = [t for t in dict.fromkeys(r["tool"] for r in rows) if t != "single mean"]  # it has no scatter
+    tools = [t for t in _tools(rows) if t != "single mean"]  # it has no scatter
     families = list(dict.fromkeys(r["family"] for r in rows))
-    made, axes = plt.subplots(figsize=(10, 5), layout="constrained")
+    made, axes = plt.subplots(figsize=(max(10, len(families) * 0.8), 5), layout="constrained")
     for k, tool in enumerate(tools):
         found = [r for r in rows if r["tool"] == tool]
-        place = [families.index(r["family"]) + (k - len(tools) / 2) * 0.08 for r in found]
-        axes.plot(place, [r["std"] for r in found], "os^vDP<>*"[k % 9], ms=5, label=tool)
+        place = [families.index(r["family"]) + (k - len(tools) / 2) * 0.05 for r in found]
+        axes.plot(place, [r["std"] / r["noise"] for r in found], "os^vDP<>*"[k % 9], ms=5, label=tool)
     axes.set_yscale("log")
     axes.set_xticks(range(len(families)), families, rotation=20, ha="right")
-    axes.set_ylabel("std of background - sky (noise 0.1)")
+    axes.set_ylabel("std of background - sky, in the noise of a pixel")
     axes.grid(axis="y", alpha=0.4)
     axes.legend(ncols=3, fontsize=8)
     file.parent.mkdir(parents=True, exist_ok=True)
