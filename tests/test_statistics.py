@@ -16,7 +16,15 @@ from tiledsky.kernels.statistics.histogram import KeyHistogram
 from tiledsky.kernels.statistics.refinement import Refinement
 from tiledsky.operations.masking import tier_mask
 from tiledsky.recipe import SigmaClip, Tier
-from tiledsky.statistics import Statistics, bins_to_refine, finish, finish_in_parts, global_statistics, image_statistics
+from tiledsky.statistics import (
+    Statistics,
+    bins_to_refine,
+    finish,
+    finish_in_parts,
+    global_statistics,
+    image_statistics,
+    with_biweights,
+)
 from tiledsky.testing import assert_tile_invariant, irregular_chunkings
 
 SHAPE = (83, 97)
@@ -147,12 +155,12 @@ def test_the_parts_of_a_run_give_the_same():
     refinement = passed(Refinement, bins_to_refine(histogram, clip), order=-1)
     two = finish(histogram, refinement, clip)
     sums = passed(BiweightSums, median=two.median, mad=two.mad, order=-1)
-    assert finish(histogram, refinement, clip, sums) == global_statistics(image, mask=mask, clip=clip)
+    assert with_biweights(two, sums) == global_statistics(image, mask=mask, clip=clip)
     elsewhere = BiweightSums.from_values(image, median=two.median + 1, mad=two.mad, mask=mask)
     fewer = BiweightSums.from_values(image[1:], median=two.median, mad=two.mad, mask=mask[1:])
     for wrong in (elsewhere, fewer):
         with pytest.raises(RunError, match="do not belong to"):
-            finish(histogram, refinement, clip, wrong)
+            with_biweights(two, wrong)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.02, 5.0])

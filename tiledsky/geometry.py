@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 from tiledsky.errors import ParameterError
@@ -91,6 +92,11 @@ class TileGrid:
         """Indices (iy, ix) of all tiles, row by row."""
         ny, nx = self.counts
         return ((iy, ix) for iy in range(ny) for ix in range(nx))
+
+    def within(self, region: Region) -> Iterator[Pair]:
+        """Indices of the tiles that begin in a region, row by row."""
+        (ty, tx), (y0, y1, x0, x1) = self.tile, region
+        return product(range(-(-y0 // ty), -(-y1 // ty)), range(-(-x0 // tx), -(-x1 // tx)))
 
     def region(self, index: Pair) -> Region:
         """Return the pixels of the tile ``index``."""

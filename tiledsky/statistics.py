@@ -85,22 +85,14 @@ def bins_to_refine(histogram: KeyHistogram, clip: SigmaClip) -> NDArray[np.uint1
     return np.unique(np.concatenate(parts))
 
 
-def finish(
-    histogram: KeyHistogram,
-    refinement: Refinement | None,
-    clip: SigmaClip,
-    biweight_sums: BiweightSums | None = None,
-) -> Statistics:
-    """Statistics from the merged summaries of all passes; without the second only n, mean and std.
-
-    The third, `biweight_sums`, is about the median and the mad of what this function returns without it.
-    """
+def finish(histogram: KeyHistogram, refinement: Refinement | None, clip: SigmaClip) -> Statistics:
+    """Statistics from the merged summaries of the first two passes; without the second only n, mean and std."""
     n, mean, std = histogram.n, histogram.mean(), histogram.std()
     if refinement is None:
-        return _with_biweights(Statistics(n, mean, std), biweight_sums)
+        return Statistics(n, mean, std)
     clipped = selection.clipped_statistics(histogram, refinement, **clip_options(clip))
     mad = selection.median_absolute_deviation(histogram, refinement)
-    statistics = Statistics(
+    return Statistics(
         n,
         mean,
         std,
@@ -111,7 +103,6 @@ def finish(
         clipped_std=clipped.std,
         mad=mad,
     )
-    return _with_biweights(statistics, biweight_sums)
 
 
 def finish_in_parts(
@@ -119,7 +110,6 @@ def finish_in_parts(
     bins: NDArray[np.uint16],
     refined: Callable[[NDArray[np.uint16]], Refinement],
     clip: SigmaClip,
-    biweight_sums: BiweightSums | None = None,
 ) -> Statistics:
     """Statistics as of `finish`, exact as they are, in memory that does not grow with the image.
 
@@ -134,7 +124,6 @@ def finish_in_parts(
     refined : callable
         Of some of the bins, ascending: their merged refinement. Called again for more of them.
     clip : SigmaClip
-    biweight_sums : BiweightSums, optional
     """
     at = np.searchsorted(histogram.bins, bins)
     values = np.minimum(histogram.counts[at], N_BINS).astype(np.int64)  # distinct ones there can be
@@ -143,7 +132,7 @@ def finish_in_parts(
         chosen[np.argsort(-values, kind="stable")[_FIRST:]] = False
     while True:
         try:
-            return finish(histogram, refined(bins[chosen]), clip, biweight_sums)
+            return finish(histogram, refined(bins[chosen]), clip)
         except selection.NotRefinedError as error:
             missing = int(np.searchsorted(bins, error.bin))
             if missing == bins.size or bins[missing] != error.bin or chosen[missing]:
@@ -151,9 +140,8 @@ def finish_in_parts(
             chosen[max(missing - _BESIDE, 0) : missing + _BESIDE + 1] = True
 
 
-def _with_biweights(statistics: Statistics, sums: BiweightSums | None) -> Statistics:
-    if sums is None:
-        return statistics
+def with_biweights(statistics: Statistics, sums: BiweightSums) -> Statistics:
+    """Statistics of the first two passes, with the sums of the third, which are about their median and MAD."""
     same_center = not sums.n or (sums.median, sums.mad) == (statistics.median, statistics.mad)
     if sums.n != statistics.n or not same_center:
         raise RunError(
@@ -227,7 +215,7 @@ def image_statistics(image: Any, mask: Any, clip: SigmaClip, *, refine: bool, bi
     if not biweight:
         return statistics
     sums = reduced(_biweight_sums, BiweightSums.merged, image, mask, statistics)
-    return call(_with_biweights, statistics, sums)
+    return call(with_biweights, statistics, sums)
 
 
 def _biweight_sums(

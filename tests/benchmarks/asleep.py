@@ -13,7 +13,7 @@ SECONDS = float(os.environ["TILEDSKY_SLEEP"])
 
 def execute(*arguments: Any) -> dict[str, Any]:
     time.sleep(SECONDS)
-    return {"cpu_seconds": 0.0, "objects": []}
+    return {"seconds": SECONDS, "cpu_seconds": 0.0, "objects": []}
 
 
 attempt.execute = execute  # type: ignore[assignment]

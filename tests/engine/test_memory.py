@@ -122,7 +122,7 @@ def test_large_tiles_take_what_their_terms_say(tmp_path: Path) -> None:
     for stage in plan.stages:
         terms = peak(recipe, plan, stage, PLANES).bytes - BASE
         assert added[stage.name] <= terms, stage.name
-        if stage.kind not in GATHER and not _of_cells(recipe, stage):
+        if stage.kind not in GATHER and stage.merges is None and not _of_cells(recipe, stage):
             assert added[stage.name] >= 0.6 * (terms - FREED), stage.name
 
 
@@ -130,8 +130,9 @@ def test_large_tiles_take_what_their_terms_say(tmp_path: Path) -> None:
 def test_tiles_of_any_image_take_the_same(preset: str) -> None:
     recipe = Recipe.load(preset).expanded()
     small, large = (plan_for(recipe, shape, tile_size=960) for shape in ((4000, 5000), (100_000, 90_000)))
-    for one, other in zip(small.stages, large.stages, strict=True):
+    for one in small.stages:
         if one.kind not in GATHER and not _of_cells(recipe, one):
+            other = large.stage(one.name)
             assert peak(recipe, small, one, PLANES) == peak(recipe, large, other, PLANES), one.name
 
 

@@ -99,8 +99,12 @@ def test_same_boxes_under_another_mask_are_measured_again() -> None:
 
 
 def _has_own_tiles(recipe: str, stage: Stage) -> bool:
-    """Whether a stage is one task, or works on tiles of a mesh."""
-    return stage.kind in GATHER or isinstance(compiled_run(RECIPES[recipe])[stage.name], CellOperation)
+    """Whether a stage is one task, or works on tiles of a mesh or on blocks of tiles."""
+    return (
+        stage.kind in GATHER
+        or stage.merges is not None
+        or isinstance(compiled_run(RECIPES[recipe])[stage.name], CellOperation)
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -147,6 +151,19 @@ def test_default_tiles_of_mosaics_have_inner_chunks(recipe: str, side: int) -> N
             chunk = inner_chunk(n)
             assert n % chunk == 0
             assert 128 <= chunk <= 512, f"{stage.name}: tile {n}, chunk {chunk}"
+
+
+@pytest.mark.parametrize("count", [5, 6, 20, 46, 165])
+def test_summaries_of_many_tiles_are_merged_in_blocks(count: int) -> None:
+    plan = plan_of("complex-sky", (1920 * count, 1920 * count), tile_size=1920)
+    merged = {plan.stage(source): plan.stage(name) for source, name in plan.merged.items()}
+    assert ("tiers-refine" in plan.merged) == (count * count >= 32)
+    for source, block in merged.items():
+        tiles, blocks = plan.grid(source), plan.grid(block)
+        most = max(len(list(tiles.within(blocks.region(index)))) for index in blocks)
+        assert sorted(i for index in blocks for i in tiles.within(blocks.region(index))) == sorted(tiles)
+        assert most <= 64
+        assert len(blocks) <= max(2 * len(tiles) ** 0.5, len(tiles) / 64 + 30)
 
 
 def test_default_tile_size() -> None:

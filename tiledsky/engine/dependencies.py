@@ -28,7 +28,8 @@ def halo_of(recipe: Recipe, stage: Stage) -> Pair:
 def reads(recipe: Recipe, plan: Plan, stage: Stage) -> list[Read]:
     """Return what the tasks of a stage read of earlier ones; the nodes are names of stages."""
     names, operations = {s.name for s in plan.stages}, compiled_run(recipe)
-    return [read for read in operations.stored_reads(operations[stage.name]) if read.node in names]
+    found = [read for read in operations.stored_reads(operations[stage.name]) if read.node in names]
+    return [read._replace(node=plan.merged.get(read.node, read.node)) if read.halo is None else read for read in found]
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,12 @@ Outcomes = Generator[tuple[Pair, Outcome], None, None]
 TASK_TIMEOUT = 3600.0
 #: Seconds to wait before an attempt that follows a failed one.
 _WAITS = (0.0, 0.5, 4.0)
-#: Tasks that the scheduler knows at once, at 4 to 8 kB each: as many as keep any cluster busy while more are sent.
+#: Groups of tasks that the scheduler knows at once, at 4 to 8 kB each: they keep any cluster busy while more are sent.
 _WINDOW = 1 << 15
-#: Tasks that are sent at once: the message takes memory as well.
+#: Groups that are sent at once: the message takes memory as well.
 _BATCH = 2000
+#: Seconds that driver and scheduler take for a group; that a task takes, before any has ended.
+_SENDING, _EXPECTED = 0.002, 0.5
 #: Seconds between looks at the tasks; longer where a look takes longer than a tenth of it.
 _POLL, _LOOKS = 0.01, 10
 #: Seconds by which a clock may be set back: a run stands still so long.
@@ -137,7 +139,9 @@ class DaskExecutor:
         self.client, self.root = client, folder_at(root.path.absolute())
         self.run_id, self.call, self.options = run_id, call, options
         self.patience = options.patience or (_PATIENCE_HERE if isinstance(client.cluster, LocalCluster) else _PATIENCE)
-        self.workers = len(client.scheduler_info()["workers"])
+        cores = client.ncores()
+        self.workers, self._threads = len(cores), sum(cores.values())
+        self._done, self._seconds = 1, _EXPECTED  # tasks, and what they took
         self._asking: Future[Any] | None = None
         self._asked = self._seen = time.monotonic()
         self._pause = _POLL
@@ -161,37 +165,48 @@ class DaskExecutor:
         guard_at(self.root).wait_for_tasks(seconds=self.options.grace)
 
     def _work(self, common: StageTasks, tasks: Iterable[_Task]) -> Iterator[tuple[_Task, Outcome]]:
-        todo, pending = deque(tasks), dict[Any, _Task]()
+        todo, pending = deque(tasks), dict[Any, list[_Task]]()
         later: list[tuple[float, Pair, _Task]] = []  # a heap by the time at which a task is tried again
+        together = self._together(len(todo))
         try:
             while todo or pending or later:
                 while later and later[0][0] <= time.monotonic():
                     todo.append(heappop(later)[2])
-                room = min(len(todo), _WINDOW - len(pending))
-                batch = [todo.popleft() for _ in range(room if room >= min(_BATCH, len(todo)) else 0)]
-                pending |= zip(self._submit(common, batch), batch, strict=True)
+                groups = -(-len(todo) // together)
+                room = min(groups, _WINDOW - len(pending))
+                count = together * room if room >= min(_BATCH, groups) else 0
+                sent = [todo.popleft() for _ in range(min(count, len(todo)))]
+                pending |= self._submit(common, [sent[k : k + together] for k in range(0, len(sent), together)])
                 for future, outcome in self._ended(pending, until=later[0][0] if later else None):
-                    task = pending.pop(future)
+                    group = pending.pop(future)
                     future.release()
-                    if isinstance(outcome, Failure):
-                        if outcome.transient and task.tries < self.options.retries:
+                    outcomes = [outcome] * len(group) if isinstance(outcome, Failure) else outcome
+                    for task, own in zip(group, outcomes, strict=True):
+                        if not isinstance(own, Failure):
+                            self._done, self._seconds = self._done + 1, self._seconds + own["seconds"]
+                            yield task, own
+                        elif own.transient and task.tries < self.options.retries:
                             again = replace(task, tries=task.tries + 1)
                             heappush(later, (time.monotonic() + _WAITS[again.tries], task.index, again))
-                            continue
-                        outcome = _blamed(common, task, outcome)
-                    yield task, outcome
+                        else:
+                            yield task, _blamed(common, task, own)
         finally:
             for future in pending:  # a run that is stopped leaves no task behind
                 future.release()
 
-    def _submit(self, common: StageTasks, tasks: list[_Task]) -> list[Any]:
-        futures: list[Any] = []
-        for part in (tasks[k : k + _BATCH] for k in range(0, len(tasks), _BATCH)):
-            keys = [task.key(common) for task in part]
-            futures += self.client.map(partial(attempt, common), [task.index for task in part], key=keys)
-        return futures
+    def _together(self, count: int) -> int:
+        """Tasks that a worker gets at once: one, unless they end faster than the driver can send one to each thread."""
+        seconds = self._seconds / self._done
+        return max(min(round(_SENDING * self._threads / max(seconds, 1e-3)), count // max(self._threads, 1)), 1)
 
-    def _ended(self, pending: dict[Any, _Task], *, until: float | None) -> list[tuple[Any, Outcome]]:
+    def _submit(self, common: StageTasks, groups: list[list[_Task]]) -> dict[Any, list[_Task]]:
+        futures: list[Any] = []
+        for some in (groups[k : k + _BATCH] for k in range(0, len(groups), _BATCH)):
+            indices = [tuple(task.index for task in group) for group in some]
+            futures += self.client.map(partial(_attempts, common), indices, key=[g[0].key(common) for g in some])
+        return dict(zip(futures, groups, strict=True))
+
+    def _ended(self, pending: dict[Any, list[_Task]], *, until: float | None) -> list[tuple[Any, Any]]:
         """Wait until tasks have ended and fetch their outcomes; nothing after ``until``."""
         while until is None or time.monotonic() < until:
             time.sleep(self._pause)
@@ -204,7 +219,7 @@ class DaskExecutor:
                 return list(self._fetch(ended))
         return []
 
-    def _fetch(self, ended: list[Any]) -> Iterator[tuple[Any, Outcome]]:
+    def _fetch(self, ended: list[Any]) -> Iterator[tuple[Any, Any]]:
         finished = [future for future in ended if future.status == "finished"]
         try:
             values = self._wait(self.client.gather(finished, asynchronous=True)) if finished else []
@@ -219,7 +234,7 @@ class DaskExecutor:
             elif future.status == "cancelled":
                 raise self._lost()
 
-    def _one(self, future: Any) -> Outcome:
+    def _one(self, future: Any) -> Any:
         try:
             return self._wait(self.client.gather([future], asynchronous=True))[0]
         except RunError:
@@ -262,7 +277,8 @@ class DaskExecutor:
             self._asking, self._asked = asyncio.run_coroutine_threadsafe(call, self.client.loop.asyncio_loop), now
         elif self._asking is not None and self._asking.done():
             if self._asking.exception() is None:
-                self.workers = len(self._asking.result())
+                cores = self._asking.result()
+                self.workers, self._threads = len(cores), sum(cores.values())
             self._asking = None
         if self.workers:
             self._seen = now
@@ -289,6 +305,11 @@ class DaskExecutor:
             f"{self.root}: the connection to the Dask scheduler was lost; finished tasks are kept, the same "
             "command goes on with a running scheduler"
         )
+
+
+def _attempts(common: StageTasks, indices: Iterable[Pair]) -> list[Outcome]:
+    """Do some tasks, one after the other."""
+    return [attempt(common, index) for index in indices]
 
 
 def _blamed(common: StageTasks, task: _Task, failure: Failure) -> Failure:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import tiledsky
@@ -24,6 +25,8 @@ TILE = 1920
 LARGEST = 16_384
 #: Inner chunks are near this size, so tiles are multiples of it where the boxes allow.
 _CHUNK = 256
+#: So many summaries are merged by one task at once, else in blocks of at most so many tiles a side: memory is bounded.
+_MERGED_AT_ONCE, _LARGEST_BLOCK = 32, 8
 #: Name of the operation that copies the input, where it is files.
 INGEST = Ingest.name
 #: Kinds of stages that are one task for the whole image.
@@ -47,6 +50,8 @@ class Stage:
         Background steps whose boxes it measures.
     overviews : tuple of int
         Of the output: sides of the blocks whose means it writes beside the planes; its tiles are whole blocks.
+    merges : str or None
+        Stage whose summaries it merges; its tiles are blocks of whole tiles of that stage.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Stage:
     tile: Pair
     measures: tuple[str, ...] = ()
     overviews: tuple[int, ...] = ()
+    merges: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,11 @@ class Plan:
     dtype: str
     tile_size: int
     stages: tuple[Stage, ...]
+
+    @cached_property
+    def merged(self) -> dict[str, str]:
+        """Stages whose summaries are merged in blocks, each with the stage that does it."""
+        return {stage.merges: stage.name for stage in self.stages if stage.merges is not None}
 
     def grid(self, stage: Stage) -> TileGrid:
         """Tiles of a stage."""
@@ -149,8 +160,25 @@ def make_plan(recipe: Recipe, shape: Pair, dtype: str, *, tile_size: int | None,
     operations = [o for o in compiled_run(recipe).stages if ingest or o.name != INGEST]
     for operation in operations:
         operation.check(shape)
-    stages = tuple(_stage(operation, shape, tile_size) for operation in operations)
-    return Plan(shape, dtype, tile_size or default_tile_size(shape), stages)
+    stages: dict[str, Stage] = {}
+    for operation in operations:
+        if operation.merges is None:
+            stages[operation.name] = _stage(operation, shape, tile_size)
+        elif (block := _block(shape, stages[operation.merges].tile)) is not None:
+            stages[operation.name] = Stage(
+                operation.name, operation.kind, operation.step, block, merges=operation.merges
+            )
+    return Plan(shape, dtype, tile_size or default_tile_size(shape), tuple(stages.values()))
+
+
+def _block(shape: Pair, tile: Pair) -> Pair | None:
+    """Size of the blocks that the summaries of tiles are merged in, about as many as there are tiles in each.
+
+    None: so few that one task merges them all.
+    """
+    count = len(TileGrid(shape, tile))
+    side = min(round(count**0.25), _LARGEST_BLOCK)
+    return (side * tile[0], side * tile[1]) if count >= _MERGED_AT_ONCE else None
 
 
 def _stage(operation: Operation, shape: Pair, tile_size: int | None) -> Stage:

@@ -155,12 +155,15 @@ class StoreTask:
         self.ctx.root.write(path, data + struct.pack("<I", zlib.crc32(data)))
         return [path]
 
-    def parts(self, operation: str) -> Iterator[list[bytes]]:
-        """Summaries of all tasks of an operation, in row order."""
-        return (parts for _, parts in self.tiles(operation))
+    def parts(self, operation: str, region: Region | None = None) -> Iterator[list[bytes]]:
+        """Summaries of an operation, in row order: of the tiles within a region, or of all, maybe merged in blocks."""
+        if region is not None:
+            return (self._parts(operation, i) for i in self.ctx.plan.grid(self.ctx.stages[operation]).within(region))
+        name = self.ctx.plan.merged.get(operation, operation)
+        return (self._parts(name, index) for index in self.ctx.plan.grid(self.ctx.stages[name]))
 
     def tiles(self, operation: str) -> Iterator[tuple[Region, list[bytes]]]:
-        """The same, each with its region."""
+        """Summaries of all tiles of an operation, each with its region."""
         grid = self.ctx.plan.grid(self.ctx.stages[operation])
         return ((grid.region(index), self._parts(operation, index)) for index in grid)
 

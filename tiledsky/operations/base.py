@@ -122,11 +122,11 @@ class Task(Protocol):
     def write_parts(self, parts: Sequence[bytes]) -> list[str]:
         """Write the summary of the task; return its path."""
 
-    def parts(self, operation: str) -> Iterator[list[bytes]]:
-        """Summaries of all tasks of an operation, in row order."""
+    def parts(self, operation: str, region: Region | None = None) -> Iterator[list[bytes]]:
+        """Summaries of an operation, in row order: of the tiles within a region, or of all, maybe merged in blocks."""
 
     def tiles(self, operation: str) -> Iterator[tuple[Region, list[bytes]]]:
-        """The same, each with its region."""
+        """Summaries of all tiles of an operation, each with its region."""
 
     def write_facts(self, name: str, facts: Any) -> list[str]:
         """Write a document of the run; return its path."""
@@ -190,6 +190,11 @@ class Operation(ABC):
     shared: ClassVar[bool] = False
     #: Boxes that are measured in the same pass.
     measured: tuple[Boxes, ...] = ()
+
+    @property
+    def merges(self) -> str | None:
+        """Operation whose summaries it merges block by block, where the image has many tiles; None: of none."""
+        return None
 
     def boxes(self) -> list[Pair]:
         """Sizes that a tile has to hold a whole number of."""

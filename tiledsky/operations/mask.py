@@ -26,7 +26,8 @@ from tiledsky.operations.base import (
 )
 from tiledsky.operations.masking import tiers_halo, tiers_patch
 from tiledsky.operations.memory import WRITE, Phase, Sizes
-from tiledsky.operations.passes import StatisticsRequest, StepStatistics, known, passes
+from tiledsky.operations.passes import StatisticsRequest
+from tiledsky.operations.reductions import StepStatistics, known, passes
 from tiledsky.operations.search import Detection, StepInput, left_out, search_phases
 from tiledsky.operations.thresholds import (
     Thresholds,
@@ -61,7 +62,7 @@ class MaskStatistics(StepStatistics):
     def facts(self, task: Task) -> list[dict[str, Any]]:
         """See `StepStatistics.facts`."""
         step, fill = self.parameters, self.request.source.fill
-        of_images = dict(zip(self.request.images, self.merged(task, last=True), strict=True))
+        of_images = dict(zip(self.request.images, self.of_images(task), strict=True))
         statistics = [of_images[noise_image(t, fill=fill)] for t in step.tiers]
         found = self.detections(task)
         limits = thresholds(step.tiers, statistics, found, fill=fill)

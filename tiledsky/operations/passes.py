@@ -11,40 +11,37 @@ not need are left out. Arrays do all of it in `Statistics.on_arrays` (`tiledsky.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass
-from functools import partial
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.kernels.statistics.biweight import BiweightSums
 from tiledsky.kernels.statistics.histogram import KeyHistogram
-from tiledsky.kernels.statistics.refinement import Refinement
+from tiledsky.kernels.statistics.refinement import Refinement, merged_bytes
 from tiledsky.operations import reliability
 from tiledsky.operations.base import Operation, Read, Task, TaskOutput, summary_file
 from tiledsky.operations.memory import MEGABYTE, Phase, Sizes
+from tiledsky.operations.merging import Summarised
 from tiledsky.operations.search import StepInput, search_phases
 from tiledsky.operations.thresholds import NoiseImage, noise_image, ranks_halo, ranks_patch
 from tiledsky.overlap import Patch
 from tiledsky.recipe import SigmaClip, Tier
-from tiledsky.statistics import Statistics, bins_to_refine, finish, finish_in_parts
 
 #: Counters of the upper halves of all keys.
 HISTOGRAM = 12 * MEGABYTE
-#: Counters of single values in a few bins (16 MiB), or a sort of a million values; distinct values of a tile.
+#: Counters of single values in a few bins (16 MiB), or a sort of a million values.
 _REFINE = 60 * MEGABYTE
-#: Distinct values in the bins that a median or a clip can fall in, of the whole image and of a tile: the most that is
-#: likely; a bin has 65536, and few bins have more than a handful of values.
-_DISTINCT, _DISTINCT_TILE = 1 << 20, 1 << 18
-#: Merged at once beside them (`tiledsky.kernels.statistics.refinement`), and bytes a value while they are sorted and
-#: added up.
-_MERGED, _MERGING = 1 << 20, 52
-#: Merged histograms, and the exact sums of their bins as Python integers.
-_HISTOGRAMS = 45 * MEGABYTE
+#: Distinct values of a tile in the bins that a median or a clip can fall in: the most that is likely; a bin has 65536,
+#: and few bins have more than a handful of values.
+DISTINCT_TILE = 1 << 18
+#: Merged histograms, and the exact sums of their bins as Python integers; counters of the values of some bins.
+HISTOGRAMS, _VALUES = 45 * MEGABYTE, 90 * MEGABYTE
+#: Bytes of the histogram of a tile, at most.
+_SUMMARY = MEGABYTE
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,28 @@ class Pass(Operation):
         return False
 
 
-class TilePass(Pass):
+class MergedPass(Pass, Summarised):
+    """A pass over the tiles, with a summary for each image (or tier) that merges by adding integers."""
+
+    #: Bytes of the summary of an image at most, and of counters while they are merged.
+    summary, adding = 0, HISTOGRAMS
+
+    @staticmethod
+    @abstractmethod
+    def merged(parts: Sequence[bytes]) -> bytes:
+        """Merge summaries of one image."""
+
+    def merge(self, parts: Sequence[Sequence[bytes]]) -> list[bytes]:
+        """See `Summarised.merge`: an image that a pass leaves out has an empty summary."""
+        return [self.merged(of_image) if of_image[0] else b"" for of_image in zip(*parts, strict=True)]
+
+    def merging(self, phase: Phase, sizes: Sizes, count: int) -> Phase:
+        """See `Summarised.merging`."""
+        images = len(self.request.images)
+        return phase.add("summaries", images * self.summary, "tiles", count).add("counters", 1, "B", self.adding)
+
+
+class TilePass(MergedPass):
     """Summary of a tile for each image."""
 
     counters: ClassVar[int] = 0
@@ -151,17 +169,23 @@ class TilePass(Pass):
 class Histogram(TilePass):
     """First pass: counts and sums of the pixels by the upper half of their keys."""
 
-    kind, counters = "histogram", HISTOGRAM
+    kind, counters, summary = "histogram", HISTOGRAM, _SUMMARY
 
     def chunk(self, task: Task, pixels: list[NDArray[np.float32]], ignored: NDArray[np.bool_]) -> list[bytes]:
         """See `TilePass.chunk`."""
         return [KeyHistogram.from_values(values, mask=ignored).to_bytes() for values in pixels]
+
+    @staticmethod
+    def merged(parts: Sequence[bytes]) -> bytes:
+        """See `MergedPass.merged`."""
+        return KeyHistogram.merged(map(KeyHistogram.from_bytes, parts)).to_bytes()
 
 
 class RefinementPass(TilePass):
     """Second pass: the values in the chosen bins."""
 
     kind, counters = "refine", _REFINE
+    summary, adding = 6 * DISTINCT_TILE, _VALUES
 
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`."""
@@ -172,6 +196,11 @@ class RefinementPass(TilePass):
         """See `TilePass.chunk`."""
         images = zip(pixels, task.value(self._of("bins")), strict=True)
         return [Refinement.from_values(values, bins, mask=ignored).to_bytes() for values, (_, bins) in images]
+
+    @staticmethod
+    def merged(parts: Sequence[bytes]) -> bytes:
+        """See `MergedPass.merged`."""
+        return merged_bytes(parts)
 
 
 class Biweight(TilePass):
@@ -195,8 +224,13 @@ class Biweight(TilePass):
             parts.append(sums.to_bytes())
         return parts
 
+    @staticmethod
+    def merged(parts: Sequence[bytes]) -> bytes:
+        """See `MergedPass.merged`."""
+        return BiweightSums.merged(map(BiweightSums.from_bytes, parts)).to_bytes()
 
-class Detections(Pass):
+
+class Detections(MergedPass):
     """Third pass of tiers with a reliability: what searches of the image and of its negative find."""
 
     kind = "detections"
@@ -223,139 +257,13 @@ class Detections(Pass):
             parts.append(reliability.to_bytes(reliability.counts(found.crop(task.region))))
         return TaskOutput(task.write_parts(parts))
 
+    @staticmethod
+    def merged(parts: Sequence[bytes]) -> bytes:
+        """See `MergedPass.merged`."""
+        return reliability.to_bytes(reliability.merged(map(reliability.from_bytes, parts)))
+
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`: searches of the image and of its negative with several thresholds."""
         held = (("image, detection", sizes.size + 4), ("bits", 1), ("negative, ranks", 5))
         source = self.request.source
         return [*source.phases(sizes), *(search_phases(sizes, source, tier, held) for tier in self._counted)]
-
-
-class Reduction(Pass):
-    """A task that combines the tiles of a pass."""
-
-    whole = True
-
-    def merged(self, task: Task, *, last: bool) -> list[Statistics]:
-        """Statistics of the images from the passes; ``last``: with the third, if there is one."""
-        found, clip = [], self.request.clip
-        for k, image in enumerate(self.request.images):
-            sums = None
-            if image.biweight and last:
-                sums = BiweightSums.merged(map(BiweightSums.from_bytes, self._parts(task, "biweight", k)))
-            if not self.request.refine:
-                found.append(finish(self._histogram(task, k), None, clip, sums))
-                continue
-            histogram, bins = task.value(self._of("bins"))[k]
-            if image.refine:
-                found.append(finish_in_parts(histogram, bins, partial(self._refinement, task, k), clip, sums))
-            else:
-                found.append(finish(histogram, None, clip, sums))
-        return found
-
-    def _refinement(self, task: Task, k: int, bins: NDArray[np.uint16]) -> Refinement:
-        return Refinement.merged(Refinement.from_bytes(part).part(bins) for part in self._parts(task, "refine", k))
-
-    def _histogram(self, task: Task, k: int) -> KeyHistogram:
-        return KeyHistogram.merged(map(KeyHistogram.from_bytes, self._parts(task, "histogram", k)))
-
-    def _parts(self, task: Task, kind: str, k: int) -> Iterator[bytes]:
-        return (parts[k] for parts in task.parts(self._of(kind)))
-
-    def reads(self) -> Iterator[Read]:
-        """See `Operation.reads`: the passes before it; the histograms of tiles alone if nothing has merged them."""
-        before = self.request.passes[: self.request.passes.index(self.kind)]
-        for kind in before:
-            if kind != "centers" and (kind != "histogram" or "bins" not in before):
-                yield Read(self._of(kind), None)
-
-    def phases(self, sizes: Sizes) -> list[Phase]:
-        """See `Operation.phases`."""
-        merged = Phase("merging").add("histograms", 1, "B", _HISTOGRAMS)
-        if self.kind != "bins" and self.request.refine:
-            values = min(sizes.tasks(self._of("refine")) * _DISTINCT_TILE, _MERGED + 2 * _DISTINCT + _DISTINCT_TILE)
-            merged.add("values", _MERGING, "values", values).add("sample", 24, "values", _DISTINCT)
-        return [merged]
-
-
-class Bins(Reduction):
-    """Merge the first pass; choose the bins whose single values can matter."""
-
-    kind = "bins"
-
-    def run(self, task: Task) -> TaskOutput:
-        """See `Operation.run`."""
-        parts: list[bytes] = []
-        for k, image in enumerate(self.request.images):
-            merged = self._histogram(task, k)
-            bins = bins_to_refine(merged, self.request.clip) if image.refine else np.zeros(0, np.uint16)
-            parts += [merged.to_bytes(), np.ascontiguousarray(bins, np.uint16).tobytes()]
-        return TaskOutput(task.write_parts(parts))
-
-    def load(self, task: Task) -> list[tuple[KeyHistogram, NDArray[np.uint16]]]:
-        """Histogram and bins of each image."""
-        (parts,) = task.parts(self.name)
-        bins = (np.frombuffer(part, np.uint16) for part in parts[1::2])
-        return list(zip(map(KeyHistogram.from_bytes, parts[::2]), bins, strict=True))
-
-
-class Centers(Reduction):
-    """Merge the first two passes: the statistics of each image that the third pass needs."""
-
-    kind = "centers"
-
-    def run(self, task: Task) -> TaskOutput:
-        """See `Operation.run`."""
-        found = [astuple(s) for s in self.merged(task, last=False)]
-        return TaskOutput(task.write_parts([np.array(values, "<f8").tobytes() for values in found]))
-
-    def load(self, task: Task) -> list[Statistics]:
-        """Statistics of each image."""
-        (parts,) = task.parts(self.name)
-        found = (np.frombuffer(part, "<f8").tolist() for part in parts)
-        return [Statistics(int(n), *others) for n, *others in found]
-
-
-class StepStatistics(Reduction):
-    """Merge the last pass and write the statistics of a step: what follows from them is the step's."""
-
-    kind = "statistics"
-
-    @property
-    def kept(self) -> bool:
-        """See `Operation.kept`."""
-        return True
-
-    def files(self, index: tuple[int, int]) -> list[str]:
-        """See `Operation.files`."""
-        return [f"thresholds/{self.step}.json"]
-
-    def run(self, task: Task) -> TaskOutput:
-        """See `Operation.run`."""
-        return TaskOutput(task.write_facts(f"thresholds/{self.step}.json", self.facts(task)))
-
-    @abstractmethod
-    def facts(self, task: Task) -> list[dict[str, Any]]:
-        """Document of the statistics."""
-
-    def detections(self, task: Task) -> list[reliability.Counts | None]:
-        """Counts of each tier, of the whole image; None of tiers without a reliability."""
-        return [
-            None
-            if tier.reliability is None
-            else reliability.merged(map(reliability.from_bytes, self._parts(task, "detections", k)))
-            for k, tier in enumerate(self.request.tiers)
-        ]
-
-
-def known(statistics: Statistics) -> dict[str, float | None]:
-    """Statistics as plain data, those that were asked for."""
-    return {name: value for name, value in vars(statistics).items() if not math.isnan(value)}
-
-
-PASSES: tuple[type[Pass], ...] = (Histogram, Bins, RefinementPass, Centers, Biweight, Detections)
-
-
-def passes(request: StatisticsRequest, final: StepStatistics) -> list[Operation]:
-    """Operations that make the statistics of a step, in order; ``final`` is the last."""
-    kinds = {operation.kind: operation for operation in PASSES}
-    return [final if kind == final.kind else kinds[kind](request) for kind in request.passes]

@@ -13,7 +13,8 @@ from tiledsky.geometry import Pair
 from tiledsky.operations.base import Arrays, Operation, PixelBytes, PixelOperation, Read, Task, bits_of
 from tiledsky.operations.filters import ring_halo, ring_step_patch
 from tiledsky.operations.memory import WRITE, Phase, Sizes
-from tiledsky.operations.passes import StatisticsRequest, StepStatistics, known, passes
+from tiledsky.operations.passes import StatisticsRequest
+from tiledsky.operations.reductions import StepStatistics, known, passes
 from tiledsky.operations.search import StepInput, left_out
 from tiledsky.operations.thresholds import clip_of, fill_value, noise_images
 from tiledsky.overlap import Patch, call
@@ -33,7 +34,7 @@ class RingStatistics(StepStatistics):
 
     def facts(self, task: Task) -> list[dict[str, Any]]:
         """See `StepStatistics.facts`."""
-        (only,) = self.merged(task, last=True)
+        (only,) = self.of_images(task)
         return [{**known(only), "fill": fill_value(only)}]
 
     def load(self, task: Task) -> float:

@@ -7,7 +7,7 @@ enough; `tiledsky.kernels.statistics.selection` reads the results.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -272,3 +272,21 @@ class Refinement:
         lows = np.frombuffer(data, "<u2", size, offset + 6 * n_bins).astype(np.uint32)
         keys = np.repeat(bins.astype(np.uint32) << np.uint32(16), sizes) | lows
         return cls(bins, keys, unpack(data, offset + 6 * n_bins + 2 * size, size, width))
+
+
+def merged_bytes(parts: Sequence[bytes]) -> bytes:
+    """Bytes of the merged refinement of several, from theirs, in any order.
+
+    Memory: that of the bytes, and of the counters of 128 bins (64 MiB) or 2**20 values; not of all values at once.
+
+    Raises
+    ------
+    ParameterError, InputError
+        As `Refinement.merged` and `Refinement.from_bytes`.
+    """
+    bins = Refinement.from_bytes(parts[0]).bins
+    some = [
+        Refinement.merged(Refinement.from_bytes(part).part(bins[k : k + _MERGED_BINS]) for part in parts)
+        for k in range(0, max(bins.size, 1), _MERGED_BINS)
+    ]
+    return Refinement(bins, np.concatenate([r.keys for r in some]), np.concatenate([r.counts for r in some])).to_bytes()

@@ -1,0 +1,63 @@
+"""Summaries that are merged in two steps, so that the task that merges those of the whole image has little to do."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+
+from tiledsky.geometry import Pair
+from tiledsky.operations.base import Operation, Read, Task, TaskOutput, summary_file
+from tiledsky.operations.memory import Phase, Sizes
+
+
+class Summarised(Operation):
+    """An operation on tiles whose summaries merge to one of the same form, exactly, in any order."""
+
+    @abstractmethod
+    def merge(self, parts: Sequence[Sequence[bytes]]) -> list[bytes]:
+        """Merge the summaries of some tiles."""
+
+    @abstractmethod
+    def merging(self, phase: Phase, sizes: Sizes, count: int) -> Phase:
+        """Add the memory of `merge`, for ``count`` tiles."""
+
+
+class MergedSummaries(Operation):
+    """Merges the summaries of a block of tiles. A plan leaves it out where there are few tiles.
+
+    What reads the summaries of all tiles reads those of the blocks instead (`tiledsky.engine.plan.Plan.merged`).
+    """
+
+    kind = "merge"
+
+    def __init__(self, source: Summarised) -> None:
+        self.source, self.step = source, source.step
+        self.name = f"{source.name}-{self.kind}"
+
+    @property
+    def merges(self) -> str:
+        """See `Operation.merges`."""
+        return self.source.name
+
+    def reads(self) -> Iterator[Read]:
+        """See `Operation.reads`."""
+        yield Read(self.source.name)
+
+    def files(self, index: Pair) -> list[str]:
+        """See `Operation.files`."""
+        return [summary_file(self.name, index)]
+
+    @property
+    def kept(self) -> bool:
+        """See `Operation.kept`."""
+        return False
+
+    def run(self, task: Task) -> TaskOutput:
+        """See `Operation.run`."""
+        return TaskOutput(task.write_parts(self.source.merge(list(task.parts(self.source.name, task.region)))))
+
+    def phases(self, sizes: Sizes) -> list[Phase]:
+        """See `Operation.phases`."""
+        block, tile = sizes.stage_tile, sizes.tiles[self.source.name]
+        count = (block[0] // tile[0]) * (block[1] // tile[1])
+        return [self.source.merging(Phase("merging"), sizes, count)]
