@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from tiledsky.errors import InputError, ParameterError, RunError
 from tiledsky.kernels.statistics.histogram import KeyHistogram, KeyTable, flat_bits_and_mask, values_of_keys
-from tiledsky.kernels.statistics.refinement import Refinement
+from tiledsky.kernels.statistics.refinement import Refinement, merged_bytes
 
 ANY_FLOAT32 = hnp.arrays(np.float32, st.integers(0, 60), elements=st.floats(width=32))
 
@@ -185,6 +185,21 @@ def test_refinements_of_many_tiles_merge_in_counters(counted: int, monkeypatch: 
         assert Refinement.merged(order).to_bytes() == whole.to_bytes()
     some = Refinement.merged(part.part(bins[2:5]) for part in parts)
     assert some.to_bytes() == Refinement.from_values(tiles, bins[2:5]).to_bytes()
+
+
+def test_refinements_merge_from_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some bins at a time; and of bytes only what some bins need is unpacked."""
+    monkeypatch.setattr("tiledsky.kernels.statistics.refinement._MERGED_BINS", 3)
+    tiles = np.random.default_rng(23).normal(0, 1, (7, 4000)).astype(np.float32)
+    histogram = KeyHistogram.from_values(tiles)
+    for bins in (histogram.bins[::9], histogram.bins[5:7], histogram.bins[:0]):
+        parts = [Refinement.from_values(tile, bins).to_bytes() for tile in tiles]
+        whole = Refinement.from_values(tiles, bins)
+        assert merged_bytes(parts[::-1]) == whole.to_bytes()
+        assert merged_bytes([merged_bytes(parts[:3]), merged_bytes(parts[3:])]) == whole.to_bytes()
+        for some in (bins[1:2], bins[::5], bins[:0], bins):
+            found = Refinement.from_bytes(whole.to_bytes(), some)
+            assert found.to_bytes() == Refinement.from_values(tiles, some).to_bytes()
 
 
 def test_refinement_counts_single_values():

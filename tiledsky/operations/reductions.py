@@ -57,7 +57,7 @@ class Reduction(Pass):
         return found
 
     def _refinement(self, task: Task, k: int, bins: NDArray[np.uint16]) -> Refinement:
-        return Refinement.merged(Refinement.from_bytes(part).part(bins) for part in self._parts(task, "refine", k))
+        return Refinement.merged(Refinement.from_bytes(part, bins) for part in self._parts(task, "refine", k))
 
     def _histogram(self, task: Task, k: int) -> KeyHistogram:
         return KeyHistogram.merged(map(KeyHistogram.from_bytes, self._parts(task, "histogram", k)))

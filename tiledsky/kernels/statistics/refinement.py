@@ -255,8 +255,8 @@ class Refinement:
         return b"".join([header, *(part.tobytes() for part in parts), packed_counts])
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Refinement:
-        """Inverse of `to_bytes`.
+    def from_bytes(cls, data: bytes, some: _U16 | None = None) -> Refinement:
+        """Inverse of `to_bytes`; of ``some`` of its bins alone, ascending, the others are not unpacked.
 
         Raises
         ------
@@ -268,10 +268,18 @@ class Refinement:
         offset = _REFINEMENT_HEADER.size
         check_length(data, offset + 6 * n_bins + (2 + width) * size, "Refinement")
         bins = np.frombuffer(data, "<u2", n_bins, offset).astype(np.uint16)
-        sizes = np.frombuffer(data, "<u4", n_bins, offset + 2 * n_bins)
-        lows = np.frombuffer(data, "<u2", size, offset + 6 * n_bins).astype(np.uint32)
-        keys = np.repeat(bins.astype(np.uint32) << np.uint32(16), sizes) | lows
-        return cls(bins, keys, unpack(data, offset + 6 * n_bins + 2 * size, size, width))
+        sizes = np.frombuffer(data, "<u4", n_bins, offset + 2 * n_bins).astype(np.int64)
+        lows, times = offset + 6 * n_bins, offset + 6 * n_bins + 2 * size
+        first, last = 0, size
+        if some is not None and some.size:
+            # what lies between the first and the last of them: they are neighbours, but for a few
+            a, b = np.searchsorted(bins, some[[0, -1]])
+            first, last = int(sizes[:a].sum()), int(sizes[: b + 1].sum())
+            bins, sizes = bins[a : b + 1], sizes[a : b + 1]
+        low = np.frombuffer(data, "<u2", last - first, lows + 2 * first).astype(np.uint32)
+        keys = np.repeat(bins.astype(np.uint32) << np.uint32(16), sizes) | low
+        found = cls(bins, keys, unpack(data, times + width * first, last - first, width))
+        return found if some is None else found.part(some)
 
 
 def merged_bytes(parts: Sequence[bytes]) -> bytes:
@@ -286,7 +294,7 @@ def merged_bytes(parts: Sequence[bytes]) -> bytes:
     """
     bins = Refinement.from_bytes(parts[0]).bins
     some = [
-        Refinement.merged(Refinement.from_bytes(part).part(bins[k : k + _MERGED_BINS]) for part in parts)
+        Refinement.merged(Refinement.from_bytes(part, bins[k : k + _MERGED_BINS]) for part in parts)
         for k in range(0, max(bins.size, 1), _MERGED_BINS)
     ]
     return Refinement(bins, np.concatenate([r.keys for r in some]), np.concatenate([r.counts for r in some])).to_bytes()
