@@ -1,5 +1,6 @@
 """The scenes of the accuracy families: their truth is what they say it is."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -7,14 +8,14 @@ import pytest
 from astropy.modeling.models import Sersic2D
 from scipy import integrate
 
-from tests.accuracy import kelvin, lsb
+from tests.accuracy import kelvin, lsb, real
 from tests.accuracy.families import FAMILIES, chosen_families
 from tests.accuracy.measure import Estimate, figures, object_figures
 from tests.accuracy.peers import masked_polynomial, source_mask
 from tests.accuracy.profiles import add_sersic, convolved, moffat, sersic_end, sersic_light
 from tests.accuracy.scene import LargeObject, Scene
 
-SIZED = [name for name, family in FAMILIES.items() if family.group != "notebooks"]
+SIZED = [name for name, family in FAMILIES.items() if family.group in ("survey", "kelvin")]
 
 
 @pytest.mark.parametrize("name", SIZED)
@@ -106,6 +107,31 @@ def test_an_injected_object_changes_its_light_alone():
     inside = np.array([disc.light[disc.radii() < r].sum() for r in (1, 2)])
     flux = kelvin.electrons(15.5)
     assert inside / flux == pytest.approx(sersic_light(1.0, [1, 2]), rel=0.02)
+
+
+@pytest.mark.skipif("TILEDSKY_TEST_DATA" not in os.environ, reason="TILEDSKY_TEST_DATA is not set: no real images")
+def test_a_real_galaxy_in_another_field():
+    one, again, other = (FAMILIES["real face-on spiral"].scene(seed) for seed in (7, 7, 9))
+    assert np.array_equal(one.image, again.image)
+    assert not np.array_equal(one.image, other.image)
+    (spiral,) = one.objects
+    np.testing.assert_allclose(one.image - one.without.astype(float), spiral.light, atol=2e-3)
+    radii = spiral.radii()
+    assert spiral.light[radii < 1].sum() == pytest.approx(spiral.light.sum() / 2, rel=0.01)
+    rings = [spiral.light[(radii >= k / 4) & (radii < (k + 1) / 4)].mean() for k in range(9)]
+    assert np.all(np.diff(rings) < 0)  # brightest in its middle
+    assert rings[-1] > -0.05  # no dark rim
+    # a tool that takes a tenth of it, whatever else it does to the field
+    field = np.random.default_rng(1).normal(size=one.image.shape)
+    eaten = figures(one, Estimate(field + 0.1 * spiral.light), Estimate(field))
+    assert (eaten["kept_2"], eaten["kept_4"]) == pytest.approx((0.9, 0.9))
+
+
+def test_a_field_without_its_image(monkeypatch):
+    monkeypatch.setenv("TILEDSKY_TEST_DATA", "/nowhere")
+    real.read_image.cache_clear()
+    with pytest.raises(real.NoData, match="is not there: set TILEDSKY_TEST_DATA to the folder of the real images"):
+        FAMILIES["real spiral"].scene(7)
 
 
 def _disc():

@@ -3,7 +3,7 @@
     python -m tests.accuracy --json build/accuracy.json [--figure FILE.png] [--page docs/accuracy.md]
     python -m tests.accuracy --json build/part.json --only deep,galaxies --seeds 2 --size 1000 --tools deep-sky
 
-`--only` takes names of families, their beginnings, and groups: notebooks, survey, kelvin.
+`--only` takes names of families, their beginnings, and groups: notebooks, survey, kelvin, real.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.accuracy.families import FAMILIES, chosen_families
 from tests.accuracy.measure import TOOLS, USUAL, Estimate, estimates, figures
+from tests.accuracy.real import NoData
 from tests.accuracy.scene import Scene
 from tests.accuracy.tables import figure, page
 
@@ -45,7 +46,11 @@ def main() -> None:
         family = FAMILIES[name]
         tools = tuple(asked.tools.split(",")) if asked.tools is not None else USUAL[family.group]
         for seed in (*family.tuned[: asked.seeds], *family.others[: asked.seeds]) if tools else ():
-            scene = family.scene(seed, asked.size)
+            try:
+                scene = family.scene(seed, asked.size)
+            except NoData as reason:
+                print(f"{name:20} left out: {reason}", flush=True)
+                continue
             for tool, found, seconds in estimates(scene, tools, family.group):
                 key = {"family": name, "seed": seed, "tool": tool, "size": scene.image.shape[1]}
                 kind = {"group": family.group, "tuned": seed in family.tuned, "cpu": seconds}

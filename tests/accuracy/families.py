@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from tests.accuracy import kelvin, lsb, notebook
+from tests.accuracy import kelvin, lsb, notebook, real
 from tests.accuracy.scene import Scene
 
 
@@ -34,6 +34,7 @@ def _field(density: str, index: float, inject: str = "", size: int | None = None
 
 
 _survey = partial(Family, tuned=(), others=(401, 402, 403), group="survey")
+_real = partial(Family, tuned=(), others=(601, 602), group="real")
 _kelvin = partial(Family, tuned=(), others=(501, 502), group="kelvin")
 
 FAMILIES: dict[str, Family] = {
@@ -63,6 +64,7 @@ FAMILIES: dict[str, Family] = {
     "kelvin high n 1": _kelvin(_field("high", 1.0)),
     "kelvin high n 4": _kelvin(_field("high", 4.0)),
     **{f"kelvin + {name}": _kelvin(_field("low", 1.0, name, 2000)) for name in kelvin.OBJECTS},
+    **{f"real {name}": _real(partial(real.galaxy, name)) for name in real.CUTOUTS},
 }
 
 

@@ -98,7 +98,8 @@ def galaxies(seed: int, size: int = 2000) -> Scene:
 def cluster(seed: int, size: int = 2000) -> Scene:
     """Sixty ellipticals and the light between them, exponential (Montes & Trujillo 2018, MNRAS 474, 917).
 
-    The light between is 1.5 in its middle and falls by e in 150 to 250 px; it is the large object.
+    The light between is 1.5 in its middle and falls by e in 150 to 250 px; members and it are one large object, on the
+    ellipse of the light between.
     """
     rng, shape = np.random.default_rng([303, seed]), (size, size)
     sky, light = smooth_sky(rng, shape), field_light(rng, shape)
@@ -116,10 +117,9 @@ def cluster(seed: int, size: int = 2000) -> Scene:
     for value in np.unique(index):
         add_sersic(members, table[index == value], value)
     scale, flattening, angle = rng.uniform(150.0, 250.0), rng.uniform(0.6, 0.9), rng.uniform(0.0, np.pi)
-    between = LargeObject("light between", y, x, 1.678 * scale, flattening, angle, np.zeros(shape))
-    between.light[:] = 1.5 * np.exp(-1.678 * between.radii())
-    light = light + convolved(members, moffat(3.5, 2.8)) + between.light
-    return observed(rng, sky, light, objects=(between,))
+    made = LargeObject("cluster", y, x, 1.678 * scale, flattening, angle, np.zeros(shape))
+    made.light[:] = 1.5 * np.exp(-1.678 * made.radii()) + convolved(members, moffat(3.5, 2.8))
+    return observed(rng, sky, light + made.light, objects=(made,))
 
 
 def stars(seed: int, size: int = 2000) -> Scene:

@@ -74,6 +74,7 @@ USUAL = {
     "notebooks": (*PRESETS, *PLAIN, SINGLE, *CHAIN),
     "survey": (*PRESETS, *PEERS),
     "kelvin": (*PRESETS, *PEERS),
+    "real": (*PRESETS, *PEERS),
 }
 
 
@@ -137,10 +138,12 @@ def figures(scene: Scene, found: Estimate, without: Estimate | None = None) -> d
     """Deviation and mean of the error of a background; pull of its own error; what it took of large objects.
 
     Where the image has no data nothing is compared. `without` is the sky that the tool found in the scene without the
-    objects: then the difference of the two is what the objects did to it, free of all other errors.
+    objects: then the difference of the two is what the objects did to it, free of all other errors. Where the true sky
+    is not known, this difference is all that there is.
     """
     good = np.isfinite(scene.image)
-    error = (found.background - scene.sky)[good]
+    truth = scene.sky if scene.sky is not None else without.background
+    error = (found.background - truth)[good]
     made: dict[str, Any] = {"noise": scene.noise, "std": float(error.std()), "mean": float(error.mean())}
     made["rms"] = float(np.hypot(error.std(), error.mean()))
     if found.error is not None:
@@ -149,7 +152,7 @@ def figures(scene: Scene, found: Estimate, without: Estimate | None = None) -> d
     if found.mask is not None and scene.light is not None and (free := good & (found.mask == 0)).any():
         made |= {"masked": float(1.0 - free.mean()), "light_left": float(scene.light[free].mean())}
     if scene.objects:
-        loss = found.background - (scene.sky if without is None else without.background)
+        loss = found.background - (truth if without is None else without.background)
         made["objects"] = [object_figures(o, loss, scene.noise, scene.zero) for o in scene.objects]
         for key in ("kept_2", "kept_4"):
             made[key] = float(np.mean([o[key] for o in made["objects"]]))

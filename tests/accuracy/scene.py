@@ -37,11 +37,11 @@ class Scene:
 
     `noise` is the standard deviation of a pixel of blank sky. `light` is all light that is not sky, without noise.
     `without` is the same image, noise included, without the large objects. `zero` is the brightness, in mag/arcsec²,
-    of one unit a pixel.
+    of one unit a pixel. The sky of a real field is not known: None; such a scene has `without`.
     """
 
     image: Image
-    sky: Image
+    sky: Image | None
     planes: dict[str, Image] = field(default_factory=dict)
     noise: float = 0.1
     light: Image | None = None

@@ -113,7 +113,7 @@ def mean_skies(rows: Rows) -> list[str]:
 
 
 def injected(rows: Rows) -> list[str]:
-    """What each tool takes of a large object put into such a field."""
+    """What each tool takes of a large object put into a field."""
     body = []
     for kind in _kinds(rows):
         for tool in _tools(rows):
@@ -121,7 +121,7 @@ def injected(rows: Rows) -> list[str]:
             if not found:
                 continue
             line = [
-                kind[0].removeprefix("kelvin + "),
+                kind[0].removeprefix("kelvin + ").removeprefix("real "),
                 tool,
                 *(_cell(_mean(found, k, signed=True), ".1%") for k in ("kept_2", "kept_4")),
             ]
@@ -140,6 +140,8 @@ def page(rows: Rows, file: Path) -> None:
             body = [*table(own), "", *details(own)]
         elif group == "survey":
             body = [*table(own, "rms"), "", *survey_details(own)]
+        elif group == "real":
+            body = injected(own)
         else:
             objects = [r for r in own if "objects" in r]
             body = [*mean_skies([r for r in own if "objects" not in r]), "", *injected(objects)]
