@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.accuracy.families import FAMILIES, chosen_families
-from tests.accuracy.measure import TOOLS, USUAL, Estimate, estimates, figures
+from tests.accuracy.measure import USUAL, estimates, figures
 from tests.accuracy.real import NoData
-from tests.accuracy.scene import Scene
 from tests.accuracy.tables import figure, page
 
 
@@ -33,11 +31,6 @@ def _options() -> argparse.Namespace:
     return options.parse_args()
 
 
-def _without(scene: Scene, tool: str) -> Estimate | None:
-    """The sky of the scene without its objects, where it is known how that looks."""
-    return None if scene.without is None else TOOLS[tool](replace(scene, image=scene.without, objects=()))
-
-
 def main() -> None:
     """Measure what is asked for, adding to what the JSON file holds."""
     asked = _options()
@@ -51,10 +44,10 @@ def main() -> None:
             except NoData as reason:
                 print(f"{name:20} left out: {reason}", flush=True)
                 continue
-            for tool, found, seconds in estimates(scene, tools, family.group):
+            for tool, found, without, seconds in estimates(scene, tools, family.group):
                 key = {"family": name, "seed": seed, "tool": tool, "size": scene.image.shape[1]}
                 kind = {"group": family.group, "tuned": seed in family.tuned, "cpu": seconds}
-                row = {**key, **kind, **figures(scene, found, _without(scene, tool))}
+                row = {**key, **kind, **figures(scene, found, without)}
                 rows = [r for r in rows if any(r[k] != v for k, v in key.items())] + [row]
                 std, mean, pull = row["std"] / row["noise"], row["mean"] / row["noise"], row.get("pull")
                 pulls = "" if pull is None else f" pull {pull:.2f}"

@@ -164,19 +164,19 @@ def _crowded(key: int, density: float, seed: int, size: int) -> Scene:
     rng, shape = np.random.default_rng([key, seed]), (size, size)
     sky, light, points = smooth_sky(rng, shape), field_light(rng, shape), np.zeros(shape)
     number = rng.poisson(density * points.size / 1e6)
-    flux = power_law(rng, number, STARS, 5.0, 5e4)
+    flux = power_law(rng, number, STARS, 20.0, 5e4)
     add_points(points, *(rng.uniform(0.0, n, number) for n in shape), flux)
     return observed(rng, sky, light + convolved(points, moffat(3.5, 3.0)))
 
 
 def crowded_10(seed: int, size: int = 1200) -> Scene:
     """Stars that leave light above the noise on about a tenth of the pixels."""
-    return _crowded(307, 4.5e3, seed, size)
+    return _crowded(307, 2.2e3, seed, size)
 
 
 def crowded_40(seed: int, size: int = 1200) -> Scene:
     """Stars that leave light above the noise on about four tenths of the pixels."""
-    return _crowded(308, 1.75e4, seed, size)
+    return _crowded(308, 9.6e3, seed, size)
 
 
 def _counts(key: int, mean: float, seed: int, size: int) -> Scene:

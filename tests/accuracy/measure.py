@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -83,25 +84,30 @@ def _cpu() -> float:
     return sum(os.times()[:4])
 
 
-def estimates(scene: Scene, tools: tuple[str, ...], group: str) -> Iterator[tuple[str, Estimate, float]]:
-    """Name of each tool, its sky, CPU seconds."""
+def estimates(
+    scene: Scene, tools: tuple[str, ...], group: str
+) -> Iterator[tuple[str, Estimate, Estimate | None, float]]:
+    """Name of each tool, its sky, that which it finds without the large objects where their absence is known, CPU s."""
     narrow = {EXTENDED: bool(scene.objects), SINGLE: not scene.sky.any()} if group == "notebooks" else {}
     for name in tools:
         if name in TOOLS and narrow.get(name, True):
-            start = _cpu()
+            start, without = _cpu(), None
             try:
                 found = TOOLS[name](scene)
+                taken = _cpu() - start
+                if scene.without is not None:
+                    without = TOOLS[name](replace(scene, image=scene.without, objects=()))
             except (InputError, Failed) as error:  # a preset for smooth skies takes all of this one for objects
                 print(f"{name}: {error}", flush=True)
                 continue
-            yield name, found, _cpu() - start
+            yield name, found, without, taken
     if any(name in CHAIN for name in tools) and scene.image.size <= CHAIN_PIXELS:
         invalid = ~np.isfinite(scene.image)
         start = _cpu()
         chain = reference_chain.run_chain(np.where(invalid, 0.0, scene.image), invalid)
         taken = _cpu() - start
-        yield CHAIN[0], Estimate(chain.bkg3), taken
-        yield CHAIN[1], Estimate(chain.bkg5), taken
+        yield CHAIN[0], Estimate(chain.bkg3), None, taken
+        yield CHAIN[1], Estimate(chain.bkg5), None, taken
 
 
 #: Share of the light whose loss is 0.1 mag.

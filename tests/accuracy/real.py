@@ -31,7 +31,7 @@ FIELDS = (
 
 
 class NoData(Exception):
-    """The real images are not there."""
+    """A scene cannot be made of the real images."""
 
 
 @lru_cache(maxsize=4)
@@ -83,8 +83,11 @@ def galaxy(name: str, seed: int, size: int = 1400) -> Scene:
     field = field / noise_of(field)
     stamp = _turned(cutout(name), rng.integers(8)) / 2.0
     half, light = stamp.shape[0] // 2, np.zeros(field.shape)
-    y, x = (int(n / 2 + rng.integers(-50, 51)) for n in field.shape)
+    room = min(50, (min(field.shape) - stamp.shape[0]) // 2)
+    if room < 0:
+        raise NoData(f"{name} has {stamp.shape[0]} px and does not fit into {size} px: use a larger --size")
+    y, x = (int(n // 2 + rng.integers(-room, room + 1)) for n in field.shape)
     light[y - half : y + half + 1, x - half : x + half + 1] = stamp
     large = LargeObject(name, y, x, half_light(light, y, x), 1.0, 0.0, light)
-    seen, without = (part.astype(np.float32) for part in (field + light, field))
+    seen, without = (np.ascontiguousarray(part, np.float32) for part in (field + light, field))
     return Scene(seen, None, noise=1.0, objects=(large,), without=without)

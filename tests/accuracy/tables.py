@@ -50,7 +50,7 @@ def table(rows: Rows, key: str = "std") -> list[str]:
         seeds = len({r["seed"] for r in found})
         size = "" if found[0]["group"] == "notebooks" else f", {kind[2]} px"
         chosen = ", rules chosen here" if kind[1] else ""
-        line = [f"{kind[0]} ({seeds} seeds{size}{chosen})"]
+        line = [f"{kind[0]} ({seeds} seed{'s' * (seeds > 1)}{size}{chosen})"]
         for tool in tools:
             own = [{key: r[key] / r["noise"]} for r in found if r["tool"] == tool]
             value = _mean(own, key)
@@ -112,23 +112,25 @@ def mean_skies(rows: Rows) -> list[str]:
     return _lines(["tool", *(f"{name} ({kind[2]} px)" for name, kind in zip(names, kinds, strict=True))], body)
 
 
+def _taken(found: Rows) -> tuple[str, str]:
+    """Two cells of a tool and an object: what it keeps; how much too high its sky is, and where 0.1 mag is lost."""
+    if not found:
+        return "-", "-"
+    kept = " / ".join(_cell(100 * (_mean(found, k, signed=True) or 0.0), ".1f") for k in ("kept_2", "kept_4"))
+    over = " / ".join(f"{1e3 * mean(o['over'][k] for o in found):+.0f}" for k in range(3))
+    lost = _mean(found, "tenth_lost_mag")
+    return kept, over if lost is None else f"{over}; {lost:.1f}"
+
+
 def injected(rows: Rows) -> list[str]:
-    """What each tool takes of a large object put into a field."""
-    body = []
-    for kind in _kinds(rows):
-        for tool in _tools(rows):
-            found = [o for r in _of(rows, kind) if r["tool"] == tool for o in r["objects"]]
-            if not found:
-                continue
-            line = [
-                kind[0].removeprefix("kelvin + ").removeprefix("real "),
-                tool,
-                *(_cell(_mean(found, k, signed=True), ".1%") for k in ("kept_2", "kept_4")),
-            ]
-            line += [f"{mean(o['over'][k] for o in found):+.3f}" for k in range(3)]
-            body.append([*line, _cell(_mean(found, "tenth_lost_mag"), ".1f")])
-    head = "object,tool,kept within 2 Re,within 4 Re,sky too high at 1-2 Re,2-3 Re,3-4 Re,0.1 mag lost at"
-    return _lines(head.split(","), body)
+    """What each tool leaves and takes of a large object put into a field: two tables, a column for each object."""
+    kinds, kept, over = _kinds(rows), [], []
+    for tool in _tools(rows):
+        cells = [_taken([o for r in _of(rows, kind) if r["tool"] == tool for o in r["objects"]]) for kind in kinds]
+        kept.append([tool, *(one for one, _ in cells)])
+        over.append([tool, *(two for _, two in cells)])
+    names = [kind[0].removeprefix("kelvin + ").removeprefix("real ") for kind in kinds]
+    return [*_lines(["kept within 2 / 4 Re, %", *names], kept), "", *_lines(["sky too high", *names], over)]
 
 
 def page(rows: Rows, file: Path) -> None:
