@@ -32,7 +32,7 @@ def found_in_tiles(values, side, **keep):
     for index in (grid := TileGrid(values.shape, (side, side))):
         tile = grid.region(index)
         rows.append(find(window(values, 1 / 6, tile.grown((REACH, REACH), values.shape)), no_objects(), tile))
-    return accepted(rows[::-1], no_objects(), **keep)
+    return accepted(rows[::-1], no_objects(), image=(values.shape[0] * 6, values.shape[1] * 6), **keep)
 
 
 def test_discs_are_found_where_they_are():

@@ -43,6 +43,11 @@ class Sky:
         By step name; `dask.delayed.Delayed` for dask input.
     nodata : float or None
         The number that meant no data; of "auto" for dask input `dask.delayed.Delayed`.
+    objects : ndarray of `tiledsky.kernels.objects.catalogue.OBJECT`, or None
+        Large objects that an objects step found, the brightest first; for dask input `dask.delayed.Delayed`; None
+        without such a step.
+    object_light : (ny, nx) or None
+        Light of their models, where the recipe asks for it (``objects_plane``).
     """
 
     background: Any
@@ -52,6 +57,8 @@ class Sky:
     subtracted: Any
     meshes: dict[str, Any] = field(default_factory=dict)
     nodata: Any = None
+    objects: Any = None
+    object_light: Any = None
 
 
 def estimate_background(
@@ -190,6 +197,7 @@ def estimated(
         for surface, name in zip(surfaces, ("background", "background_rms", "background_error"), strict=True)
     )
     subtract = partial(_subtracted_patch, fill_value=fill)
+    catalogue = nodes.operations.objects
     chosen = recipe.result_mask
     sky = Sky(
         background=background,
@@ -201,6 +209,8 @@ def estimated(
         ),
         meshes=nodes.meshes,
         nodata=nodata,
+        objects=None if catalogue is None else nodes.values[catalogue.name],
+        object_light=nodes.plane(catalogue.light).astype(image.dtype) if catalogue and recipe.objects_plane else None,
     )
     return sky, found
 
@@ -214,6 +224,7 @@ def _in_unit(sky: Sky, image: Image) -> Sky:
         background_rms=image.in_unit(sky.background_rms),
         background_error=image.in_unit(sky.background_error),
         subtracted=image.in_unit(sky.subtracted),
+        object_light=None if sky.object_light is None else image.in_unit(sky.object_light),
         meshes={
             name: replace(mesh, **{part: image.in_unit(getattr(mesh, part)) for part in parts})
             for name, mesh in sky.meshes.items()

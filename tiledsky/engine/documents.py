@@ -11,9 +11,11 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tiledsky.diagnostics.document import Diagnostics
 from tiledsky.engine.plan import Plan, identity, make_plan, run_id
@@ -25,6 +27,7 @@ from tiledsky.io.plane_reader import KINDS, ROLES, SourcePlane
 from tiledsky.io.regions import RegionRef
 from tiledsky.io.source import plane_from_json
 from tiledsky.io.store import RUN_FOLDER, is_sealed
+from tiledsky.kernels.objects.catalogue import KNOTS, from_rows
 from tiledsky.nodata import number_text
 from tiledsky.recipe import Recipe
 
@@ -75,6 +78,28 @@ class _MeshFacts(_Document):
     range: dict[str, tuple[float, float]]
 
 
+class _Object(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    y: float
+    x: float
+    axis_ratio: Annotated[float, Field(gt=0, le=1)]
+    angle: float
+    extent: Annotated[float, Field(ge=0)]
+    slope: float
+    flux: float
+    half_light_radius: float
+    n_knots: Annotated[int, Field(ge=1, le=KNOTS)]
+    radius: list[Annotated[float, Field(gt=0)]]
+    light: list[Annotated[float, Field(gt=0)]]
+    scores: Annotated[list[float], Field(min_length=4, max_length=4)]
+
+    @model_validator(mode="after")
+    def _knots(self) -> _Object:
+        if not len(self.radius) == len(self.light) == self.n_knots:
+            raise ValueError("its profile has not as many knots as it says")
+        return self
+
+
 class _Plane(_Document):
     fits: FitsRef | None
     array: str | None
@@ -88,6 +113,7 @@ class _Plane(_Document):
 
 
 _TIERS, _PLANES = TypeAdapter(list[_Tier]), TypeAdapter(dict[str, _Plane])
+_OBJECTS = TypeAdapter(list[_Object])
 
 
 def content(root: Folder, name: str) -> Any:
@@ -220,6 +246,18 @@ def read_range(root: Folder, step: str, part: str) -> tuple[float, float]:
         raise _broken(root, name, f"has no range of {part}")
     low, high = data["range"][part]
     return low, high
+
+
+def read_objects(root: Folder, step: str) -> NDArray[np.void]:
+    """Return the catalogue of the objects of a step, an array of `tiledsky.kernels.objects.catalogue.OBJECT`."""
+    name = f"objects/{step}.json"
+    rows: list[dict[str, Any]] = content(root, name)
+    if not _is(_OBJECTS, rows):
+        raise _broken(root, name, "is no catalogue of objects")
+    try:
+        return from_rows([_Object.model_validate(row).model_dump() for row in rows])
+    except ValueError as error:
+        raise _broken(root, name, f"is no catalogue of objects ({_line(error)})") from None
 
 
 def read_diagnostics(root: Folder) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.engine.checked_store import CheckedStore, open_checked_store
-from tiledsky.engine.documents import read_diagnostics, read_provenance, read_tiers
+from tiledsky.engine.documents import read_diagnostics, read_objects, read_provenance, read_tiers
 from tiledsky.engine.plan import Plan
 from tiledsky.engine.verify import Checker
 from tiledsky.errors import InputError, ParameterError, RunError
@@ -78,6 +78,15 @@ class Run:
         if mesh is None:
             raise ParameterError(f"{self.path}: step {name!r} has no mesh; name a background step")
         return {part: _whole(self.array(path)) for part, path in mesh.kept_maps().items()}
+
+    @property
+    def objects(self) -> NDArray[np.void] | None:
+        """Large objects, an array of `tiledsky.kernels.objects.catalogue.OBJECT`; None without a step that finds them.
+
+        The brightest first.
+        """
+        operation = self.store.layout.operations.objects
+        return None if operation is None else read_objects(self.store.root, str(operation.step))
 
     @property
     def thresholds(self) -> dict[str, Any]:

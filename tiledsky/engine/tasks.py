@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tiledsky.cluster import process_memory
 from tiledsky.engine.context import Context, Index, context
-from tiledsky.engine.documents import read_range, read_tiers
+from tiledsky.engine.documents import read_objects, read_range, read_tiers
 from tiledsky.engine.plan import Stage
 from tiledsky.errors import RunError
 from tiledsky.geometry import Pair, Region
@@ -142,6 +142,10 @@ class StoreTask:
     def tiers(self, step: str) -> list[dict[str, Any]]:
         """Checked document with statistics and thresholds of a step."""
         return read_tiers(self.ctx.root, step)
+
+    def objects_of(self, step: str) -> NDArray[np.void]:
+        """Checked catalogue of the objects of a step."""
+        return read_objects(self.ctx.root, step)
 
     def range_of(self, step: str, part: str) -> tuple[float, float]:
         """Checked range of the values of a map of a mesh."""

@@ -24,6 +24,7 @@ from tiledsky.operations.base import (
     Task,
     TaskOutput,
     bits_of,
+    image_of,
 )
 from tiledsky.operations.boxes import array_box_statistics, box_statistics, cells_of, largest_box, level_box, same_boxes
 from tiledsky.operations.cells import Above, MeshSource
@@ -33,7 +34,7 @@ from tiledsky.operations.memory import READ, Phase, Sizes
 from tiledsky.operations.mesh import SurfaceValues, finished, mesh_operations
 from tiledsky.operations.surface import Surface, in_memory, surface_pixels
 from tiledsky.overlap import Patch, blank, call
-from tiledsky.recipe import BackgroundStep, MaskStep, Recipe
+from tiledsky.recipe import AnyMask, BackgroundStep, ObjectsStep, Recipe
 
 #: On arrays: bytes a cell of the mesh that is made, and of one that is kept for its pixels.
 _MADE, _KEPT = 350, 32
@@ -69,8 +70,8 @@ class Boxes(Operation):
 
     kind = "boxes"
 
-    def __init__(self, step: BackgroundStep, bits: str) -> None:
-        self.parameters, self.bits, self.step = step, bits, step.name
+    def __init__(self, step: BackgroundStep, bits: str, image: str) -> None:
+        self.parameters, self.bits, self.image, self.step = step, bits, image, step.name
         self.name = f"{step.name}-boxes"
         self.measured = (self,)
 
@@ -80,11 +81,11 @@ class Boxes(Operation):
 
     def folder(self, level: int) -> str:
         """Folder of the statistics; of boxes 2**level times as large."""
-        return f"meshes/{self.step}/measured" + (f"-{1 << level}" if level else "")
+        return f"meshes/{self.parameters.name}/measured" + (f"-{1 << level}" if level else "")
 
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`."""
-        yield from (Read("science"), Read(self.bits))
+        yield from (Read(self.image), Read(self.bits))
 
     def arrays(self, image: Image, tile: Pair) -> dict[str, ArraySpec]:
         """See `Operation.arrays`."""
@@ -99,13 +100,14 @@ class Boxes(Operation):
 
     def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
-        science, bits = task.patch("science", task.region), task.patch(self.bits, task.region)
-        assert science is not None
+        bits = task.patch(self.bits, task.region)
         assert bits is not None
-        return TaskOutput(self.measure(task, science, bits.data != 0))
+        return TaskOutput(self.measure(task, bits.data != 0))
 
-    def measure(self, task: Task, science: Patch, ignore: NDArray[np.bool_]) -> list[str]:
+    def measure(self, task: Task, ignore: NDArray[np.bool_]) -> list[str]:
         """Measure and write the boxes of a tile; return the paths."""
+        science = task.patch(self.image, task.region)
+        assert science is not None
         written = []
         for level in range(self.parameters.grow_boxes + 1):
             cells = boxes_of(science.region, level_box(self.parameters, level))
@@ -116,12 +118,15 @@ class Boxes(Operation):
     def on_arrays(self, arrays: Arrays) -> None:
         """See `Operation.on_arrays`."""
         bits = arrays.plane(self.bits)
-        arrays.values[self.name] = array_box_statistics(arrays.plane("science"), bits != 0, self.parameters)
+        arrays.values[self.name] = array_box_statistics(arrays.plane(self.image), bits != 0, self.parameters)
 
     @staticmethod
     def terms(phase: Phase, sizes: Sizes, measured: Iterable[Boxes]) -> Phase:
         """Add the memory of measuring the boxes of a tile; the image is copied where it has a halo."""
+        measured = list(measured)
         phase.add("image of the tile", sizes.size * (sizes.read != sizes.tile), "px", sizes.tile)
+        if any(boxes.image != "science" for boxes in measured):
+            phase.add("image, light, difference", sizes.size + 16, "px", sizes.tile)
         counts = (zip(sizes.stage_tile, boxes.parameters.box_size, strict=True) for boxes in measured)
         cells = max((math.prod(-(-t // b) for t, b in pairs) for pairs in counts), default=0)
         return phase.add("boxes", 2 * (2 * sizes.size + 8) + 16, "cells", cells)
@@ -293,11 +298,18 @@ def cell_values(values: Any, region: Region, box: Pair) -> NDArray[Any]:
     return held[np.ix_(rows - cells.y0, columns - cells.x0)]
 
 
-def measured_under(recipe: Recipe, mask: MaskStep) -> tuple[Boxes, ...]:
-    """Boxes that are measured in the pass that makes a mask: of the backgrounds that use it."""
+def measured_under(recipe: Recipe, mask: AnyMask) -> tuple[Boxes, ...]:
+    """Boxes that are measured in the pass that makes a mask: of the backgrounds and objects that use it."""
     later = recipe.steps[recipe.steps.index(mask) + 1 :]
-    users = (s for s in later if isinstance(s, BackgroundStep) and recipe.mask_for(s) is mask)
-    return tuple(Boxes(user, mask.name) for user in users if measured_by(recipe, user) is user)
+    found = []
+    for user in later:
+        if recipe.mask_for(user) is not mask:
+            continue
+        if isinstance(user, ObjectsStep):
+            found.append(Boxes(user.sky, mask.name, image_of(recipe, user)))
+        elif isinstance(user, BackgroundStep) and measured_by(recipe, user) is user:
+            found.append(Boxes(user, mask.name, image_of(recipe, user)))
+    return tuple(found)
 
 
 def background_operations(recipe: Recipe, step: BackgroundStep, before: Sequence[Operation]) -> Iterator[Operation]:
@@ -306,7 +318,7 @@ def background_operations(recipe: Recipe, step: BackgroundStep, before: Sequence
     found = ((o, boxes) for o in before for boxes in o.measured if boxes.parameters is first)
     source, boxes = next(found, (None, None))
     if source is None or boxes is None:
-        source = boxes = Boxes(step, bits_of(recipe, step))
+        source = boxes = Boxes(step, bits_of(recipe, step), image_of(recipe, step))
         yield boxes
     mesh = MeshOperation(recipe, step, boxes, source.name)
     yield from mesh.operations.all

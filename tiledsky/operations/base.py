@@ -55,6 +55,17 @@ def bits_of(recipe: Recipe, step: AnyStep) -> str:
     return "base" if before is None else before.name
 
 
+def without_light(objects: str) -> str:
+    """Node of the image minus the light of the objects of a step."""
+    return f"{objects}/science"
+
+
+def image_of(recipe: Recipe, step: AnyStep) -> str:
+    """Node of the image that a step works on: without the light of objects, where its mask has them."""
+    objects = recipe.objects_for(step)
+    return "science" if objects is None else without_light(objects.name)
+
+
 @dataclass(frozen=True)
 class ArraySpec:
     """One array that an operation writes to a store: tiles of a plane or of a mesh."""
@@ -136,6 +147,9 @@ class Task(Protocol):
 
     def range_of(self, step: str, part: str) -> tuple[float, float]:
         """Checked range of the values of a map of a mesh."""
+
+    def objects_of(self, step: str) -> NDArray[np.void]:
+        """Checked catalogue of the objects of a step."""
 
 
 class Arrays(Protocol):

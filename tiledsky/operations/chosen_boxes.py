@@ -14,6 +14,7 @@ from tiledsky.kernels.boxes.estimators import inefficiency, rms_estimator_of
 from tiledsky.kernels.mesh import error as mesh_error
 from tiledsky.kernels.mesh.guards import OUTLYING_HALO, from_levels, outlying_boxes, outlying_distances
 from tiledsky.kernels.mesh.rim import FILL_HALO, Rim, rim_of
+from tiledsky.kernels.objects.catalogue import inside
 from tiledsky.kernels.statistics.counted import CountedValues
 from tiledsky.operations.boxes import box_levels, no_boxes
 from tiledsky.operations.cells import CellNumbers, CellOperation, CellOutput, Cells, MapRead, MeshSource
@@ -101,15 +102,20 @@ class DistanceScale(CellNumbers):
 
 
 class ChosenBoxes(_FromBoxes):
-    """Boxes that count, with their values, scatter and variance by white noise; NaN where a box does not count."""
+    """Boxes that count, with their values, scatter and variance by white noise; NaN where a box does not count.
+
+    ``objects``: the operation whose catalogue has objects that cover boxes, which do not count.
+    """
 
     kind, summary = "chosen", True
     parts = ("background", "rms", "n_good")
     cell_bytes = 45
 
-    def __init__(self, mesh: MeshSource, interpolator: Interpolator[Any], scale: str | None) -> None:
+    def __init__(
+        self, mesh: MeshSource, interpolator: Interpolator[Any], scale: str | None, objects: str | None = None
+    ) -> None:
         super().__init__(mesh)
-        self.interpolator, self.scale = interpolator, scale
+        self.interpolator, self.scale, self.objects = interpolator, scale, objects
         least = max(mesh_error.NOISE_HALO, FILL_HALO if interpolator.filled else 0)
         more = 0 if scale is None else OUTLYING_HALO
         self.near: Pair = max(least, interpolator.box_halo[0]), max(least, interpolator.box_halo[1])
@@ -117,7 +123,7 @@ class ChosenBoxes(_FromBoxes):
 
     def numbers(self) -> list[str]:
         """See `CellOperation.numbers`."""
-        return [] if self.scale is None else [self.scale]
+        return [name for name in (self.scale, self.objects) if name is not None]
 
     def makes(self) -> Mapping[str, str | None]:
         """See `CellOperation.makes`."""
@@ -130,6 +136,9 @@ class ChosenBoxes(_FromBoxes):
         """See `CellOperation.work`."""
         step = self.mesh.step
         window, level, held = self._read(cells)
+        if self.objects is not None:
+            covered = inside(cells.number(self.objects), window.y0, window.x0, window.shape, step.box_size)
+            level = np.where(covered, np.int8(-1), level)
         if self.scale is not None:
             assert step.reject_sigma is not None
             near = cells.region.grown(self.near, cells.shape)

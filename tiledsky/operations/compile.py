@@ -12,8 +12,9 @@ from tiledsky.operations.background import MeshOperation, background_operations
 from tiledsky.operations.base import INPUTS, Operation, PixelOperation, Read
 from tiledsky.operations.inputs import Ingest
 from tiledsky.operations.mask import mask_operations
+from tiledsky.operations.objects import Catalogue, objects_operations
 from tiledsky.operations.ring import ring_operations
-from tiledsky.recipe import BackgroundStep, MaskStep, Recipe, RingStep
+from tiledsky.recipe import BackgroundStep, MaskStep, ObjectsStep, Recipe, RingStep
 
 
 class Operations:
@@ -33,6 +34,11 @@ class Operations:
     def meshes(self) -> dict[str, MeshOperation]:
         """Operations that make a mesh, by step."""
         return {str(o.step): o for o in self.all.values() if isinstance(o, MeshOperation)}
+
+    @property
+    def objects(self) -> Catalogue | None:
+        """Operation that makes the catalogue of large objects, if one does."""
+        return next((o for o in self.all.values() if isinstance(o, Catalogue)), None)
 
     @property
     def stages(self) -> list[Operation]:
@@ -104,4 +110,5 @@ STEPS: dict[type[Any], Callable[[Recipe, Any, Sequence[Operation]], Iterable[Ope
     RingStep: ring_operations,
     MaskStep: mask_operations,
     BackgroundStep: background_operations,
+    ObjectsStep: objects_operations,
 }

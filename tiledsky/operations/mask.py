@@ -118,8 +118,7 @@ class Mask(PixelOperation):
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`."""
         yield from super().reads()
-        if self.measured:
-            yield Read("science")
+        yield from (Read(node) for node in dict.fromkeys(boxes.image for boxes in self.measured))
 
     def apply(self) -> Callable[..., Patch]:
         """See `PixelOperation.apply`."""
@@ -151,9 +150,7 @@ class Mask(PixelOperation):
         plane = self.patch(task, task.region).cropped(task.region)
         written = [task.write(self.plane, task.region, plane.data)]
         for boxes in self.measured:
-            science = task.patch("science", task.region)
-            assert science is not None
-            written += boxes.measure(task, science, plane.data != 0)
+            written += boxes.measure(task, plane.data != 0)
         return TaskOutput(written)
 
     def on_arrays(self, arrays: Arrays) -> None:

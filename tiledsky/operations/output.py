@@ -16,12 +16,15 @@ from tiledsky.operations.background import MeshOperation, cell_values, mesh_term
 from tiledsky.operations.base import ArraySpec, Image, Operation, Read, Task, TaskOutput, summary_file
 from tiledsky.operations.filtered_maps import SURFACES
 from tiledsky.operations.memory import WRITE, Phase, Sizes
+from tiledsky.operations.objects import object_light
 from tiledsky.operations.passes import HISTOGRAM
 from tiledsky.overlap import Patch
 from tiledsky.recipe import BackgroundStep, Recipe
 
 #: Stands beside `SURFACES` for the bandwidth of a fit, which has none: each pixel has that of its cell.
 BANDWIDTH = 3
+#: The same for the light of large objects.
+LIGHT = 4
 #: Sides in pixels of the blocks whose means a run keeps of its planes, to look at an image larger than `WHOLE` px.
 OVERVIEWS = (4, 16)
 WHOLE = 2048
@@ -38,7 +41,7 @@ def overview_path(size: int, plane: str) -> str:
 
 
 def output_planes(recipe: Recipe) -> dict[str, tuple[str, int] | None]:
-    """Planes of the last pass: name to (background step, which of `SURFACES` or `BANDWIDTH`); None: made of others."""
+    """Planes of the last pass: name to (step, which of `SURFACES`, `BANDWIDTH` or `LIGHT`); None: made of others."""
     planes: dict[str, tuple[str, int] | None] = {
         "background": (recipe.result.name, 0),
         "background_rms": (recipe.result.name, 1),
@@ -47,6 +50,8 @@ def output_planes(recipe: Recipe) -> dict[str, tuple[str, int] | None]:
     }
     if recipe.bandwidth_plane:
         planes["bandwidth"] = (recipe.result.name, BANDWIDTH)
+    if recipe.objects_plane and recipe.objects is not None:
+        planes["object_light"] = (recipe.objects.name, LIGHT)
     if recipe.result_mask is None:
         planes["mask"] = None
     for step in recipe.steps:
@@ -67,6 +72,8 @@ class Output(Operation):
         self.meshes = [m for m in meshes if m.parameters.name == recipe.result.name or m.parameters.keep]
         self.backgrounds = {mesh.parameters.name: mesh.parameters for mesh in self.meshes}
         self.mask = recipe.result_mask
+        lights = (step for step, which in filter(None, self.planes.values()) if which == LIGHT)
+        self.light = next(map(object_light, lights), None)
 
     def overviews(self, shape: Pair) -> tuple[int, ...]:
         """See `Operation.overviews`."""
@@ -86,6 +93,8 @@ class Output(Operation):
             for mesh in self.meshes
             if (mesh.step, BANDWIDTH) in self.planes.values()
         )
+        if self.light is not None:
+            yield Read(self.light)
 
     def map_arrays(self) -> list[str]:
         """See `Operation.map_arrays`."""
@@ -145,7 +154,11 @@ class Output(Operation):
         return TaskOutput(written, all_masked=bool(np.all(bits.crop(tile))))
 
     def _pixels(self, task: Task, name: str, which: int, region: Region) -> NDArray[Any]:
-        """Pixels of one of the `SURFACES` of a background step, or of its bandwidth."""
+        """Pixels of one of the `SURFACES` of a background step, of its bandwidth, or of the light of objects."""
+        if which == LIGHT:
+            light = task.patch(object_light(name), region)
+            assert light is not None
+            return light.data.astype(task.dtype)
         if which != BANDWIDTH:
             pixels: NDArray[Any] = task.value(f"{name}-mesh")[which].evaluate(region)
             return pixels
@@ -157,6 +170,7 @@ class Output(Operation):
         held.add("outside, pixels", 1 + sizes.size + 2 * bool(self.overviews(sizes.shape)), "px", sizes.tile)
         evaluated = [mesh_terms(held.again("evaluating"), step, sizes) for step in self.backgrounds.values()]
         writing = held.again("writing").add("shard", WRITE * sizes.size, "px", sizes.tile)
+        writing.add("light of objects", 8 * (self.light is not None), "px", sizes.tile)
         measured = quality.measuring(held.again("measuring"), sizes).add("counts", 1, "B", HISTOGRAM)
         return [*sizes.inputs(), *evaluated, writing, measured]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tiledsky.geometry import Pair
-from tiledsky.operations.base import Arrays, Operation, PixelBytes, PixelOperation, Read, Task, bits_of
+from tiledsky.operations.base import Arrays, Operation, PixelBytes, PixelOperation, Read, Task, bits_of, image_of
 from tiledsky.operations.filters import ring_halo, ring_step_patch
 from tiledsky.operations.memory import WRITE, Phase, Sizes
 from tiledsky.operations.passes import StatisticsRequest
@@ -24,7 +24,7 @@ from tiledsky.statistics import image_statistics
 
 def ring_operations(recipe: Recipe, step: RingStep, before: Sequence[Operation]) -> list[Operation]:
     """Operations of a ring step."""
-    source = StepInput(step.name, "science", bits_of(recipe, step))
+    source = StepInput(step.name, image_of(recipe, step), bits_of(recipe, step))
     request = StatisticsRequest(source, tuple(noise_images(step)), clip_of(step))
     return [*passes(request, RingStatistics(request)), Ring(request, step)]
 

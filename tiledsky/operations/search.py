@@ -14,7 +14,7 @@ import numpy as np
 
 from tiledsky.geometry import Pair, Region
 from tiledsky.operations.background import mesh_terms
-from tiledsky.operations.base import PixelOperation, Read, Task
+from tiledsky.operations.base import PixelOperation, Read, Task, image_of
 from tiledsky.operations.filters import taps_of
 from tiledsky.operations.masking import detection_image, growth_radius
 from tiledsky.operations.memory import READ, Phase, Sizes
@@ -84,14 +84,14 @@ class Detection(PixelOperation):
         sky = recipe.detection_sky(step)
         #: Whether the sky is a plane of the store; else it is made from a mesh.
         self.sky_is_plane = not isinstance(sky, BackgroundStep)
-        self.sky = sky
+        self.sky, self.image = sky, image_of(recipe, step)
         self.equalize = step.equalize
         self.noise = recipe.noise_source(step) if step.equalize == "rms" else None
 
     def inputs(self) -> list[Read]:
         """See `PixelOperation.inputs`."""
         sky = self.sky.name if self.sky_is_plane else f"{self.sky.name}/background"
-        planes = ["science", sky]
+        planes = [self.image, sky]
         if self.noise is not None:
             planes.append(f"{self.noise.name}/rms")
         elif self.equalize:
@@ -112,6 +112,8 @@ class Detection(PixelOperation):
         """See `Operation.phases`."""
         size = sizes.size
         made = Phase("sky").add("science", size, "px read", sizes.read).add("bits", 1, "px read", sizes.read)
+        if self.image != "science":
+            made.add("light, difference", 16, "px read", sizes.read)
         if isinstance(self.sky, BackgroundStep):
             mesh_terms(made.add("sky", size, "px read", sizes.read), self.sky, sizes)
         else:

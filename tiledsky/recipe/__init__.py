@@ -2,6 +2,7 @@
 
 from tiledsky.recipe.checks import Checks, Limit
 from tiledsky.recipe.parameters import (
+    AnyMask,
     AnyStep,
     BackgroundStep,
     IDWInterpolator,
@@ -9,6 +10,7 @@ from tiledsky.recipe.parameters import (
     LocalPolynomialInterpolator,
     MaskStep,
     MeshCeiling,
+    ObjectsStep,
     RingStep,
     SigmaClip,
     Tier,
@@ -17,6 +19,7 @@ from tiledsky.recipe.parameters import (
 from tiledsky.recipe.recipe import Recipe, check_noise, preset_names, recipe_text, validated
 
 __all__ = [
+    "AnyMask",
     "AnyStep",
     "BackgroundStep",
     "Checks",
@@ -26,6 +29,7 @@ __all__ = [
     "LocalPolynomialInterpolator",
     "MaskStep",
     "MeshCeiling",
+    "ObjectsStep",
     "Recipe",
     "RingStep",
     "SigmaClip",

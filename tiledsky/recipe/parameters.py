@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 #: Names of planes that a run writes itself; no step may be called so.
 PLANES = (
     *("science", "weight", "error", "dq", "coverage", "user_mask", "source_mask"),
-    *("mask", "background", "background_rms", "background_error", "subtracted", "bandwidth"),
+    *("mask", "background", "background_rms", "background_error", "subtracted", "bandwidth", "object_light"),
 )
 
 
@@ -103,7 +103,8 @@ class LocalPolynomialInterpolator(InterpolatorParameters):
     Nothing is filled or filtered: boxes without a value of their own do not count; ``filter_size`` is for the rms
     alone. ``order``: degree of the polynomials. ``bandwidth``: the standard deviation in pixels of the Gaussian
     weights, or "auto": fits of many bandwidths, averaged by how well each predicts boxes that it has not seen; none is
-    narrower than ``bandwidth_min`` pixels. See `tiledsky.kernels.fit.local_polynomial`.
+    narrower than ``bandwidth_min`` pixels, or wider than ``bandwidth_max`` (0: 36 boxes). See
+    `tiledsky.kernels.fit.local_polynomial`.
 
     ``robust_bandwidth`` (pixels, 0: off): boxes that stand out from a fit of this bandwidth count less, by rounds of
     `tiledsky.kernels.fit.robust`. It is wider than light that is no sky, as wings of sources, and narrower than the
@@ -115,12 +116,20 @@ class LocalPolynomialInterpolator(InterpolatorParameters):
     order: int = Field(4, ge=0, le=4)
     bandwidth: Annotated[float, Field(gt=0, le=MAX_BANDWIDTH)] | Literal["auto"] = "auto"
     bandwidth_min: float = Field(0.0, ge=0, le=MAX_BANDWIDTH)
+    bandwidth_max: float = Field(0.0, ge=0, le=MAX_BANDWIDTH)
     robust_bandwidth: float = Field(0.0, ge=0, le=MAX_BANDWIDTH)
 
     @model_validator(mode="after")
     def _one_bandwidth(self) -> LocalPolynomialInterpolator:
         if self.bandwidth != "auto" and self.bandwidth_min:
             raise ValueError('bandwidth_min limits an automatic bandwidth; use bandwidth = "auto" with it')
+        if self.bandwidth != "auto" and self.bandwidth_max:
+            raise ValueError('bandwidth_max limits an automatic bandwidth; use bandwidth = "auto" with it')
+        if 0 < self.bandwidth_max < self.bandwidth_min:
+            raise ValueError(
+                f"bandwidth_max {self.bandwidth_max:g} is below bandwidth_min {self.bandwidth_min:g}, so no fit is "
+                "left; raise bandwidth_max"
+            )
         return self
 
 
@@ -254,6 +263,11 @@ class MaskStep(Model):
         """The step in a few words."""
         return f"source mask: {'; '.join(tier.words for tier in self.tiers)}"
 
+    @property
+    def n_bits(self) -> int:
+        """Bits of the mask plane that it sets itself."""
+        return len(self.tiers)
+
     @model_validator(mode="after")
     def _fill_first(self) -> MaskStep:
         if self.masked == "fill" and any(t.noise_of == "smoothed" for t in self.tiers):
@@ -319,5 +333,51 @@ class BackgroundStep(Model):
         return self
 
 
-AnyStep = RingStep | MaskStep | BackgroundStep
+class ObjectsStep(Model):
+    """Large objects (galaxies, halos of stars, light between galaxies), whose light is no sky.
+
+    Objects are found in what a stiff sky leaves of the boxes outside a mask. The step is a mask: that which it uses,
+    and one bit more for the pixels that objects cover. Steps that use it, or masks that go on from it, work on the
+    image minus the light of the objects' models; the models are not part of the sky.
+
+    ``mask``: the mask step that it goes on from (default: the last one before, if any; "none": the invalid pixels
+    alone). ``keep``: largest half-light radius, in pixels, of objects to be kept out of the sky (default: any that
+    look like objects; 0: none, as without the step).
+    """
+
+    kind: Literal["objects"] = "objects"
+    name: Name = "objects"
+    mask: str | None = None
+    keep: float | None = Field(None, ge=0, le=MAX_BANDWIDTH)
+
+    @property
+    def words(self) -> str:
+        """The step in a few words."""
+        kept = "" if self.keep is None else f", half-light radius up to {self.keep:g} px"
+        return f"large objects{kept}: masked, their light taken off"
+
+    @property
+    def n_bits(self) -> int:
+        """Bits of the mask plane that it sets itself."""
+        return 1
+
+    @property
+    def sky(self) -> BackgroundStep:
+        """The stiff sky that objects are looked for in: boxes as of a fine mesh, no fit narrower than 300 px."""
+        return self.sky_without(outliers=True)
+
+    def sky_without(self, *, outliers: bool) -> BackgroundStep:
+        """Return the same; ``outliers``: boxes that stand out count less, as no object is known yet."""
+        law = LocalPolynomialInterpolator(
+            bandwidth_min=300.0, bandwidth_max=864.0, robust_bandwidth=300.0 if outliers else 0.0
+        )
+        boxes = BackgroundStep(
+            name="sky", box_size=(6, 6), filter_size=(9, 9), estimator="mean", exclude_percentile=90, interpolator=law
+        )
+        return boxes.model_copy(update={"name": self.name, "mask": self.mask})
+
+
+AnyStep = RingStep | MaskStep | BackgroundStep | ObjectsStep
+#: Steps that other steps can name as their mask.
+AnyMask = MaskStep | ObjectsStep
 Step = Annotated[AnyStep, Field(discriminator="kind")]

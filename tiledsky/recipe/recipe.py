@@ -18,12 +18,14 @@ from tiledsky.recipe.parameters import (
     MAXIMA,
     PLANES,
     AnyInterpolator,
+    AnyMask,
     AnyStep,
     BackgroundStep,
     MaskStep,
     MeshCeiling,
     Model,
     Name,
+    ObjectsStep,
     RingStep,
     SigmaClip,
     Step,
@@ -32,6 +34,8 @@ from tiledsky.recipe.parameters import (
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
+#: Kinds of steps that others can name as their mask.
+_MASKS = tuple(model.model_fields["kind"].default for model in get_args(AnyMask))
 #: Largest fill value: what the float32 planes hold.
 MAX_FILL = 3.4e38
 #: Largest recipe file; presets have 3 kB.
@@ -51,6 +55,8 @@ class Recipe(Model):
         Where that is: where the coverage plane, if there is one, is 0 or NaN; or at every invalid pixel.
     bandwidth_plane : bool
         Write the plane ``bandwidth`` too: that of the result's fit at each pixel, in pixels.
+    objects_plane : bool
+        Write the plane ``object_light`` too: the light of the models of large objects.
     checks : Checks
         Limits of the verdict on the background that the recipe gives.
     """
@@ -61,6 +67,7 @@ class Recipe(Model):
     fill_value: Annotated[float, Field(ge=-MAX_FILL, le=MAX_FILL)] | Literal["nan"] = 0.0
     uncovered: Literal["coverage", "invalid"] = "coverage"
     bandwidth_plane: bool = False
+    objects_plane: bool = False
     checks: Checks = Checks()
     steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
 
@@ -71,7 +78,7 @@ class Recipe(Model):
             if step.name in seen or step.name in PLANES or step.name == "none":
                 raise ValueError(f"step name {step.name!r} is taken; give every step a name of its own")
             if isinstance(step, MaskStep):
-                earlier = [name for name, kind in seen.items() if kind != "mask"]
+                earlier = [name for name, kind in seen.items() if kind not in _MASKS]
                 if step.minus is None and not earlier:
                     raise ValueError(
                         f"mask step {step.name!r} has no sky to subtract; put a ring or background before it"
@@ -88,18 +95,39 @@ class Recipe(Model):
                 f"{self.result.interpolator.kind!r}; leave it out, or use local-polynomial"
             )
         for step in self.steps:
+            if isinstance(step, AnyMask):
+                self._check_bits(step)
             if isinstance(step, MaskStep):
-                self._check_mask(step)
+                self._check_noise_map(step)
+        self._check_objects()
         return self
 
-    def _check_mask(self, step: MaskStep) -> None:
-        """Check what follows from other steps: the bits left for the tiers, the noise map."""
-        last = self.first_bit(step) + len(step.tiers) - 1
+    def _check_objects(self) -> None:
+        """Check that there is one objects step at most, and that no name could be one of its parts."""
+        found = [step.name for step in self.steps if isinstance(step, ObjectsStep)]
+        if len(found) > 1:
+            raise ValueError(f"objects steps {found}: the light of objects is taken off once; leave one of them")
+        if self.objects_plane and not found:
+            raise ValueError("objects_plane needs the models of an objects step, and there is none; leave it out")
+        for step in self.steps:
+            if any(step.name.startswith(f"{name}-") for name in found):
+                raise ValueError(
+                    f"step name {step.name!r} could be a part of objects step {found[0]!r}, which makes files of such "
+                    "names; change one of the two"
+                )
+
+    def _check_bits(self, step: AnyMask) -> None:
+        """Check that there are bits left for a mask, after those that it goes on from."""
+        last = self.first_bit(step) + step.n_bits - 1
         if last > 6:
+            what = "its last tier" if isinstance(step, MaskStep) else "its objects"
             raise ValueError(
-                f"mask step {step.name!r} needs bit {last} for its last tier, and sources have bits 1 to 6; use "
+                f"{step.kind} step {step.name!r} needs bit {last} for {what}, and sources have bits 1 to 6; use "
                 "fewer tiers here or in the masks that it starts from"
             )
+
+    def _check_noise_map(self, step: MaskStep) -> None:
+        """Check that a mask step that needs a noise map has one."""
         local = any(t.noise == "local" for t in step.tiers)
         if (local or step.equalize == "rms") and self.noise_map(step) is None:
             what = "has a tier with local noise" if local else 'has equalize = "rms"'
@@ -107,6 +135,11 @@ class Recipe(Model):
                 f"mask step {step.name!r} {what} but subtracts a ring, which has no rms map; "
                 "name an earlier background step with noise_map"
             )
+
+    @property
+    def objects(self) -> ObjectsStep | None:
+        """The step that finds large objects, if there is one."""
+        return next((s for s in self.steps if isinstance(s, ObjectsStep)), None)
 
     @property
     def result(self) -> BackgroundStep:
@@ -125,7 +158,7 @@ class Recipe(Model):
         if mask.minus is not None:
             return self.step(mask.minus)  # type: ignore[return-value]
         before = self.steps[: self.steps.index(mask)]
-        return next(s for s in reversed(before) if not isinstance(s, MaskStep))
+        return next(s for s in reversed(before) if s.kind not in _MASKS)  # type: ignore[return-value]
 
     def noise_map(self, mask: MaskStep) -> BackgroundStep | None:
         """Return the background step whose rms map is the local noise of a mask step; None for a ring's."""
@@ -138,25 +171,57 @@ class Recipe(Model):
         assert source is not None
         return source
 
-    def mask_for(self, step: AnyStep) -> MaskStep | None:
-        """Return the mask step whose sources a step leaves out, if any.
+    def mask_for(self, step: AnyStep) -> AnyMask | None:
+        """Return the mask or objects step whose sources a step leaves out, if any.
 
-        A background step uses the last one before it unless it names one; others only the one that they name.
+        A background or objects step uses the last one before it unless it names one; others only the one that they
+        name.
         """
         if step.mask == "none":
             return None
-        before = [s for s in self.steps[: self.steps.index(step)] if isinstance(s, MaskStep)]
+        before = [s for s in self.steps[: self.steps.index(step)] if isinstance(s, AnyMask)]
         if step.mask is not None:
             return next(s for s in before if s.name == step.mask)
-        return before[-1] if before and isinstance(step, BackgroundStep) else None
+        return before[-1] if before and isinstance(step, BackgroundStep | ObjectsStep) else None
 
-    def first_bit(self, step: MaskStep) -> int:
+    def objects_for(self, step: AnyStep) -> ObjectsStep | None:
+        """Return the objects step that the mask of a step is, or goes on from: the step works without their light."""
+        before = self.mask_for(step)
+        while before is not None and not isinstance(before, ObjectsStep):
+            before = self.mask_for(before)
+        return before
+
+    def first_bit(self, step: AnyMask) -> int:
         """Bit of the first tier of a mask step: tiers of the masks that it goes on from come before."""
         before = self.mask_for(step)
-        return 1 if before is None else self.first_bit(before) + len(before.tiers)
+        return 1 if before is None else self.first_bit(before) + before.n_bits
 
     def expanded(self) -> Recipe:
-        """Return the recipe with one mask step for each tier of the cumulative ones; what runs is this."""
+        """Return what runs: one mask step for each tier of the cumulative ones, no objects step that keeps nothing."""
+        return self._without_idle()._one_by_one()
+
+    def _without_idle(self) -> Recipe:
+        """Return the recipe without an objects step that keeps no object: its own mask stands in for it."""
+        idle = self.objects
+        if idle is None or idle.keep != 0:
+            return self
+        before = self.mask_for(idle)
+        steps: list[AnyStep] = []
+        for step in self.steps:
+            if step is idle:
+                continue
+            if self.mask_for(step) is idle:
+                others = [s for s in steps if isinstance(s, AnyMask)]
+                by_default = isinstance(step, BackgroundStep) and (others[-1] if others else None) is before
+                none = "none" if isinstance(step, BackgroundStep) else None
+                name = None if by_default else none if before is None else before.name
+                steps.append(step.model_copy(update={"mask": name}))
+            else:
+                steps.append(step)
+        changed = self.model_copy(update={"steps": tuple(steps), "objects_plane": False})
+        return self.model_validate(changed.model_dump())
+
+    def _one_by_one(self) -> Recipe:
         steps: list[AnyStep] = []
         for step in self.steps:
             if not isinstance(step, MaskStep) or not step.cumulative or len(step.tiers) == 1:
@@ -173,8 +238,8 @@ class Recipe(Model):
         return self.model_validate(self.model_copy(update={"steps": tuple(steps)}).model_dump())
 
     @property
-    def result_mask(self) -> MaskStep | None:
-        """The mask step whose plane is the run's ``mask``: the one that the result uses."""
+    def result_mask(self) -> AnyMask | None:
+        """The mask or objects step whose plane is the run's ``mask``: the one that the result uses."""
         return self.mask_for(self.result)
 
     @classmethod
@@ -215,15 +280,15 @@ class Recipe(Model):
 
 def _check_names(step: AnyStep, seen: dict[str, str]) -> None:
     """Check that the steps that a step names stand before it and are of the right kind."""
-    wanted = [(step.mask, "mask", "uses mask")] if step.mask != "none" else []
+    wanted = [(step.mask, _MASKS, "uses mask")] if step.mask != "none" else []
     if isinstance(step, MaskStep):
-        wanted.append((step.noise_map, "background", "takes its noise from"))
+        wanted.append((step.noise_map, ("background",), "takes its noise from"))
     if isinstance(step, BackgroundStep) and step.ceiling is not None:
-        wanted.append((step.ceiling.above, "background", "has its ceiling above"))
-    for name, kind, does in wanted:
-        known = [n for n, k in seen.items() if k == kind]
+        wanted.append((step.ceiling.above, ("background",), "has its ceiling above"))
+    for name, kinds, does in wanted:
+        known = [n for n, k in seen.items() if k in kinds]
         if name is not None and name not in known:
-            raise ValueError(f"{step.kind} {step.name!r} {does} {name!r}; earlier {kind} steps are {known}")
+            raise ValueError(f"{step.kind} {step.name!r} {does} {name!r}; earlier {kinds[0]} steps are {known}")
 
 
 def check_noise(recipe: Recipe, planes: Container[str]) -> None:

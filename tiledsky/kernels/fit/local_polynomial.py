@@ -104,7 +104,15 @@ class FitModel:
     whole: int | None = None
 
 
-def fit_model(shape: Pair, box_size: Pair, *, order: int, bandwidth: float | None, narrowest: float = 0.0) -> FitModel:
+def fit_model(
+    shape: Pair,
+    box_size: Pair,
+    *,
+    order: int,
+    bandwidth: float | None,
+    narrowest: float = 0.0,
+    widest: float = 0.0,
+) -> FitModel:
     """Choose bandwidths and degrees for a mesh of `shape`.
 
     Parameters
@@ -113,14 +121,15 @@ def fit_model(shape: Pair, box_size: Pair, *, order: int, bandwidth: float | Non
     order : int
         Degree of the polynomials, 0 to 4.
     bandwidth : float, optional
-        One bandwidth in pixels; None: all from 1.5 boxes (or `narrowest`, in pixels, if that is more) to 36 boxes or
-        the side of the mesh, and polynomials of the whole mesh up to the second degree.
-    narrowest : float
+        One bandwidth in pixels; None: all from 1.5 boxes (or `narrowest`, in pixels, if that is more) to 36 boxes (or
+        `widest`) or the side of the mesh, and polynomials of the whole mesh up to the second degree.
+    narrowest, widest : float
+        Pixels; 0: as said.
     """
     if bandwidth is not None:
         return FitModel((float(bandwidth),), order)
     first = max(_NARROWEST * max(box_size), narrowest)
-    last = min(_WIDEST * max(box_size), max(n * b for n, b in zip(shape, box_size, strict=True)))
+    last = min(widest or _WIDEST * max(box_size), max(n * b for n, b in zip(shape, box_size, strict=True)))
     bandwidths = [first]
     while bandwidths[-1] * _RATIO <= last * (1.0 + 1e-12):
         bandwidths.append(bandwidths[-1] * _RATIO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,27 @@ def no_objects() -> Objects:
 def ordered(objects: Objects) -> Objects:
     """Objects by flux, the brightest first; of the same flux by y, then x."""
     return objects[np.lexsort((objects["x"], objects["y"], -objects["flux"]))]
+
+
+def to_rows(objects: Objects) -> list[dict[str, Any]]:
+    """Objects as plain data: knots that there are, all else as in `OBJECT`."""
+    rows = []
+    for one in objects:
+        row = {name: one[name].tolist() for name in OBJECT.names or ()}
+        rows.append({**row, **{name: row[name][: row["n_knots"]] for name in ("radius", "light")}})
+    return rows
+
+
+def from_rows(rows: Sequence[Mapping[str, Any]]) -> Objects:
+    """Inverse of `to_rows`, to the bit."""
+    objects = np.zeros(len(rows), OBJECT)
+    for one, row in zip(objects, rows, strict=True):
+        for name, value in row.items():
+            if name in ("radius", "light"):
+                one[name][: len(value)] = value
+            else:
+                one[name] = value
+    return objects
 
 
 def light(objects: Objects, y0: int, x0: int, shape: Pair, box: Pair = (1, 1)) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from tiledsky.kernels.objects.catalogue import KNOTS, OBJECT, Objects, inside, n
 
 #: Boxes beside a tile that `find` needs.
 REACH = 256
-#: Rounds of search: each has a sky that leaves out what the round before found.
+#: Rounds with a sky, which leaves out what the round before found, after one that knows no sky.
 ROUNDS = 3
 #: Boxes about a centre whose light makes its profile.
 _RADIUS = 128
@@ -48,7 +48,7 @@ class Boxes:
     weight : ndarray (rows, columns)
         0 where a box does not count; none knows of objects.
     noise : ndarray (rows, columns)
-        Standard deviation of the value of a box; any number where the weight is 0.
+        Standard deviation of the value of a box; 0 where the weight is 0.
     unmasked : ndarray (rows, columns)
         Boxes without a mask of sources, minus the stiff sky; NaN where there is no valid pixel.
     corner : (int, int)
@@ -57,6 +57,8 @@ class Boxes:
         Of a box, pixels.
     unit : float
         Noise of a pixel.
+    level : bool
+        No sky is known: residual and unmasked are the boxes as they are.
     """
 
     residual: NDArray[np.float64]
@@ -66,6 +68,7 @@ class Boxes:
     corner: Pair
     size: Pair
     unit: float
+    level: bool = False
 
 
 def find(boxes: Boxes, objects: Objects, interior: Region) -> Objects:
@@ -90,11 +93,12 @@ def find(boxes: Boxes, objects: Objects, interior: Region) -> Objects:
     -----
     What is found depends on boxes within `REACH` of it alone. Memory: 120 bytes a box.
     """
-    rows = [row for sign in (1.0, -1.0) for row in _side(boxes, interior, sign)]
+    sides = () if boxes.level else (1.0, -1.0)
+    rows = [row for sign in sides for row in _side(boxes, interior, sign)]
     return np.array(rows, OBJECT) if rows else no_objects()
 
 
-def accepted(rows: Sequence[Objects], objects: Objects, *, keep: float | None = None) -> Objects:
+def accepted(rows: Sequence[Objects], objects: Objects, *, image: Pair, keep: float | None = None) -> Objects:
     """Choose the objects of a round.
 
     Parameters
@@ -103,6 +107,8 @@ def accepted(rows: Sequence[Objects], objects: Objects, *, keep: float | None = 
         What `find` has found in each tile, in any order.
     objects : ndarray of OBJECT
         Those that were accepted before, which this round replaces.
+    image : (int, int)
+        Shape of the image: no extent is larger.
     keep : float, optional
         Largest half-light radius, px; None: any.
 
@@ -117,6 +123,7 @@ def accepted(rows: Sequence[Objects], objects: Objects, *, keep: float | None = 
     if keep is not None:
         good &= found["half_light_radius"] <= keep
     limit = _ABOVE * max(light[~good].max(initial=0.0), 0.0)
+    found["extent"] = np.minimum(found["extent"], max(image))
     chosen = no_objects()
     for one in found[good & (light > limit)]:
         centre = round(float(one["y"])), round(float(one["x"]))
@@ -126,21 +133,18 @@ def accepted(rows: Sequence[Objects], objects: Objects, *, keep: float | None = 
 
 
 def _side(boxes: Boxes, interior: Region, sign: float) -> list[np.void]:
-    used = boxes.weight > 0.0
-    values = np.where(used, sign * boxes.residual, 0.0)
+    # cores are masked: there boxes without a mask show the light
+    values = sign * np.where(boxes.weight > 0.0, boxes.residual, boxes.unmasked)
+    used = np.isfinite(values)
+    values = np.where(used, values, 0.0)
     taps = gaussian_taps(sigma=_SMOOTH)
-    light = _smooth(boxes.weight * values, taps)
-    total = _smooth(boxes.weight, taps)
-    squares = _smooth(np.where(used, boxes.weight * boxes.noise, 0.0) ** 2, taps**2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean, error = light / total, np.sqrt(squares) / total
-    mean = np.where(total > 0.02, mean, 0.0)
-    peaks = (mean > np.maximum(5.0 * error, _LEAST * boxes.unit)) & (
-        mean == ndimage.maximum_filter(mean, 2 * _NEAR + 1, mode="constant")
-    )
+    total = _smooth(used * 1.0, taps)
+    mean = np.where(total > 0.02, _smooth(values, taps) / np.maximum(total, 0.02), 0.0)
+    peaks = (mean > _LEAST * boxes.unit) & (mean == ndimage.maximum_filter(mean, 2 * _NEAR + 1, mode="constant"))
     top, left = interior.y0 - boxes.corner[0], interior.x0 - boxes.corner[1]
     ny, nx = interior.shape
-    rows = [_examined(boxes, values, top + y, left + x, sign) for y, x in np.argwhere(peaks[top:, left:][:ny, :nx])]
+    found = np.argwhere(peaks[top:, left:][:ny, :nx])
+    rows = [_examined(boxes, values, used, top + y, left + x, sign) for y, x in found]
     return [row for row in rows if row is not None]
 
 
@@ -149,26 +153,26 @@ def _smooth(values: NDArray[np.float64], taps: NDArray[np.float64]) -> NDArray[n
     return np.asarray(ndimage.correlate1d(once, taps, axis=1, mode="constant"))
 
 
-def _examined(boxes: Boxes, values: NDArray[np.float64], y: int, x: int, sign: float) -> np.void | None:
-    """Object about a box, by its mean profile; None if it has too little light."""
+def _examined(
+    boxes: Boxes, values: NDArray[np.float64], used: NDArray[np.bool_], y: int, x: int, sign: float
+) -> np.void | None:
+    """Object about a box, by the medians of rings; None if it has too little light."""
     part = slice(max(y - _RADIUS, 0), y + _RADIUS + 1), slice(max(x - _RADIUS, 0), x + _RADIUS + 1)
-    weight, near = boxes.weight[part], values[part]
     dy, dx = (np.arange(*s.indices(n)) - at for s, n, at in zip(part, values.shape, (y, x), strict=True))
-    radius = np.sqrt(np.square(dy[:, None] * 1.0) + np.square(dx[None, :] * 1.0))
+    radius = np.sqrt(np.square(dy[:, None] * 1.0) + np.square(dx[None, :] * 1.0))[used[part]]
+    near = values[part][used[part]]
     ring = np.searchsorted(_EDGES, radius, side="right") - 1
-    ring[(weight <= 0.0) | (radius > _RADIUS)] = _EDGES.size
-    n = _EDGES.size + 1
-
-    def sums(of: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(ring.ravel(), of.ravel(), minlength=n)[: n - 2]
-
-    counts, total = sums(np.ones_like(weight)), sums(weight)
-    some = counts >= 3
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean, where = sums(weight * near) / total, sums(radius) / counts
-        error = np.sqrt(sums(np.square(weight * np.where(weight > 0.0, boxes.noise[part], 0.0)))) / total
-    scale = math.sqrt(boxes.size[0] * boxes.size[1])
-    knots, light, error = where[some] * scale, mean[some], error[some]
+    scale, rows = math.sqrt(boxes.size[0] * boxes.size[1]), []
+    for k in range(_EDGES.size - 1):
+        of_ring = near[ring == k]
+        if of_ring.size >= 3:
+            middle = float(np.median(of_ring))
+            spread = 1.4826 * float(np.median(np.abs(of_ring - middle)))
+            error = 1.2533 * max(spread, boxes.unit / scale) / math.sqrt(of_ring.size)
+            rows.append((scale * float(np.median(radius[ring == k])), middle, error))
+    if len(rows) < 4:
+        return None
+    knots, light, error = np.array(rows).T
     dark = np.nonzero(~(light > np.maximum(2.0 * error, 0.5 * _FAINTEST * boxes.unit)))[0]
     last = int(dark[0]) if dark.size else light.size
     if last < 4 or knots[last - 1] < _PROBED or not knots[0] > 0.0:

@@ -45,7 +45,8 @@ class LocalPolynomial(Spline[LocalPolynomialInterpolator]):
         """Bandwidths and degrees that are tried on a mesh of this shape."""
         given = self.parameters
         bandwidth = None if given.bandwidth == "auto" else float(given.bandwidth)
-        return fit_model(shape, box_size, order=given.order, bandwidth=bandwidth, narrowest=given.bandwidth_min)
+        limits = {"narrowest": given.bandwidth_min, "widest": given.bandwidth_max}
+        return fit_model(shape, box_size, order=given.order, bandwidth=bandwidth, **limits)
 
     def operations(self, mesh: MeshSource, *, noise: str, above: Above | None) -> Iterator[CellOperation | CellNumbers]:
         """Fits of the background with their errors; the rms is filled and filtered."""

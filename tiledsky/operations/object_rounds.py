@@ -1,0 +1,194 @@
+"""Rounds of the search for large objects on a mesh: a stiff sky, what it leaves, the objects in that.
+
+The first round has no sky, and makes the weights of the boxes, which know of no object. Each of the others has the sky
+of the boxes that the objects of the round before do not cover.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledsky.geometry import mesh_shape
+from tiledsky.kernels.objects import search
+from tiledsky.kernels.objects.catalogue import OBJECT, Objects, inside, no_objects
+from tiledsky.operations.cells import CellNumbers, CellOperation, CellOutput, Cells, MapRead, MeshSource
+from tiledsky.operations.chosen_boxes import ChosenBoxes, Noise
+from tiledsky.operations.filtered_maps import FilledRms, working_reads
+from tiledsky.operations.fitted_maps import BoxWeights, FittedMaps
+from tiledsky.operations.interpolators import interpolator_of
+from tiledsky.operations.memory import Phase, Sizes
+from tiledsky.recipe import BackgroundStep, ObjectsStep
+
+#: Share of the blocks of boxes with any weight that objects leave for a sky; sides of these blocks, in boxes.
+_LEFT, _BLOCK = 0.03, 8
+
+
+class RoundMesh(MeshSource):
+    """The mesh of a round: all of its maps are thrown away when the run ends."""
+
+    def path(self, part: str) -> str:
+        """Path of a map of the mesh."""
+        return self.working(part)
+
+    def working(self, part: str) -> str:
+        """Path of a map that is thrown away when the run ends."""
+        return f"meshes/{self.name}/working/{part}"
+
+
+class BoxMaps(NamedTuple):
+    """Statistics of boxes without a mask of sources: their folder, and the operation that writes them."""
+
+    folder: str
+    maker: str
+
+
+class FoundObjects(CellOperation):
+    """Objects with their centres in a tile, in what the stiff sky of a round leaves of the boxes, or in these alone.
+
+    Boxes, weights and noise are those of the ``first`` round. The summary of a tile holds the objects of the round
+    before, too, and which blocks of boxes have any weight: the numbers that follow need nothing else.
+    """
+
+    kind, summary = "found", True
+    cell_bytes = 250
+    fixed_bytes = 8_000_000
+
+    def __init__(self, mesh: MeshSource, first: MeshSource, unmasked: BoxMaps, noise: str, before: str | None) -> None:
+        super().__init__(mesh)
+        self.first, self.unmasked, self.noise, self.before = first, unmasked, noise, before
+
+    @property
+    def level(self) -> bool:
+        """Whether there is no sky yet."""
+        return self.mesh is self.first
+
+    def map_reads(self) -> list[MapRead]:
+        """See `CellOperation.map_reads`."""
+        halo, first = (search.REACH, search.REACH), self.first
+        sky = MapRead(self.mesh.path("background"), f"{self.mesh.name}-{FittedMaps.kind}", halo)
+        return [
+            *working_reads(first, ["values"], halo),
+            MapRead(first.working("weight"), f"{first.name}-{BoxWeights.kind}", halo, itemsize=4),
+            MapRead(f"{first.measured[0]}/n_good", first.maker, halo, itemsize=4, kept=True),
+            MapRead(f"{self.unmasked.folder}/background", self.unmasked.maker, halo, kept=True),
+            *([] if self.level else [sky]),
+        ]
+
+    def numbers(self) -> list[str]:
+        """See `CellOperation.numbers`."""
+        return [self.noise, *([] if self.before is None else [self.before])]
+
+    def makes(self) -> Mapping[str, str | None]:
+        """See `CellOperation.makes`."""
+        return {}
+
+    def work(self, cells: Cells) -> CellOutput:
+        """See `CellOperation.work`."""
+        windows = [cells.window(read) for read in self.map_reads()]
+        values, weight, n_good, unmasked, *sky = (window.data.astype(np.float64) for window in windows)
+        numbers, (window, *_) = cells.number(self.noise), windows
+        (typical,) = np.frombuffer(numbers.others[0], "<f8").tolist()
+        known: Objects = no_objects() if self.before is None else cells.number(self.before)
+        found = no_objects()
+        if typical > 0.0:
+            # of the noise of pixels there, which the weight goes by (`tiledsky.kernels.fit.weights.box_weights`)
+            share = np.sqrt(n_good * max(numbers.noise_factor, 1.0)) / math.prod(self.box_size)
+            noise = np.divide(typical * share, np.sqrt(weight), out=np.zeros(weight.shape), where=weight > 0.0)
+            corner = window.region.y0, window.region.x0
+            for of in sky:
+                values, unmasked = values - of, unmasked - of
+            boxes = search.Boxes(values, weight, noise, unmasked, corner, self.box_size, typical, level=self.level)
+            found = search.find(boxes, known, cells.region)
+        some = block_any(weight[cells.region.within(window.region)] > 0.0)
+        place = np.array([cells.region.y0 // _BLOCK, cells.region.x0 // _BLOCK, *some.shape, *cells.image], "<i8")
+        return CellOutput({}, [found.tobytes(), known.tobytes(), place.tobytes(), np.packbits(some).tobytes()])
+
+
+def block_any(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Blocks of `_BLOCK` x `_BLOCK` cells any of which is true."""
+    rows = np.logical_or.reduceat(cells, np.arange(0, cells.shape[0], _BLOCK), axis=0)
+    return np.logical_or.reduceat(rows, np.arange(0, cells.shape[1], _BLOCK), axis=1)
+
+
+class AcceptedObjects(CellNumbers):
+    """Objects of a round, from those of its tiles."""
+
+    kind = "accepted"
+
+    def __init__(self, mesh: MeshSource, source: str, step: ObjectsStep) -> None:
+        super().__init__(mesh, source)
+        self.keep = step.keep
+
+    def combine(self, parts: Iterator[Sequence[bytes]]) -> list[bytes]:
+        """See `CellNumbers.combine`: objects that leave nothing for a sky are left out, the faintest first."""
+        rows, blocks, known, image = [], [], no_objects(), (0, 0)
+        for found, before, place, packed in parts:
+            rows.append(np.frombuffer(found, OBJECT))
+            known = np.frombuffer(before, OBJECT)
+            y0, x0, ny, nx, *of_image = np.frombuffer(place, "<i8").tolist()
+            image = of_image[0], of_image[1]
+            blocks.append((y0, x0, np.unpackbits(np.frombuffer(packed, np.uint8), count=ny * nx).reshape(ny, nx) != 0))
+        side = self.mesh.step.box_size[0] * _BLOCK, self.mesh.step.box_size[1] * _BLOCK
+        chosen = search.accepted(rows, known, image=image, keep=self.keep)
+        least = max(_LEFT * sum(int(some.sum()) for *_, some in blocks), 1.0)
+        kept = no_objects()
+        for k in range(len(chosen)):
+            more = np.append(kept, chosen[k : k + 1])
+            left = (some & ~inside(more, y0, x0, some.shape, side) for y0, x0, some in blocks)
+            if sum(int(rest.sum()) for rest in left) >= least:
+                kept = more
+        return [kept.tobytes()]
+
+    def number(self, parts: Sequence[bytes]) -> Objects:
+        """See `CellNumbers.number`."""
+        return np.frombuffer(parts[0], OBJECT)
+
+    def phases(self, sizes: Sizes) -> list[Phase]:
+        """See `Operation.phases`."""
+        cells = mesh_shape(sizes.shape, self.mesh.step.box_size)
+        blocks = math.prod(mesh_shape(cells, (_BLOCK, _BLOCK)))
+        return [super().phases(sizes)[0].add("blocks of boxes", 4, "blocks", blocks)]
+
+
+class Rounds(NamedTuple):
+    """Operations of the rounds, in order, and the last one's name: its number is the catalogue."""
+
+    all: list[CellOperation | CellNumbers]
+    last: str
+
+
+def round_operations(step: ObjectsStep, measured: BoxMaps, unmasked: BoxMaps) -> Rounds:
+    """Operations that find objects, from the statistics of boxes under the mask and without one."""
+    found: list[CellOperation | CellNumbers] = []
+
+    def begun(name: str, sky: BackgroundStep, before: str | None) -> tuple[RoundMesh, Noise]:
+        mesh = RoundMesh(sky.model_copy(update={"name": name}), (measured.folder,), measured.maker)
+        interpolator = interpolator_of(sky.interpolator)
+        chosen = ChosenBoxes(mesh, interpolator, None, objects=before)
+        noise = Noise(mesh, interpolator, chosen.name)
+        found.extend((chosen, noise))
+        return mesh, noise
+
+    def searched(mesh: RoundMesh, before: str | None) -> str:
+        objects = FoundObjects(mesh, first, unmasked, noise.name, before)
+        accepted = AcceptedObjects(mesh, objects.name, step)
+        found.extend((objects, accepted))
+        return accepted.name
+
+    first, noise = begun(f"{step.name}-0", step.sky, None)
+    found.append(BoxWeights(first, noise.name))
+    last = searched(first, None)
+    for k in range(1, search.ROUNDS + 1):
+        sky = step.sky_without(outliers=k == 1)
+        mesh, own = begun(f"{step.name}-{k}", sky, last)
+        fits = interpolator_of(sky.interpolator).operations(mesh, noise=own.name, above=None)
+        found += [fit for fit in fits if not isinstance(fit, FilledRms)]
+        last = searched(mesh, last)
+    for operation in found:
+        operation.step = step.name
+    return Rounds(found, last)
