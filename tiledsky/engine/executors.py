@@ -22,6 +22,7 @@ from tiledsky.engine.attempt import TIMED_OUT, TIMEOUTS, Failure, StageTasks, at
 from tiledsky.engine.context import forget
 from tiledsky.engine.leases import process_name
 from tiledsky.engine.locks import guard_at
+from tiledsky.engine.pace import tasks_together
 from tiledsky.errors import ClockError, ParameterError, RunError
 from tiledsky.geometry import Pair
 from tiledsky.io.folders import Folder, folder_at
@@ -37,8 +38,8 @@ _WAITS = (0.0, 0.5, 4.0)
 _WINDOW = 1 << 15
 #: Groups that are sent at once: the message takes memory as well.
 _BATCH = 2000
-#: Seconds that driver and scheduler take for a group; that a task takes, before any has ended.
-_SENDING, _EXPECTED = 0.002, 0.5
+#: Seconds that a task takes, before any has ended.
+_EXPECTED = 0.5
 #: Seconds between looks at the tasks; longer where a look takes longer than a tenth of it.
 _POLL, _LOOKS = 0.01, 10
 #: Seconds by which a clock may be set back: a run stands still so long.
@@ -167,7 +168,7 @@ class DaskExecutor:
     def _work(self, common: StageTasks, tasks: Iterable[_Task]) -> Iterator[tuple[_Task, Outcome]]:
         todo, pending = deque(tasks), dict[Any, list[_Task]]()
         later: list[tuple[float, Pair, _Task]] = []  # a heap by the time at which a task is tried again
-        together = self._together(len(todo))
+        together = tasks_together(len(todo), threads=self._threads, task_seconds=self._seconds / self._done)
         try:
             while todo or pending or later:
                 while later and later[0][0] <= time.monotonic():
@@ -193,11 +194,6 @@ class DaskExecutor:
         finally:
             for future in pending:  # a run that is stopped leaves no task behind
                 future.release()
-
-    def _together(self, count: int) -> int:
-        """Tasks that a worker gets at once: one, unless they end faster than the driver can send one to each thread."""
-        seconds = self._seconds / self._done
-        return max(min(round(_SENDING * self._threads / max(seconds, 1e-3)), count // max(self._threads, 1)), 1)
 
     def _submit(self, common: StageTasks, groups: list[list[_Task]]) -> dict[Any, list[_Task]]:
         futures: list[Any] = []
