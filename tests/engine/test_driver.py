@@ -143,6 +143,22 @@ def test_what_does_not_pass(
     assert_repaired(client, plan, image, out, whole, computed=whole[0] - RINGS - (RINGS - 1))
 
 
+def test_tasks_in_groups(faulty: Any, image: Path, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers get four tasks at once: one that fails is tried alone, one that kills takes none of the others with it."""
+    (client, plan), out = faulty, tmp_path / "run.zarr"
+    monkeypatch.setattr(executors, "tasks_together", lambda count, **options: 4)
+    for what, times in (("transient", 2), ("kill", 1)):
+        notes = planted.plant(plan, "ring", [0, 2], what, times=times)
+        result = run(SMALL, image, tmp_path / f"{what}.zarr", tile_size=TILE, client=client)
+        assert count(notes) == times
+        assert stored_bytes(result.path) == whole[1]
+    planted.plant(plan, "ring", [0, 2], "error")
+    with pytest.raises(RunError, match=r"1 of 6 tasks of stage ring failed; tile \(0, 2\) .*: ValueError: "):
+        run(SMALL, image, out, tile_size=TILE, client=client)
+    assert list(records(out)) == ["ring/0.2.json"]
+    assert_repaired(client, plan, image, out, whole, computed=whole[0] - RINGS - (RINGS - 1))
+
+
 @faults
 def test_tasks_that_all_kill_their_worker(faulty: Any, image: Path, tmp_path: Path, whole: Any) -> None:
     (client, plan), out = faulty, tmp_path / "run.zarr"
