@@ -66,11 +66,11 @@ def ingest(
 @app.command(rich_help_panel=FILES)
 def export(
     source: RunArgument,
-    out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.fits|OUT.csv")],
     planes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(EXPORTED),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
-    """Write planes of a run to FITS, with the header and WCS of the science image."""
+    """Write planes of a run to FITS, with header and WCS of the science image, and its large objects; these to CSV."""
     with reporting() as report:
         streams.export(source, out, planes=names_of(planes), overwrite=overwrite, progress=report.rows("export"))
 

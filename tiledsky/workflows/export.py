@@ -18,6 +18,7 @@ from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.io.fits.image import Plane, write_fits
+from tiledsky.io.fits.table import table_bytes
 from tiledsky.io.inside import unforeseen
 from tiledsky.io.options import InputOptions
 from tiledsky.io.plane_reader import HEADER, MASK_BITS, NODATA
@@ -26,6 +27,7 @@ from tiledsky.io.zarr.objects import WHOLE
 from tiledsky.io.zarr.reader import read_plane
 from tiledsky.io.zarr.shards import write_object
 from tiledsky.simulate import Catalogue, scene_block, simulate_scene
+from tiledsky.workflows.objects import object_columns, write_csv
 from tiledsky.workflows.outputs import EXPORTED, fill_of, result_header
 
 #: Tile of stores that are not runs: a multiple of common boxes and chunks.
@@ -46,16 +48,20 @@ def export(
 ) -> None:
     """Write planes of a run to a FITS file, one extension each, with the header and WCS of the science image.
 
-    Streamed: memory is a row of the store's inner chunks.
+    Large objects that the run found follow as the table ``OBJECTS``; an ``out`` that ends in ``.csv`` is that table
+    alone. Streamed: memory is a row of the store's inner chunks.
 
     Raises
     ------
     ParameterError
-        A plane that the run does not have; a file that exists, without ``overwrite``.
+        A plane that the run does not have; a file that exists, without ``overwrite``; no objects step for a CSV.
     RunError
         An unfinished run; a disk without room.
     """
     run = run if isinstance(run, Run) else open_run(run)
+    if Path(out).suffix.lower() == ".csv":
+        write_csv(run, Path(out), overwrite=overwrite)
+        return
     if not planes:
         raise ParameterError(f"no plane to export; name some of {', '.join(run.planes)}")
     arrays = [run.plane(name) for name in planes]
@@ -75,7 +81,8 @@ def export(
     versions = run.provenance["versions"]
     history = [f"tiledsky {versions['tiledsky']}: recipe {run.recipe.name}, run {run.provenance['run_id']}"]
     header = result_header(run.header, fill_of(run.recipe, run.provenance["input"], run.provenance.get("nodata")))
-    write_fits(out, images, header=header, history=history, overwrite=overwrite)
+    tables = b"" if run.objects is None else table_bytes("OBJECTS", object_columns(run))
+    write_fits(out, images, header=header, history=history, overwrite=overwrite, tables=tables)
 
 
 class RowCount:

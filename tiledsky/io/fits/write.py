@@ -83,6 +83,7 @@ def write_fits(
     history: Iterable[str] = (),
     single: bool = False,
     overwrite: bool = False,
+    tables: bytes = b"",
 ) -> None:
     """Write planes to a new FITS file: a primary HDU without data, then one image extension for each plane.
 
@@ -106,6 +107,8 @@ def write_fits(
         Put the only plane into the primary HDU.
     overwrite : bool
         Replace an existing file.
+    tables : bytes
+        Encoded extensions (`tiledsky.io.fits.table.table_bytes`), written after the planes.
 
     Raises
     ------
@@ -118,7 +121,8 @@ def write_fits(
     -----
     Memory: a block of rows as the source gives it and once more in big-endian order.
     """
-    with new_fits(path, planes, header=header, history=history, single=single, overwrite=overwrite) as images:
+    options = {"header": header, "history": history, "single": single, "overwrite": overwrite}
+    with new_fits(path, planes, tables=tables, **options) as images:  # type: ignore[arg-type]
         for plane, image in zip(planes, images, strict=True):
             _put_rows(plane, image)
 
@@ -167,6 +171,7 @@ def new_fits(
     history: Iterable[str] = (),
     single: bool = False,
     overwrite: bool = False,
+    tables: bytes = b"",
 ) -> Iterator[list[NewImage]]:
     """Make a FITS file whose pixels come in any order and from any thread.
 
@@ -181,7 +186,7 @@ def new_fits(
     check_target(target, overwrite=overwrite)
     _check(planes, single=single)
     encoded = _headers(planes, header, history, single=single)
-    needed = sum(map(len, encoded)) + sum(plane.nbytes for plane in planes)
+    needed = sum(map(len, encoded)) + sum(plane.nbytes for plane in planes) + len(tables)
     free = shutil.disk_usage(target.parent).free
     if needed > free:
         raise RunError(f"{target}: needs {needed} bytes and its disk has {free} free; make room or write elsewhere")
@@ -197,6 +202,7 @@ def new_fits(
                 at += _write_at(file.fileno(), head, at)
                 images.append(NewImage(plane, file.fileno(), at))
                 at += plane.nbytes
+            _write_at(file.fileno(), tables, at)
             yield images
             for image in images:
                 image.check()

@@ -1,0 +1,68 @@
+"""The large objects of a run as a table: FITS or CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledsky.engine.result import Run
+from tiledsky.errors import ParameterError
+from tiledsky.io.files import write_bytes
+from tiledsky.io.fits.table import Column
+from tiledsky.io.fits.write import check_target
+from tiledsky.workflows.sky import wcs_of
+
+
+def object_columns(run: Run) -> list[Column]:
+    """Columns of the table of the objects of a run, the brightest first; those of the sky if its header has a WCS.
+
+    Raises
+    ------
+    ParameterError
+        Its recipe has no objects step.
+    """
+    objects = run.objects
+    if objects is None:
+        raise ParameterError(
+            f"{run.path}: recipe {run.recipe.name} has no objects step, so there is no table; run one that has"
+        )
+    columns = [Column("number", np.arange(1, len(objects) + 1), "", "the brightest first")]
+    columns += [Column(name, _of(objects, name), "pix", "centre, whole pixels from 0") for name in ("y", "x")]
+    wcs = wcs_of(run)
+    if wcs is not None:
+        place = wcs.pixel_to_world(objects["x"], objects["y"]).transform_to("icrs")
+        columns += [
+            Column("ra", place.ra.deg, "deg", "centre, ICRS"),
+            Column("dec", place.dec.deg, "deg", "centre, ICRS"),
+        ]
+    unit = str(run.header.get("BUNIT", "")).strip()
+    return [
+        *columns,
+        Column("half_light_radius", _of(objects, "half_light_radius"), "pix", "along the major axis"),
+        Column("axis_ratio", _of(objects, "axis_ratio"), "", "minor over major axis"),
+        Column("angle", np.degrees(_of(objects, "angle")), "deg", "of the major axis, from +x to +y"),
+        Column("flux", _of(objects, "flux"), unit, "sum of the model's pixels"),
+        Column("extent", _of(objects, "extent"), "pix", "masked within, along the major axis"),
+    ]
+
+
+def write_csv(run: Run, out: Path, *, overwrite: bool) -> None:
+    """Write the table of the objects of a run as CSV: names, then a line for each object.
+
+    Raises
+    ------
+    ParameterError
+        No objects step; a file that exists, without ``overwrite``.
+    """
+    columns = object_columns(run)
+    check_target(out, overwrite=overwrite)
+    rows = zip(*(column.values.tolist() for column in columns), strict=True)
+    lines = [",".join(column.name for column in columns), *(",".join(map(repr, row)) for row in rows)]
+    write_bytes(out, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _of(objects: NDArray[Any], name: str) -> NDArray[Any]:
+    return np.ascontiguousarray(objects[name], dtype=float)
