@@ -209,6 +209,27 @@ def test_mesh_that_workers_share(faulty: Any, tmp_path: Path) -> None:
     plan.unlink()
 
 
+def test_merge_of_a_block_that_ends_its_worker(faulty: Any, image: Path, tmp_path: Path) -> None:
+    """Statistics of 36 tiles, merged in blocks, are those of one tile; also if a worker ends on the way."""
+    client, plan = faulty
+    tier = {"n_sigma": 2.0, "fwhm": 2.0, "center": "median", "noise": "mad_std", "reliability": 0.5}
+    steps = [
+        {"kind": "ring", "name": "ring", "radius_in": 4, "width": 2},
+        {"kind": "mask", "name": "found", "tiers": [tier], "keep": True},
+        {"kind": "background", "name": "sky", "box_size": 6, "mask": "found"},
+    ]
+    recipe = Recipe.from_dict({"name": "merging", "steps": steps})
+    one = run(recipe, image, tmp_path / "one.zarr", tile_size=300)
+    assert not one.plan.merged
+    notes = planted.plant(plan, "merge", [1, 1], "kill", times=1, late=True)
+    many = run(recipe, image, tmp_path / "many.zarr", tile_size=36, client=client)
+    plan.unlink()
+    assert count(notes) == 1
+    assert set(many.plan.merged) == {"found-histogram", "found-refine", "found-detections"}
+    whole, tiled = ((r.path / "run/thresholds/found.json").read_bytes() for r in (one, many))
+    assert tiled == whole
+
+
 def test_hung_task(faulty: Any, image: Path, tmp_path: Path, whole: Any) -> None:
     """The last task of a run, so that no other runs against the clock."""
     (client, plan), out = faulty, tmp_path / "run.zarr"
