@@ -14,6 +14,7 @@ from tests.accuracy.measure import Estimate, figures, object_figures
 from tests.accuracy.peers import masked_polynomial, source_mask
 from tests.accuracy.profiles import add_sersic, convolved, moffat, sersic_end, sersic_light
 from tests.accuracy.scene import LargeObject, Scene
+from tests.accuracy.tables import page
 
 SIZED = [name for name, family in FAMILIES.items() if family.group in ("survey", "kelvin")]
 
@@ -175,3 +176,40 @@ def test_families_by_name_beginning_and_group():
     assert chosen_families("kelvin") == [name for name in FAMILIES if name.startswith("kelvin")]
     with pytest.raises(SystemExit, match="no family is called 'deeep', so nothing would be measured; --only takes"):
         chosen_families("deeep")
+
+
+def _row(family, group, tool, seed=1, **more):
+    row = {"family": family, "group": group, "tool": tool, "seed": seed, "size": 100, "tuned": False, "cpu": 1.0}
+    return {**row, "noise": 2.0, "std": 0.03, "mean": -0.04, "rms": 0.05, **more}
+
+
+def test_the_tables_of_a_group_leave_those_of_others_alone(tmp_path):
+    file = tmp_path / "page.md"
+    marks = [
+        f"<!-- {group}: begin -->\nold {group}\n<!-- {group}: end -->\n" for group in ("notebooks", "survey", "kelvin")
+    ]
+    file.write_text("head\n" + "".join(marks) + "tail\n")
+    known = {"pull": 1.5, "light_left": 0.02, "masked": 0.25}
+    disc = {"name": "disc", "kept_2": 0.994, "kept_4": 0.98, "over": [0.01, 0.02, 0.03], "tenth_lost_mag": 28.04}
+    rows = [_row("deep", "survey", "deep-sky", seed, **known) for seed in (1, 2)]
+    rows += [_row("deep", "survey", "cubic + mask"), _row("steps", "survey", "cubic + mask", rms=0.1)]
+    rows += [
+        _row("kelvin low n 1", "kelvin", "deep-sky", **known),
+        _row("kelvin + disc", "kelvin", "deep-sky", objects=[disc]),
+    ]
+    page(rows, file)
+    text = file.read_text()
+    assert "old notebooks" in text
+    assert "old survey" not in text
+    assert text.startswith("head\n<!-- notebooks: begin -->")
+    assert text.endswith("<!-- kelvin: end -->\ntail\n")
+    lines = text.splitlines()
+    assert "| deep (2 seeds, 100 px) | 25.0 | 25.0 |" in lines
+    assert "| steps (1 seed, 100 px) | - | 50.0 |" in lines
+    assert "| deep | deep-sky | -20.0 | 1.50 | 10.0 | 25% | - | - | 1.0 |" in lines
+    assert "| deep-sky | -0.04 ± 0.03 |" in lines
+    assert "| SExtractor, published | +3.8 |" in lines
+    assert "| deep-sky | 99.4 / 98.0 |" in lines
+    assert "| deep-sky | +10 / +20 / +30; 28.0 |" in lines
+    page(rows, file)
+    assert file.read_text() == text

@@ -44,11 +44,12 @@ def main() -> None:
             except NoData as reason:
                 print(f"{name:20} left out: {reason}", flush=True)
                 continue
+            here = {"family": name, "seed": seed, "size": scene.image.shape[1]}
+            rows = [r for r in rows if r["tool"] not in tools or any(r[k] != v for k, v in here.items())]
             for tool, found, without, seconds in estimates(scene, tools, family.group):
-                key = {"family": name, "seed": seed, "tool": tool, "size": scene.image.shape[1]}
                 kind = {"group": family.group, "tuned": seed in family.tuned, "cpu": seconds}
-                row = {**key, **kind, **figures(scene, found, without)}
-                rows = [r for r in rows if any(r[k] != v for k, v in key.items())] + [row]
+                rows.append({**here, "tool": tool, **kind, **figures(scene, found, without)})
+                row = rows[-1]
                 std, mean, pull = row["std"] / row["noise"], row["mean"] / row["noise"], row.get("pull")
                 pulls = "" if pull is None else f" pull {pull:.2f}"
                 kept = f" kept {row['kept_2']:.3f} {row['kept_4']:.3f}" if "kept_2" in row else ""

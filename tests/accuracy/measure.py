@@ -152,8 +152,8 @@ def figures(scene: Scene, found: Estimate, without: Estimate | None = None) -> d
     error = (found.background - truth)[good]
     made: dict[str, Any] = {"noise": scene.noise, "std": float(error.std()), "mean": float(error.mean())}
     made["rms"] = float(np.hypot(error.std(), error.mean()))
-    if found.error is not None:
-        pull = error / found.error[good]
+    if found.error is not None and (known := np.isfinite(found.error[good])).any():
+        pull = error[known] / found.error[good][known]
         made |= {"pull": float(np.sqrt(np.mean(pull**2))), "pull_std": float(pull.std())}
     if found.mask is not None and scene.light is not None and (free := good & (found.mask == 0)).any():
         made |= {"masked": float(1.0 - free.mean()), "light_left": float(scene.light[free].mean())}

@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from tests.accuracy.measure import CHAIN, TOOLS
+
 Rows = list[dict[str, Any]]
 #: Electrons that published runs find, as mean sky of fields of low and high density, n 1 and n 4 (Kelvin et al. 2023).
 PUBLISHED = {
@@ -24,7 +26,8 @@ def _of(rows: Rows, kind: tuple[str, bool, int]) -> Rows:
 
 
 def _tools(rows: Rows) -> list[str]:
-    return list(dict.fromkeys(r["tool"] for r in rows))
+    found = {r["tool"] for r in rows}
+    return [tool for tool in (*TOOLS, *CHAIN) if tool in found]
 
 
 def _mean(rows: Iterable[dict[str, Any]], key: str, *, signed: bool = False) -> float | None:
