@@ -1,6 +1,7 @@
-"""Large objects in boxes: what is there is found, noise is not, and tiles change nothing."""
+"""Large objects in boxes: what is there is found, what sky may be is not, and tiles change nothing."""
 
 import numpy as np
+import pytest
 
 from tiledsky.geometry import Region, TileGrid
 from tiledsky.kernels.objects.catalogue import inside, no_objects
@@ -9,12 +10,12 @@ from tiledsky.kernels.objects.search import REACH, Boxes, accepted, find
 SHAPE, BOX = (150, 190), (6, 6)
 
 
-def window(values, noise, region=None):
-    """Boxes of a region, or of the whole mesh."""
+def window(values, noise, region=None, masked=None, level=False):
+    """Boxes of a region, or of the whole mesh; a mask of sources leaves out those above a value."""
     region = Region.whole(values.shape) if region is None else region
     part, flat = values[region.slices], np.full(region.shape, noise)
-    weight = np.ones(region.shape)
-    return Boxes(part, weight, flat, part, (region.y0, region.x0), BOX, 6.0 * noise)
+    weight = np.ones(region.shape) if masked is None else np.where(part > masked, 0.0, 1.0)
+    return Boxes(part, weight, flat, part, (region.y0, region.x0), BOX, 6.0 * noise, level)
 
 
 def galaxies(places, scale=40.0, peak=2.0, shape=SHAPE):
@@ -27,11 +28,17 @@ def noise(seed, shape=SHAPE):
     return np.random.default_rng(seed).normal(0, 1 / 6, shape)
 
 
-def found_in_tiles(values, side, **keep):
+def radius(cy, cx, shape=SHAPE):
+    y, x = (np.arange(n) * 6.0 + 2.5 for n in shape)
+    return np.hypot(y[:, None] - cy, x[None, :] - cx)
+
+
+def found_in_tiles(values, side, masked=None, level=False, **keep):
     rows = []
     for index in (grid := TileGrid(values.shape, (side, side))):
         tile = grid.region(index)
-        rows.append(find(window(values, 1 / 6, tile.grown((REACH, REACH), values.shape)), no_objects(), tile))
+        boxes = window(values, 1 / 6, tile.grown((REACH, REACH), values.shape), masked, level)
+        rows.append(find(boxes, no_objects(), tile))
     return accepted(rows[::-1], no_objects(), image=(values.shape[0] * 6, values.shape[1] * 6), **keep)
 
 
@@ -65,3 +72,44 @@ def test_what_is_larger_than_what_is_kept_is_sky():
     values = galaxies([(300.0, 350.0)]) + noise(5)
     assert len(found_in_tiles(values, 190, keep=100.0)) == 1
     assert len(found_in_tiles(values, 190, keep=40.0)) == 0
+
+
+def halo(cy, cx, shape=SHAPE):
+    """A saturated star: light that falls by the power -2.7 from a flat core of 400 on."""
+    return np.minimum(400.0, 2.0 * (np.maximum(radius(cy, cx, shape), 1.0) / 100.0) ** -2.7)
+
+
+@pytest.mark.parametrize("level", [True, False])
+def test_halos_of_stars_are_found_without_a_sky_too(level):
+    slope = np.linspace(0.0, 1.0, SHAPE[1]) if level else 0.0  # of the sky
+    values = halo(300.0, 350.0) + halo(500.0, 440.0) + 50.0 * level + slope + noise(6)
+    objects = found_in_tiles(values, 190, 53.0 if level else 3.0, level)
+    assert len(objects) == 2
+    for cy, cx in ((300.0, 350.0), (500.0, 440.0)):
+        assert np.hypot(objects["y"] - cy, objects["x"] - cx).min() < 13.0
+
+
+def test_a_known_object_is_measured_without_the_light_of_the_others():
+    values = galaxies([(300.0, 350.0), (330.0, 500.0)], peak=4.0) + noise(7)
+    objects, image = no_objects(), (900, 1140)
+    for _ in range(4):
+        objects = accepted([find(window(values, 1 / 6), objects, Region.whole(SHAPE))], objects, image=image)
+    assert len(objects) == 2
+    np.testing.assert_allclose(objects["flux"], 2 * np.pi * 4.0 * 40**2, rtol=0.15)
+
+
+BLOBS = {
+    "a blemish": 3.0 * np.exp(-0.5 * (radius(450.0, 600.0) / 60.0) ** 2),
+    "a blemish with rings": 3.0 * np.sinc(radius(450.0, 600.0) / (np.pi * 40.0)),
+    "a blemish with a star": 3.0 * np.exp(-0.5 * (radius(450.0, 600.0) / 60.0) ** 2)
+    + 80.0 * (radius(452.5, 602.5) < 4.0),
+    "a step": 1.5 * (np.arange(SHAPE[1]) > 70) + np.zeros(SHAPE),
+    "a flat ring": 0.5 * (np.abs(radius(450.0, 600.0) - 200.0) < 30.0),
+    "a bright edge": np.exp(-np.arange(SHAPE[1]) / 8.0) + np.zeros(SHAPE),
+}
+
+
+@pytest.mark.parametrize("what", BLOBS)
+@pytest.mark.parametrize("level", [True, False])
+def test_what_sky_may_be_is_no_object(what, level):
+    assert len(found_in_tiles(BLOBS[what] + noise(8), 190, 20.0, level)) == 0

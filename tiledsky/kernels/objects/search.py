@@ -1,40 +1,57 @@
-"""Search for large objects in what a stiff sky leaves of the boxes of a mesh.
+"""Search for large objects on a mesh: galaxies, halos of stars, light between the galaxies of a cluster.
 
-Light that falls from a peak convexly, with a cusp, is an object: a maximum of a smooth sky is concave. `find` looks
-for it in a window of the mesh, `accepted` puts the windows together: which tiles there were does not matter.
+What tells them from a sky: their light falls from a peak convexly, with a cusp, where a maximum of a smooth sky is
+concave (`tiledsky.kernels.objects.examine`); or it falls steeply from a core that is far brighter, as no sky does; and
+the sky about them has nothing like it, neither above nor below.
+
+The search goes in rounds. The first has no sky: it looks for what is certain, bright cores in much light. Each of the
+others has a stiff sky of the boxes that no object of the round before covers. `find` looks again at the objects that
+are known, each without the light of the others, and for new ones in what is left; `accepted` chooses. Two new objects
+that shine on each other's centres do not come in one round: the brighter comes first. So the brightest are taken off
+before the fainter are looked for, and no order of places matters: `find` depends on the boxes within `REACH` of a
+place and on the objects, `accepted` on all rows, in any order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from tiledsky.geometry import Pair, Region
-from tiledsky.kernels._simd.elementary import log, power
-from tiledsky.kernels.filters.smooth import gaussian_taps
-from tiledsky.kernels.objects.catalogue import KNOTS, OBJECT, Objects, inside, no_objects, ordered
+from tiledsky.kernels._simd.elementary import sine_cosine
+from tiledsky.kernels.objects.candidates import LEAST, candidates, filled, from_below
+from tiledsky.kernels.objects.catalogue import KNOTS, OBJECT, Objects, inside, light, no_objects, ordered
+from tiledsky.kernels.objects.examine import Seen, depth, refined
+from tiledsky.kernels.objects.profiles import EDGES, Floats, Maps
 
-#: Boxes beside a tile that `find` needs.
+#: Boxes beside a tile that `find` needs: rings of profiles end at 192 boxes of a centre, which may lie 25 boxes from a
+#: peak in the tile.
 REACH = 256
-#: Rounds with a sky, which leaves out what the round before found, after one that knows no sky.
-ROUNDS = 3
-#: Boxes about a centre whose light makes its profile.
-_RADIUS = 128
-#: Standard deviation of the Gaussian that peaks are looked for in, boxes; boxes about a peak that are all lower.
-_SMOOTH, _NEAR = 4.0, 12
-#: Light in units of the noise of a pixel: that a peak has at least, and that an object sinks below at its extent.
-_LEAST, _FAINTEST = 0.08, 0.02
-#: Share of the light above the convex hull that an object may have, and cusp that it has at least.
-_CONCAVE, _CUSP = 0.15, 1.0
-#: How many times more light an object has at `_PROBED` pixels than what is like it on the negative side or like sky.
-_ABOVE, _PROBED = 1.5, 20.0
-#: Edges of the rings of profiles, boxes.
-_EDGES = np.array([0.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 11.5, 16.0, 22.5, 32.0, 45.0, 64.0, 90.0, 128.0])
+#: Rounds with a sky, after the first.
+ROUNDS = 4
+#: What a row is, its first score: a known object again, a new one; light that sky may have as well, above or below it.
+_KNOWN, _NEW, _LIKE_SKY, _BELOW = range(4)
+#: An object has so many times the light, 20 px from its centre, that sky has within so many pixels.
+_ABOVE, _NEIGHBOURHOOD = 1.5, 1536.0
+#: Without a core it has so many times the light that sky lacks within so many times its extent: a sky that bends as
+#: much as that about a place has a maximum there as well.
+_ABOVE_DIPS, _AROUND = 5.0, 3.0
+#: Share of its own light at 20 px that other new objects may have at the centre of one.
+_ALONE = 0.05
+#: In the light of a known object: how much brighter a new one is, with and without a core.
+_CORED, _PLAIN = 1.0, 3.0
+#: An extent grows by so much in a round; that of an object in the light of a brighter one does not, and its light falls
+#: by this power beyond its profile: the others' light is known to a few percent only.
+_GROWTH, _STEEP = 1.5, -4.0
+#: Share of the image that one object may cover, of the way to the farthest corner, and all of them, of the area: a sky
+#: is made of the rest. All extents shrink by this till that is so.
+_FARTHEST, _COVERED, _SHRINK = 0.9, 0.97, 0.85
+#: Places along each axis that are looked at for that.
+_GRID = 64
 
 
 @dataclass(frozen=True)
@@ -44,13 +61,13 @@ class Boxes:
     Attributes
     ----------
     residual : ndarray (rows, columns)
-        Boxes under the mask, minus the stiff sky; any number where the weight is 0.
+        Boxes under the mask, minus the stiff sky (if ``level``: no sky); any number where the weight is 0.
     weight : ndarray (rows, columns)
         0 where a box does not count; none knows of objects.
     noise : ndarray (rows, columns)
-        Standard deviation of the value of a box; 0 where the weight is 0.
+        Standard deviation of the value of a box; any number where the weight is 0.
     unmasked : ndarray (rows, columns)
-        Boxes without a mask of sources, minus the stiff sky; NaN where there is no valid pixel.
+        Boxes without a mask of sources, minus the same; NaN where there is no valid pixel.
     corner : (int, int)
         First box of the window on the mesh.
     size : (int, int)
@@ -58,21 +75,34 @@ class Boxes:
     unit : float
         Noise of a pixel.
     level : bool
-        No sky is known: residual and unmasked are the boxes as they are.
+        No sky is known: only light above what is about it counts.
     """
 
-    residual: NDArray[np.float64]
-    weight: NDArray[np.float64]
-    noise: NDArray[np.float64]
-    unmasked: NDArray[np.float64]
+    residual: Floats
+    weight: Floats
+    noise: Floats
+    unmasked: Floats
     corner: Pair
     size: Pair
     unit: float
     level: bool = False
 
+    def minus(self, known: Floats) -> Maps:
+        """Maps without some light, in units of the noise of a pixel."""
+        rest, bare = ((of - known) / self.unit for of in (self.residual, self.unmasked))
+        rest = np.where(self.weight > 0.0, rest, 0.0)
+        noise = np.where(self.weight > 0.0, self.noise / self.unit, 0.0)
+        return Maps(
+            rest, np.ascontiguousarray(bare), np.ascontiguousarray(self.weight), noise, *self.corner, *self.size
+        )
+
+    def light(self, objects: Objects) -> Floats:
+        """Light of objects in the boxes."""
+        return light(objects, *self.corner, (self.weight.shape[0], self.weight.shape[1]), self.size)
+
 
 def find(boxes: Boxes, objects: Objects, interior: Region) -> Objects:
-    """Find what may be an object with its centre in a tile, and what is like one but is not.
+    """Find what may be an object with its peak in a tile, and what is like one but is not; look again at known ones.
 
     Parameters
     ----------
@@ -86,16 +116,34 @@ def find(boxes: Boxes, objects: Objects, interior: Region) -> Objects:
     Returns
     -------
     ndarray of OBJECT
-        In any order, with what `accepted` goes by in ``scores``: light at `_PROBED` pixels in units of the noise,
-        share of the light above the convex hull, cusp, and 1 or -1 for the side.
+        In any order, with what `accepted` goes by in ``scores``: what the row is, light 20 px from the centre, the
+        first extent, and 1 for a core.
 
     Notes
     -----
-    What is found depends on boxes within `REACH` of it alone. Memory: 120 bytes a box.
+    What is found depends on boxes within `REACH` of it alone. Memory: 250 bytes a box.
     """
-    sides = () if boxes.level else (1.0, -1.0)
-    rows = [row for sign in sides for row in _side(boxes, interior, sign)]
-    return np.array(rows, OBJECT) if rows else no_objects()
+    edges = EDGES * (max(boxes.size) / 6.0)
+    known = boxes.light(objects)
+    maps = boxes.minus(known)
+    inner = interior.within(Region(maps.y0, maps.y0 + maps.rest.shape[0], maps.x0, maps.x0 + maps.rest.shape[1]))
+    rows = [] if boxes.level else list(_again(boxes, maps, objects, edges, interior))
+    smooth = filled(maps)
+    taken = {(int(o["y"] // maps.by), int(o["x"] // maps.bx)) for o in objects}
+    for i, j in candidates(maps, inner, smooth, level=boxes.level):
+        if any((maps.y0 + i + a, maps.x0 + j + b) in taken for a in range(-4, 5) for b in range(-4, 5)):
+            continue
+        seen = refined(maps, smooth, *maps.centre(i, j), edges, level=boxes.level)
+        if seen is None or seen.near < _outshone(seen) * known[i, j] / boxes.unit or (boxes.level and not seen.cored):
+            continue
+        rows.append(_row(seen, _NEW if seen.is_object else _LIKE_SKY, boxes.unit, edges))
+    if not boxes.level:
+        under = maps._replace(rest=-maps.rest)
+        for i, j in from_below(under, inner):
+            dip = depth(under, *maps.centre(i, j), edges)
+            if dip > LEAST:
+                rows.append(_dip(*maps.centre(i, j), dip * boxes.unit))
+    return np.concatenate([no_objects(), *rows])
 
 
 def accepted(rows: Sequence[Objects], objects: Objects, *, image: Pair, keep: float | None = None) -> Objects:
@@ -108,7 +156,7 @@ def accepted(rows: Sequence[Objects], objects: Objects, *, image: Pair, keep: fl
     objects : ndarray of OBJECT
         Those that were accepted before, which this round replaces.
     image : (int, int)
-        Shape of the image: no extent is larger.
+        Shape of the image.
     keep : float, optional
         Largest half-light radius, px; None: any.
 
@@ -118,124 +166,112 @@ def accepted(rows: Sequence[Objects], objects: Objects, *, image: Pair, keep: fl
         The brightest first.
     """
     found = ordered(np.concatenate([no_objects(), *rows]))
-    light, concave, cusp, side = found["scores"].T
-    good = (side > 0) & (concave <= _CONCAVE) & (cusp > _CUSP)
+    kind = found["scores"][:, 0]
     if keep is not None:
-        good &= found["half_light_radius"] <= keep
-    limit = _ABOVE * max(light[~good].max(initial=0.0), 0.0)
-    found["extent"] = np.minimum(found["extent"], max(image))
-    chosen = no_objects()
-    for one in found[good & (light > limit)]:
-        centre = round(float(one["y"])), round(float(one["x"]))
-        if not inside(chosen, *centre, (1, 1))[0, 0]:
-            chosen = np.append(chosen, one)
-    return chosen
+        found = found[(kind >= _LIKE_SKY) | (found["half_light_radius"] <= keep)]
+        kind = found["scores"][:, 0]
+    far = np.square(np.maximum(found["y"], image[0] - found["y"]))
+    far = np.sqrt(far + np.square(np.maximum(found["x"], image[1] - found["x"])))
+    found["extent"] = np.minimum(found["extent"], _FARTHEST * far)
+    good = np.concatenate([found[kind == _KNOWN], _apart(found[kind == _NEW])])
+    sky = found[kind >= _LIKE_SKY]
+    sky = sky[[not _covered(one, good) for one in sky]]
+    kept = ordered(good[[_stands_out(one, sky) for one in good]])
+    grid = (-(-image[0] // _GRID), -(-image[1] // _GRID))
+    cells = (-(-image[0] // grid[0]), -(-image[1] // grid[1]))
+    while float(np.mean(inside(kept, 0, 0, cells, grid))) > _COVERED:
+        kept["extent"] *= _SHRINK
+    return kept
 
 
-def _side(boxes: Boxes, interior: Region, sign: float) -> list[np.void]:
-    # cores are masked: there boxes without a mask show the light
-    values = sign * np.where(boxes.weight > 0.0, boxes.residual, boxes.unmasked)
-    used = np.isfinite(values)
-    values = np.where(used, values, 0.0)
-    taps = gaussian_taps(sigma=_SMOOTH)
-    total = _smooth(used * 1.0, taps)
-    mean = np.where(total > 0.02, _smooth(values, taps) / np.maximum(total, 0.02), 0.0)
-    peaks = (mean > _LEAST * boxes.unit) & (mean == ndimage.maximum_filter(mean, 2 * _NEAR + 1, mode="constant"))
-    top, left = interior.y0 - boxes.corner[0], interior.x0 - boxes.corner[1]
-    ny, nx = interior.shape
-    found = np.argwhere(peaks[top:, left:][:ny, :nx])
-    rows = [_examined(boxes, values, used, top + y, left + x, sign) for y, x in found]
-    return [row for row in rows if row is not None]
-
-
-def _smooth(values: NDArray[np.float64], taps: NDArray[np.float64]) -> NDArray[np.float64]:
-    once = ndimage.correlate1d(values, taps, axis=0, mode="constant")
-    return np.asarray(ndimage.correlate1d(once, taps, axis=1, mode="constant"))
-
-
-def _examined(
-    boxes: Boxes, values: NDArray[np.float64], used: NDArray[np.bool_], y: int, x: int, sign: float
-) -> np.void | None:
-    """Object about a box, by the medians of rings; None if it has too little light."""
-    part = slice(max(y - _RADIUS, 0), y + _RADIUS + 1), slice(max(x - _RADIUS, 0), x + _RADIUS + 1)
-    dy, dx = (np.arange(*s.indices(n)) - at for s, n, at in zip(part, values.shape, (y, x), strict=True))
-    radius = np.sqrt(np.square(dy[:, None] * 1.0) + np.square(dx[None, :] * 1.0))[used[part]]
-    near = values[part][used[part]]
-    ring = np.searchsorted(_EDGES, radius, side="right") - 1
-    scale, rows = math.sqrt(boxes.size[0] * boxes.size[1]), []
-    for k in range(_EDGES.size - 1):
-        of_ring = near[ring == k]
-        if of_ring.size >= 3:
-            middle = float(np.median(of_ring))
-            spread = 1.4826 * float(np.median(np.abs(of_ring - middle)))
-            error = 1.2533 * max(spread, boxes.unit / scale) / math.sqrt(of_ring.size)
-            rows.append((scale * float(np.median(radius[ring == k])), middle, error))
-    if len(rows) < 4:
-        return None
-    knots, light, error = np.array(rows).T
-    dark = np.nonzero(~(light > np.maximum(2.0 * error, 0.5 * _FAINTEST * boxes.unit)))[0]
-    last = int(dark[0]) if dark.size else light.size
-    if last < 4 or knots[last - 1] < _PROBED or not knots[0] > 0.0:
-        return None
-    place = [
-        (boxes.corner[k] + at) * size + 0.5 * (size - 1)
-        for k, (at, size) in enumerate(zip((y, x), boxes.size, strict=True))
-    ]
-    return _object(place, knots[:last], light[:last], error[:last], boxes.unit, sign)
-
-
-def _object(
-    place: Sequence[float],
-    knots: NDArray[np.float64],
-    light: NDArray[np.float64],
-    error: NDArray[np.float64],
-    unit: float,
-    sign: float,
-) -> np.void:
-    hull = np.maximum(_hull(knots, light), 1e-4 * unit)
-    above = np.maximum(light - hull - 2.0 * error, 0.0)
-    concave = max(float((above * knots).sum() / (light * knots).sum()), float(np.mean(above / light)))
-    one = np.zeros(1, OBJECT)[0]
-    one["y"], one["x"], one["axis_ratio"], one["n_knots"] = *place, 1.0, min(knots.size, KNOTS)
-    n = int(one["n_knots"])
-    one["radius"][:n], one["light"][:n] = knots[:n], hull[:n]
-    back = max(n - 4, 0)
-    fall = log(hull[n - 1] / hull[back]) / log(knots[n - 1] / knots[back])
-    one["slope"] = min(max(fall, -6.0), -1.5)
-    faint = _FAINTEST * unit
-    if hull[n - 1] > faint:
-        one["extent"] = min(knots[n - 1] * power(faint / hull[n - 1], 1.0 / one["slope"]), 1.6 * knots[n - 1])
-    else:
-        one["extent"] = np.interp(-faint, -hull[:n], knots[:n])
-    edges = np.concatenate([[0.0], np.sqrt(knots[1:n] * knots[: n - 1]), [knots[n - 1]]])
-    grown = np.cumsum(hull[:n] * math.pi * np.diff(np.square(edges)))
-    one["flux"], one["half_light_radius"] = grown[-1], np.interp(0.5 * grown[-1], grown, edges[1:])
-    one["scores"] = np.interp(_PROBED, knots, light) / unit, concave, _cusp(knots, light), sign
-    return one
-
-
-def _hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest convex function below a profile that does not rise."""
-    ends: list[int] = []
-    for k in range(x.size):
-        while len(ends) > 1 and (y[ends[-1]] - y[ends[-2]]) * (x[k] - x[ends[-1]]) >= (y[k] - y[ends[-1]]) * (
-            x[ends[-1]] - x[ends[-2]]
+def _apart(new: Objects) -> Objects:
+    """New objects that may come in one round, the brightest at 20 px first."""
+    taken = no_objects()
+    for k in np.lexsort((new["x"], new["y"], -new["scores"][:, 1])):
+        one = new[k : k + 1]
+        near = taken[_distances(taken, new[k]) < 2.0 * np.maximum(taken["extent"], one["extent"])]
+        if _at(near, new[k]) <= _ALONE * new[k]["scores"][1] and all(
+            _at(one, other) <= _ALONE * other["scores"][1] for other in near
         ):
-            ends.pop()
-        ends.append(k)
-    return np.minimum.accumulate(np.interp(x, x[ends], y[ends]))
+            taken = np.append(taken, one)
+    return taken
 
 
-def _cusp(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Slope of a profile within half the radius where it has half its light, over that beyond: 1.3 of discs."""
-    half = 0.5 * y[0]
-    below = np.nonzero(y < half)[0]
-    if not below.size:
-        return 0.0
-    k = int(below[0])
-    at = float(np.interp(-half, [-y[k - 1], -y[k]], [x[k - 1], x[k]]))
-    if at < 2.5 * x[0]:
-        return 9.0
-    inner = max(float(x[0]), at / 8.0)
-    first, second = (float(v) for v in np.interp([inner, at / 2.0], x, y))
-    return (first - second) / (at / 2.0 - inner) / max((second - half) / (at / 2.0), 1e-12)
+def _stands_out(one: np.void, sky: Objects) -> bool:
+    """Whether an object has more light than what is like it but sky, about it."""
+    far, (_, own, _, cored) = _distances(sky, one), one["scores"]
+    near = sky["scores"][far < _NEIGHBOURHOOD, 1]
+    if not own > _ABOVE * near.max(initial=0.0):
+        return False
+    dips = sky["scores"][(far < _AROUND * one["extent"]) & (sky["scores"][:, 0] == _BELOW), 1]
+    return bool(cored > 0.0 or own > _ABOVE_DIPS * dips.max(initial=0.0))
+
+
+def _again(boxes: Boxes, maps: Maps, objects: Objects, edges: Floats, interior: Region) -> Iterator[Objects]:
+    """Known objects with their centres in the tile, each without the light of the others."""
+    for k in range(len(objects)):
+        one = objects[k]
+        i, j = int(one["y"] // maps.by), int(one["x"] // maps.bx)
+        if not (interior.y0 <= i < interior.y1 and interior.x0 <= j < interior.x1):
+            continue
+        reach = min(int(4.0 * one["extent"]) // max(boxes.size) + 16, REACH)
+        mine = maps.about(i, j, reach)
+        own = light(objects[k : k + 1], mine.y0, mine.x0, mine.shape, boxes.size) / boxes.unit
+        mine = mine._replace(rest=np.where(mine.weight > 0.0, mine.rest + own, 0.0), bare=mine.bare + own)
+        seen = refined(mine, filled(mine), float(one["y"]), float(one["x"]), edges, level=False)
+        others = np.delete(objects, k)
+        if seen is None or seen.near < _outshone(seen) * _at(others, one) / boxes.unit:
+            continue
+        row = _row(seen, _KNOWN if seen.is_object else _LIKE_SKY, boxes.unit, edges)
+        first = float(one["scores"][2])
+        row["scores"][0, 2] = first
+        if _covered(one, objects[:k]):
+            row["extent"], row["slope"] = min(seen.extent, first), min(seen.slope, _STEEP)
+        else:
+            row["extent"] = min(max(float(one["extent"]), seen.extent), _GROWTH * float(one["extent"]))
+        yield row
+
+
+def _outshone(seen: Seen) -> float:
+    return _CORED if seen.cored else _PLAIN
+
+
+def _row(seen: Seen, kind: int, unit: float, edges: Floats) -> Objects:
+    """Row of the catalogue: the flux is that of the rings of the profile."""
+    row, n = np.zeros(1, OBJECT), min(seen.radius.size, KNOTS)
+    ring = np.searchsorted(edges, seen.radius, side="right")
+    area = math.pi * seen.place.ratio * (np.square(edges[ring]) - np.square(edges[ring - 1]))
+    grown = np.cumsum(area * seen.light)
+    half = min(int(np.searchsorted(grown, 0.5 * grown[-1])), n - 1)
+    row["y"], row["x"], row["axis_ratio"], row["angle"] = seen.place.y, seen.place.x, seen.place.ratio, seen.place.angle
+    row["extent"], row["slope"], row["n_knots"] = seen.extent, seen.slope, n
+    row["radius"][0, :n], row["light"][0, :n] = seen.radius[:n], seen.light[:n] * unit
+    row["flux"], row["half_light_radius"] = grown[-1] * unit, seen.radius[half]
+    row["scores"][0] = kind, seen.near * unit, seen.extent, float(seen.cored)
+    return row
+
+
+def _dip(y: float, x: float, light_below: float) -> Objects:
+    row = np.zeros(1, OBJECT)
+    row["y"], row["x"], row["scores"][0] = y, x, (_BELOW, light_below, 0.0, 0.0)
+    return row
+
+
+def _at(objects: Objects, place: np.void) -> float:
+    """Light of objects at the centre of another one."""
+    return float(light(objects, round(float(place["y"])), round(float(place["x"])), (1, 1))[0, 0])
+
+
+def _distances(objects: Objects, place: np.void) -> NDArray[np.float64]:
+    return np.asarray(np.sqrt(np.square(objects["y"] - place["y"]) + np.square(objects["x"] - place["x"])))
+
+
+def _covered(one: np.void, objects: Objects) -> bool:
+    """Whether the centre of one lies within the extent of others."""
+    for other in objects[_distances(objects, one) < objects["extent"]]:
+        sine, cosine = sine_cosine(float(other["angle"]))
+        dy, dx = float(one["y"] - other["y"]), float(one["x"] - other["x"])
+        along, across = cosine * dx + sine * dy, (cosine * dy - sine * dx) / float(other["axis_ratio"])
+        if along * along + across * across < float(other["extent"]) ** 2:
+            return True
+    return False
