@@ -220,7 +220,7 @@ def examined(maps: Maps, place: Shape, edges: Floats, *, level: bool) -> Seen | 
     floor = _SHARE * float(v.max()) * 0.4 if level else 0.5 * FAINTEST
     lit = (v > np.maximum(2.0 * e, floor)) & ((u <= _UNEVEN * v) | (not level))
     last = v.size if lit.all() else int(np.argmin(lit))
-    if last < 3 or x[last - 1] < _NEAR:
+    if last < (2 if level else 3) or x[last - 1] < _NEAR:
         return None
     v, e, x, d = v[:last], e[:last], x[:last], d[:last]
     if not float(v[x >= 0.9 * _NEAR].max()) > (_BRIGHT if level else LEAST):

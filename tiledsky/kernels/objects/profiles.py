@@ -209,7 +209,8 @@ def rings(maps, place, edges, level):  # type: ignore[no-untyped-def]
     value, error, radius : ndarray
         Of the rings; radii are the means of those of the boxes.
     open : ndarray of bool
-        Rings that are seen under the mask; of the others it is the median without the mask.
+        Rings that are seen under the mask; of the others it is the median without the mask, of the innermost two
+        the largest value.
     uneven : ndarray
         Half the difference of opposite eighths.
     unlike : ndarray
@@ -249,6 +250,8 @@ def rings(maps, place, edges, level):  # type: ignore[no-untyped-def]
             seen_under[n] = True
         elif there > 0:
             value[n], error[n] = _median(bare[:there])
+            if k < 2:
+                value[n] = np.max(bare[:there])
             radius[n] = radii / count
             uneven[n], unlike[n], seen_under[n] = 0.0, 0.0, False
         else:

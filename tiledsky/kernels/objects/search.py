@@ -49,7 +49,7 @@ _CORED, _PLAIN = 1.0, 3.0
 _GROWTH, _STEEP = 1.5, -4.0
 #: Share of the image that one object may cover, of the way to the farthest corner, and all of them, of the area: a sky
 #: is made of the rest. All extents shrink by this till that is so.
-_FARTHEST, _COVERED, _SHRINK = 0.9, 0.97, 0.85
+_FARTHEST, _COVERED, _SHRINK = 0.9, 0.95, 0.85
 #: Places along each axis that are looked at for that.
 _GRID = 64
 
