@@ -17,6 +17,7 @@ from tests.workflows.test_export import wcs
 from tiledsky import Run
 from tiledsky.cli import app
 from tiledsky.errors import ParameterError
+from tiledsky.workflows import estimate_file
 from tiledsky.workflows.export import export
 from tiledsky.workflows.outputs import EXPORTED
 from tiledsky.workflows.restore import restore
@@ -63,6 +64,25 @@ def test_the_same_as_csv(finished: Run, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"objects\.csv: exists and would be lost; .*give --overwrite"):
         export(finished, out)
     export(finished, out, overwrite=True)
+
+
+@pytest.mark.parametrize("rows", [None, 120])
+def test_an_estimate_has_the_same_table(
+    rows: int | None, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one band, and of several, whose objects are known when all is written."""
+    if rows is not None:
+        monkeypatch.setattr(estimate_file, "band_rows", lambda *_: rows)
+    source = finished.path.parent / "image.fits"
+    estimate_file.estimate(source, tmp_path / "sky.fits", with_objects(), threads=1)
+    export(finished, tmp_path / "run.fits")
+    with fits.open(tmp_path / "sky.fits") as own, fits.open(tmp_path / "run.fits") as exported:
+        own.verify("exception")
+        assert [h.name for h in own] == [h.name for h in exported]
+        assert own["OBJECTS"].data.tobytes() == exported["OBJECTS"].data.tobytes()
+        assert own["OBJECTS"].header.tostring() == exported["OBJECTS"].header.tostring()
+        for one, other in zip(own[1:-1], exported[1:-1], strict=True):
+            np.testing.assert_array_equal(one.data, other.data)
 
 
 def test_a_run_without_objects(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def to_imviz(
     known = planes_to_look_at(run)
     if missing := [name for name in planes if name not in known]:
         raise ParameterError(f"{run.path}: no plane {missing[0]!r} to cut out; it has {', '.join(known)}")
-    wcs, unit = wcs_of(run), _unit(run)
+    wcs, unit = wcs_of(run.header), _unit(run)
     place = None if wcs is None else wcs[part.slices]
     cutouts: dict[str, Any] = {}
     for name in planes:

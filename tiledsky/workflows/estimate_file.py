@@ -31,6 +31,7 @@ from tiledsky.operations.compile import compiled
 from tiledsky.overlap import Patch, blank, is_dask_array, map_patches
 from tiledsky.recipe import Recipe
 from tiledsky.workflows.estimate_memory import check_memory
+from tiledsky.workflows.objects import objects_table
 from tiledsky.workflows.outputs import EXPORTED, fill_of, result_header
 
 #: Pixels of a band of rows, at least, so that the work on it outweighs its bookkeeping.
@@ -81,7 +82,8 @@ def estimate(
     source, recipe, **inputs
         As of `tiledsky.run`.
     out : path
-        FITS file: an extension a plane, with the header and WCS of the science image. It appears when it is whole.
+        FITS file: an extension a plane, with the header and WCS of the science image, and a table of large objects if
+        the recipe finds them. It appears when it is whole.
     planes : sequence of str
         Some of background, background_rms, background_error, mask, subtracted, in this order in the file.
     threads : int, optional
@@ -128,8 +130,12 @@ def estimate(
         images = [Plane(name.upper(), opened.shape, array.dtype) for name, array in zip(planes, arrays, strict=True)]
         history = [f"tiledsky {tiledsky.__version__}: recipe {recipe.name}, estimate of {Path(source).name}"]
         header = result_header(header, fill_of(recipe, opened.planes, opened.planes["science"].nodata))
-        options = {"header": header, "history": history, "overwrite": overwrite}
-        _write(arrays, stack.enter_context(new_fits(target, images, **options)), threads, progress)
+        objects: list[Any] = []
+        after = None if sky.objects is None else lambda: objects_table(objects[0], header)
+        options = {"header": header, "history": history, "overwrite": overwrite, "after": after}
+        objects.append(
+            _write(arrays, stack.enter_context(new_fits(target, images, **options)), threads, progress, sky.objects)
+        )
     return EstimateReport(opened.shape, recipe.name, tuple(planes), opened.planes["science"].nodata)
 
 
@@ -211,14 +217,16 @@ def _sky(recipe: Recipe, source: Source, header: Any, rows: int, stack: ExitStac
     return estimated(planes.pop("science"), recipe, planes, nodata=nodata, header=header)[0]
 
 
-def _write(arrays: Sequence[Any], images: Sequence[NewImage], threads: int, progress: TaskProgress | None) -> None:
-    """Compute planes and write them, each band as soon as it is there."""
+def _write(
+    arrays: Sequence[Any], images: Sequence[NewImage], threads: int, progress: TaskProgress | None, objects: Any
+) -> Any:
+    """Compute planes and write them, each band as soon as it is there; return the objects, computed."""
     if not is_dask_array(arrays[0]):
         for pixels, image in zip(arrays, images, strict=True):
             image.put(pixels, 0)
         if progress is not None:
             progress(1, 1)
-        return
+        return objects
     import dask.array as da
     from dask import compute
     from dask.callbacks import Callback
@@ -238,7 +246,8 @@ def _write(arrays: Sequence[Any], images: Sequence[NewImage], threads: int, prog
         writes.append(da.map_blocks(put, array, dtype=bool, meta=meta, chunks=chunks, name=f"write-{array.name}"))
     # the pool, which is left when all its threads rest: none of them writes to a file that is closed after an error
     with Callback(posttask=told), ThreadPoolExecutor(threads) as pool:
-        compute(*writes, scheduler=get, pool=pool)
+        *_, found = compute(*writes, objects, scheduler=get, pool=pool)
+    return found
 
 
 def _put(pixels: NDArray[Any], *, image: NewImage, starts: tuple[int, ...], block_id: Pair) -> NDArray[np.bool_]:

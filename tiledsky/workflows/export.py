@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -18,7 +19,6 @@ from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.io.fits.image import Plane, write_fits
-from tiledsky.io.fits.table import table_bytes
 from tiledsky.io.inside import unforeseen
 from tiledsky.io.options import InputOptions
 from tiledsky.io.plane_reader import HEADER, MASK_BITS, NODATA
@@ -27,7 +27,7 @@ from tiledsky.io.zarr.objects import WHOLE
 from tiledsky.io.zarr.reader import read_plane
 from tiledsky.io.zarr.shards import write_object
 from tiledsky.simulate import Catalogue, scene_block, simulate_scene
-from tiledsky.workflows.objects import object_columns, write_csv
+from tiledsky.workflows.objects import objects_table, write_csv
 from tiledsky.workflows.outputs import EXPORTED, fill_of, result_header
 
 #: Tile of stores that are not runs: a multiple of common boxes and chunks.
@@ -81,8 +81,9 @@ def export(
     versions = run.provenance["versions"]
     history = [f"tiledsky {versions['tiledsky']}: recipe {run.recipe.name}, run {run.provenance['run_id']}"]
     header = result_header(run.header, fill_of(run.recipe, run.provenance["input"], run.provenance.get("nodata")))
-    tables = b"" if run.objects is None else table_bytes("OBJECTS", object_columns(run))
-    write_fits(out, images, header=header, history=history, overwrite=overwrite, tables=tables)
+    objects = run.objects
+    after = None if objects is None else partial(objects_table, objects, run.header)
+    write_fits(out, images, header=header, history=history, overwrite=overwrite, after=after)
 
 
 class RowCount:

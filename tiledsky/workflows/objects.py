@@ -11,34 +11,23 @@ from numpy.typing import NDArray
 from tiledsky.engine.result import Run
 from tiledsky.errors import ParameterError
 from tiledsky.io.files import write_bytes
-from tiledsky.io.fits.table import Column
+from tiledsky.io.fits.table import Column, table_bytes
 from tiledsky.io.fits.write import check_target
 from tiledsky.workflows.sky import wcs_of
 
 
-def object_columns(run: Run) -> list[Column]:
-    """Columns of the table of the objects of a run, the brightest first; those of the sky if its header has a WCS.
-
-    Raises
-    ------
-    ParameterError
-        Its recipe has no objects step.
-    """
-    objects = run.objects
-    if objects is None:
-        raise ParameterError(
-            f"{run.path}: recipe {run.recipe.name} has no objects step, so there is no table; run one that has"
-        )
+def object_columns(objects: NDArray[Any], header: Any) -> list[Column]:
+    """Columns of the table of objects, the brightest first; with places on the sky if the header has a WCS."""
     columns = [Column("number", np.arange(1, len(objects) + 1), "", "the brightest first")]
     columns += [Column(name, _of(objects, name), "pix", "centre, whole pixels from 0") for name in ("y", "x")]
-    wcs = wcs_of(run)
+    wcs = wcs_of(header)
     if wcs is not None:
         place = wcs.pixel_to_world(objects["x"], objects["y"]).transform_to("icrs")
         columns += [
             Column("ra", place.ra.deg, "deg", "centre, ICRS"),
             Column("dec", place.dec.deg, "deg", "centre, ICRS"),
         ]
-    unit = str(run.header.get("BUNIT", "")).strip()
+    unit = str(header.get("BUNIT", "")).strip()
     return [
         *columns,
         Column("half_light_radius", _of(objects, "half_light_radius"), "pix", "along the major axis"),
@@ -49,6 +38,11 @@ def object_columns(run: Run) -> list[Column]:
     ]
 
 
+def objects_table(objects: NDArray[Any], header: Any) -> bytes:
+    """Encode objects as the extension ``OBJECTS`` of the FITS file of a result."""
+    return table_bytes("OBJECTS", object_columns(objects, header))
+
+
 def write_csv(run: Run, out: Path, *, overwrite: bool) -> None:
     """Write the table of the objects of a run as CSV: names, then a line for each object.
 
@@ -57,7 +51,11 @@ def write_csv(run: Run, out: Path, *, overwrite: bool) -> None:
     ParameterError
         No objects step; a file that exists, without ``overwrite``.
     """
-    columns = object_columns(run)
+    if run.objects is None:
+        raise ParameterError(
+            f"{run.path}: recipe {run.recipe.name} has no objects step, so there is no table; run one that has"
+        )
+    columns = object_columns(run.objects, run.header)
     check_target(out, overwrite=overwrite)
     rows = zip(*(column.values.tolist() for column in columns), strict=True)
     lines = [",".join(column.name for column in columns), *(",".join(map(repr, row)) for row in rows)]

@@ -83,7 +83,7 @@ def write_fits(
     history: Iterable[str] = (),
     single: bool = False,
     overwrite: bool = False,
-    tables: bytes = b"",
+    after: Callable[[], bytes] | None = None,
 ) -> None:
     """Write planes to a new FITS file: a primary HDU without data, then one image extension for each plane.
 
@@ -107,8 +107,9 @@ def write_fits(
         Put the only plane into the primary HDU.
     overwrite : bool
         Replace an existing file.
-    tables : bytes
-        Encoded extensions (`tiledsky.io.fits.table.table_bytes`), written after the planes.
+    after : callable, optional
+        Called when the planes are written; returns encoded extensions that follow them
+        (`tiledsky.io.fits.table.table_bytes`).
 
     Raises
     ------
@@ -122,7 +123,7 @@ def write_fits(
     Memory: a block of rows as the source gives it and once more in big-endian order.
     """
     options = {"header": header, "history": history, "single": single, "overwrite": overwrite}
-    with new_fits(path, planes, tables=tables, **options) as images:  # type: ignore[arg-type]
+    with new_fits(path, planes, after=after, **options) as images:  # type: ignore[arg-type]
         for plane, image in zip(planes, images, strict=True):
             _put_rows(plane, image)
 
@@ -171,7 +172,7 @@ def new_fits(
     history: Iterable[str] = (),
     single: bool = False,
     overwrite: bool = False,
-    tables: bytes = b"",
+    after: Callable[[], bytes] | None = None,
 ) -> Iterator[list[NewImage]]:
     """Make a FITS file whose pixels come in any order and from any thread.
 
@@ -186,7 +187,7 @@ def new_fits(
     check_target(target, overwrite=overwrite)
     _check(planes, single=single)
     encoded = _headers(planes, header, history, single=single)
-    needed = sum(map(len, encoded)) + sum(plane.nbytes for plane in planes) + len(tables)
+    needed = sum(map(len, encoded)) + sum(plane.nbytes for plane in planes)
     free = shutil.disk_usage(target.parent).free
     if needed > free:
         raise RunError(f"{target}: needs {needed} bytes and its disk has {free} free; make room or write elsewhere")
@@ -202,10 +203,11 @@ def new_fits(
                 at += _write_at(file.fileno(), head, at)
                 images.append(NewImage(plane, file.fileno(), at))
                 at += plane.nbytes
-            _write_at(file.fileno(), tables, at)
             yield images
             for image in images:
                 image.check()
+            if after is not None:
+                _write_at(file.fileno(), after(), at)
             os.fsync(file.fileno())
         check_target_file(target)
         if not overwrite and target.exists():
