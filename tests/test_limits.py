@@ -23,7 +23,7 @@ from tiledsky.simulate import simulate_scene
 EXTREMES = [0, -1, 5e-324, 1e-30, 1e5, 1e9, 2**31, 2**63, 10**30, 1e300, -1e300]
 MODELS = [
     *(steps.RingStep, steps.MaskStep, steps.Tier, steps.SigmaClip, steps.BackgroundStep, steps.IDWInterpolator),
-    *(steps.LocalPolynomialInterpolator, steps.MeshCeiling, Recipe),
+    *(steps.LocalPolynomialInterpolator, steps.MeshCeiling, steps.ObjectsStep, Recipe),
 ]
 
 
@@ -52,7 +52,8 @@ def recipe_with(model, name, value):
     last = {"kind": "background", "name": "last", "box_size": 10}
     last["ceiling"] = made(steps.MeshCeiling, above="first")
     last["interpolator"] = made(steps.LocalPolynomialInterpolator, kind="local-polynomial")
-    return made(Recipe, name="extreme", steps=[ring, first, mask, last])
+    objects = made(steps.ObjectsStep, kind="objects")
+    return made(Recipe, name="extreme", steps=[ring, first, mask, objects, last])
 
 
 @pytest.fixture(autouse=True)

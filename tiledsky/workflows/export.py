@@ -59,8 +59,13 @@ def export(
         An unfinished run; a disk without room.
     """
     run = run if isinstance(run, Run) else open_run(run)
+    objects = run.objects
     if Path(out).suffix.lower() == ".csv":
-        write_csv(run, Path(out), overwrite=overwrite)
+        if objects is None:
+            raise ParameterError(
+                f"{run.path}: recipe {run.recipe.name} has no objects step, so there is no table; run one that has"
+            )
+        write_csv(objects, run.header, Path(out), overwrite=overwrite)
         return
     if not planes:
         raise ParameterError(f"no plane to export; name some of {', '.join(run.planes)}")
@@ -81,7 +86,6 @@ def export(
     versions = run.provenance["versions"]
     history = [f"tiledsky {versions['tiledsky']}: recipe {run.recipe.name}, run {run.provenance['run_id']}"]
     header = result_header(run.header, fill_of(run.recipe, run.provenance["input"], run.provenance.get("nodata")))
-    objects = run.objects
     after = None if objects is None else partial(objects_table, objects, run.header)
     write_fits(out, images, header=header, history=history, overwrite=overwrite, after=after)
 

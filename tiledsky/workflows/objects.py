@@ -1,4 +1,4 @@
-"""The large objects of a run as a table: FITS or CSV."""
+"""Large objects as a table: FITS or CSV."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.engine.result import Run
-from tiledsky.errors import ParameterError
 from tiledsky.io.files import write_bytes
 from tiledsky.io.fits.table import Column, table_bytes
 from tiledsky.io.fits.write import check_target
@@ -43,20 +41,16 @@ def objects_table(objects: NDArray[Any], header: Any) -> bytes:
     return table_bytes("OBJECTS", object_columns(objects, header))
 
 
-def write_csv(run: Run, out: Path, *, overwrite: bool) -> None:
-    """Write the table of the objects of a run as CSV: names, then a line for each object.
+def write_csv(objects: NDArray[Any], header: Any, out: Path, *, overwrite: bool) -> None:
+    """Write the table of objects as CSV: names, then a line for each object.
 
     Raises
     ------
     ParameterError
-        No objects step; a file that exists, without ``overwrite``.
+        A file that exists, without ``overwrite``.
     """
-    if run.objects is None:
-        raise ParameterError(
-            f"{run.path}: recipe {run.recipe.name} has no objects step, so there is no table; run one that has"
-        )
-    columns = object_columns(run.objects, run.header)
     check_target(out, overwrite=overwrite)
+    columns = object_columns(objects, header)
     rows = zip(*(column.values.tolist() for column in columns), strict=True)
     lines = [",".join(column.name for column in columns), *(",".join(map(repr, row)) for row in rows)]
     write_bytes(out, "".join(f"{line}\n" for line in lines).encode())
