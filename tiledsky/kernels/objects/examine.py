@@ -236,6 +236,9 @@ def examined(maps: Maps, place: Shape, edges: Floats, *, level: bool) -> Seen | 
     convex = convex and _unlike(v, d) <= _UNLIKE
     convex = convex and (_cusp(x, v, e) > _CUSP or _bends(x, v, e) < _BENDS)
     slope, extent = _outside(x, under_hull, max(FAINTEST, min(_SHARE * near, _LEVEL)) if level else FAINTEST)
+    if level:  # farther out it is that of others, too
+        near_by = max(int(np.searchsorted(wx, extent)), 2)
+        wx, light = wx[:near_by], light[:near_by]
     return Seen(place, wx, light, ground, float(extent), float(slope), near, cored, cored or convex)
 
 

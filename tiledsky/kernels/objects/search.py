@@ -40,7 +40,11 @@ _ABOVE, _NEIGHBOURHOOD = 1.5, 1536.0
 #: Without a core it has so many times the light that sky lacks within so many times its extent: a sky that bends as
 #: much as that about a place has a maximum there as well.
 _ABOVE_DIPS, _AROUND = 5.0, 3.0
-#: Share of its own light at 20 px that other new objects may have at the centre of one.
+#: A known object with a core is left as it is in a round that leaves less than this share of its light near the centre.
+_STAYS = 0.5
+#: Of new objects so near each other, px, there is one: that with the brightest boxes about its centre; and their least.
+_SAME, _FAINT = 40.0, 1e-6
+#: Share of its own light at 20 px that others may have at the centre of one that is alone.
 _ALONE = 0.05
 #: In the light of a known object: how much brighter a new one is, with and without a core.
 _CORED, _PLAIN = 1.0, 3.0
@@ -117,7 +121,7 @@ def find(boxes: Boxes, objects: Objects, interior: Region) -> Objects:
     -------
     ndarray of OBJECT
         In any order, with what `accepted` goes by in ``scores``: what the row is, light 20 px from the centre, the
-        first extent, and 1 for a core.
+        first extent, and light of the boxes about the centre, above 0 for a core.
 
     Notes
     -----
@@ -136,7 +140,9 @@ def find(boxes: Boxes, objects: Objects, interior: Region) -> Objects:
         seen = refined(maps, smooth, *maps.centre(i, j), edges, level=boxes.level)
         if seen is None or seen.near < _outshone(seen) * known[i, j] / boxes.unit or (boxes.level and not seen.cored):
             continue
-        rows.append(_row(seen, _NEW if seen.is_object else _LIKE_SKY, boxes.unit, edges))
+        row = _row(seen, _NEW if seen.is_object else _LIKE_SKY, boxes.unit, edges)
+        row["scores"][0, 3] = (1.0 if seen.cored else -1.0) * max(_core(maps.bare, i, j), _FAINT) * boxes.unit
+        rows.append(row)
     if not boxes.level:
         under = maps._replace(rest=-maps.rest)
         for i, j in from_below(under, inner):
@@ -186,6 +192,8 @@ def accepted(rows: Sequence[Objects], objects: Objects, *, image: Pair, keep: fl
 
 def _apart(new: Objects) -> Objects:
     """New objects that may come in one round, the brightest at 20 px first."""
+    core = np.abs(new["scores"][:, 3])
+    new = new[[not (core[_distances(new, one) < _SAME] > abs(one["scores"][3])).any() for one in new]]
     taken = no_objects()
     for k in np.lexsort((new["x"], new["y"], -new["scores"][:, 1])):
         one = new[k : k + 1]
@@ -219,13 +227,17 @@ def _again(boxes: Boxes, maps: Maps, objects: Objects, edges: Floats, interior: 
         own = light(objects[k : k + 1], mine.y0, mine.x0, mine.shape, boxes.size) / boxes.unit
         mine = mine._replace(rest=np.where(mine.weight > 0.0, mine.rest + own, 0.0), bare=mine.bare + own)
         seen = refined(mine, filled(mine), float(one["y"]), float(one["x"]), edges, level=False)
-        others = np.delete(objects, k)
-        if seen is None or seen.near < _outshone(seen) * _at(others, one) / boxes.unit:
+        core, first = float(one["scores"][3]), float(one["scores"][2])
+        if core > 0.0 and (seen is None or seen.near * boxes.unit < _STAYS * float(one["scores"][1])):
+            row = objects[k : k + 1].copy()  # too much of it is in others' models for now
+            row["scores"][0, 0] = _KNOWN
+            yield row
             continue
-        row = _row(seen, _KNOWN if seen.is_object else _LIKE_SKY, boxes.unit, edges)
-        first = float(one["scores"][2])
-        row["scores"][0, 2] = first
-        if _covered(one, objects[:k]):
+        if seen is None or seen.near < _outshone(seen) * _at(np.delete(objects, k), one) / boxes.unit:
+            continue
+        row = _row(seen, _KNOWN if seen.is_object or core > 0.0 else _LIKE_SKY, boxes.unit, edges)
+        row["scores"][0, 2:] = first, abs(core) if seen.cored or core > 0.0 else -abs(core)
+        if _at(objects[:k], one) > _ALONE * float(one["scores"][1]):
             row["extent"], row["slope"] = min(seen.extent, first), min(seen.slope, _STEEP)
         else:
             row["extent"] = min(max(float(one["extent"]), seen.extent), _GROWTH * float(one["extent"]))
@@ -255,6 +267,13 @@ def _dip(y: float, x: float, light_below: float) -> Objects:
     row = np.zeros(1, OBJECT)
     row["y"], row["x"], row["scores"][0] = y, x, (_BELOW, light_below, 0.0, 0.0)
     return row
+
+
+def _core(bare: Floats, i: int, j: int) -> float:
+    """Mean light of the 3 x 3 boxes about a place."""
+    part = bare[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+    there = part[np.isfinite(part)]
+    return math.fsum(there.tolist()) / there.size if there.size else 0.0
 
 
 def _at(objects: Objects, place: np.void) -> float:
