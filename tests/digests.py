@@ -2,7 +2,7 @@
 
     python -m tests.digests            compares with tests/digests.json
     python -m tests.digests --only deep-sky,sextractor     of these presets alone
-    python -m tests.digests --write    writes it anew, for a change that means to move bits
+    python -m tests.digests --write    writes it anew, for a change that means to move bits (with --only: these presets)
 
 The bits are the same on every machine and Python; where they differ between versions of a library, the file says which
 versions it was made with.
@@ -130,10 +130,11 @@ def main() -> int:
     """Write the digests, or compare them."""
     only = sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else preset_names()
     new = made(only)
+    old = json.loads(FILE.read_text())
     if "--write" in sys.argv:
-        FILE.write_text(json.dumps(new, indent=1) + "\n")
+        FILE.write_text(json.dumps({**old, **new} if "--only" in sys.argv else new, indent=1) + "\n")
         return 0
-    lines = differences({k: v for k, v in json.loads(FILE.read_text()).items() if k in new}, new)
+    lines = differences({k: v for k, v in old.items() if k in new}, new)
     print("\n".join(lines) or f"{len(new) - 1} results, the same bits")
     return bool(lines)
 

@@ -146,8 +146,17 @@ def test_the_second_pass_takes_the_merged_masks(kind):
 
 
 def test_there_are_tests_of_all_presets():
-    # those of no published chain: tests/test_accuracy.py
-    assert {*PRESETS, "complex-sky", "sextractor", "deep-sky", "extended-light"} == set(preset_names())
+    # those of no published chain: tests/test_accuracy.py, tests/operations/test_global_polynomial.py
+    plain = {"constant", "plane", "polynomial"}
+    assert {*PRESETS, *plain, "complex-sky", "sextractor", "deep-sky", "extended-light"} == set(preset_names())
+
+
+def test_plain_presets_have_the_masks_of_deep_sky():
+    masks = Recipe.load("deep-sky").steps[:-1]
+    for order, preset in enumerate(("constant", "plane", "polynomial")):
+        *steps, sky = Recipe.load(preset).steps
+        assert tuple(steps) == masks
+        assert sky.interpolator.order == order
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -133,7 +133,22 @@ class LocalPolynomialInterpolator(InterpolatorParameters):
         return self
 
 
-AnyInterpolator = ZoomInterpolator | IDWInterpolator | LocalPolynomialInterpolator
+class GlobalPolynomialInterpolator(InterpolatorParameters):
+    """One polynomial for the whole image, through the lowest level that many boxes have.
+
+    ``filter_size`` is for the rms alone. ``order``: degree, less of few boxes. See `tiledsky.kernels.fit.whole`.
+    """
+
+    kind: Literal["global-polynomial"] = "global-polynomial"
+    order: int = Field(2, ge=0, le=3)
+
+    @property
+    def words(self) -> str:
+        """The interpolator in a few words."""
+        return f"one {('value', 'plane', 'parabola', 'cubic polynomial')[self.order]} for the whole image"
+
+
+AnyInterpolator = ZoomInterpolator | IDWInterpolator | LocalPolynomialInterpolator | GlobalPolynomialInterpolator
 Interpolator = Annotated[AnyInterpolator, Field(discriminator="kind")]
 
 
@@ -324,7 +339,9 @@ class BackgroundStep(Model):
     def words(self) -> str:
         """The step in a few words."""
         by, bx = self.box_size
-        return f"mesh of {by} × {bx} px boxes, {self.estimator}, {self.interpolator.kind}"
+        given = self.interpolator
+        how = given.words if isinstance(given, GlobalPolynomialInterpolator) else given.kind
+        return f"mesh of {by} × {bx} px boxes, {self.estimator}, {how}"
 
     @model_validator(mode="after")
     def _odd_filter(self) -> BackgroundStep:

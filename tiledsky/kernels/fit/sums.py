@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from math import inf
+from math import inf, isqrt
 from typing import Any
 
 import numba
@@ -23,8 +23,8 @@ from tiledsky.kernels.fit.moments import terms
 from tiledsky.kernels.fit.windows import ALIGNED, Floats, Window, weighted_cells
 from tiledsky.kernels.statistics.counted import CountedValues
 
-#: Degree of the largest polynomial of the whole mesh, and its terms.
-_DEGREE, _TERMS = 2, 6
+#: Degree of the largest polynomial of the whole mesh that local fits are averaged with.
+_DEGREE = 2
 #: Condition of normal equations above which a polynomial of the whole mesh is left out: boxes in a row, or too few.
 _SINGULAR = 1e12
 
@@ -187,7 +187,7 @@ class Polynomial:
 
     def at(self, region: Region, shape: Pair) -> tuple[Floats, Floats]:
         """Value, and leverage over weight, at the cells of a region; 80 bytes a cell."""
-        along_y, along_x = _powers(region, shape)
+        along_y, along_x = _powers(region, shape, self.degree)
         basis = [np.multiply.outer(along_y[i], along_x[j]) for i, j in terms(self.degree)]
         fit, lever = np.zeros(region.shape), np.zeros(region.shape)
         # term by term: the order of sums in a matrix product may depend on the number of rows
@@ -198,14 +198,16 @@ class Polynomial:
         return fit, lever
 
 
-def _powers(region: Region, shape: Pair) -> tuple[Floats, Floats]:
-    """Powers, (degree + 1, n), of rows and of columns, which go from -1 to 1 over the mesh, in a region."""
+def _powers(region: Region, shape: Pair, degree: int) -> tuple[Floats, Floats]:
+    """Powers, (degree + 1, n), of rows and of columns in a region; see `powers_at`."""
     ends = ((region.y0, region.y1), (region.x0, region.x1))
-    y, x = (
-        elementary.powers(np.arange(*end) * (2.0 / max(n - 1, 1)) - (n > 1), _DEGREE + 1)
-        for end, n in zip(ends, shape, strict=True)
-    )
+    y, x = (powers_at(np.arange(*end), n, degree) for end, n in zip(ends, shape, strict=True))
     return y, x
+
+
+def powers_at(cells: NDArray[Any], n: int, degree: int) -> Floats:
+    """Powers, (degree + 1, cells), of places along an axis of n cells, which goes from -1 to 1 over the mesh."""
+    return elementary.powers(cells * (2.0 / max(n - 1, 1)) - (n > 1), degree + 1)
 
 
 def normal_sums(tile: Region, values: Window, weight: Window, *, shape: Pair, center: float) -> ExactSums:
@@ -224,19 +226,33 @@ def normal_sums(tile: Region, values: Window, weight: Window, *, shape: Pair, ce
     -----
     Halo: none. Memory: 24 bytes a cell.
     """
-    cells, weights = weighted_cells(values, weight, tile, center)
-    blocks = np.zeros((_TERMS * (_TERMS + 1) // 2 + _TERMS, _blocks(tile.shape)))
-    _sum_normal(cells, weights, *_powers(tile, shape), np.array(terms(_DEGREE)), blocks)
+    return normal_sums_of(*weighted_cells(values, weight, tile, center), *_powers(tile, shape, _DEGREE))
+
+
+def normal_sums_of(cells: Floats, weights: Floats, along_y: Floats, along_x: Floats) -> ExactSums:
+    """Normal equations of polynomials, from values and weights of cells whose places have these powers.
+
+    The degree is that of the powers. Where the weight is 0, the value is finite.
+    """
+    powers = np.array(terms(len(along_y) - 1))
+    n = len(powers)
+    blocks = np.zeros((n * (n + 1) // 2 + n, _blocks(cells.shape)))
+    _sum_normal(cells, weights, along_y, along_x, powers, blocks)
     return ExactSums.of(blocks)
+
+
+def moments_of(sums: ExactSums) -> tuple[Floats, Floats]:
+    """Matrix (n, n) and right side (n,) of normal equations."""
+    numbers = [float(total) for total in sums.totals]
+    n = (isqrt(9 + 8 * len(numbers)) - 3) // 2
+    moments = np.zeros((n, n))
+    moments[np.tril_indices(n)] = numbers[:-n]
+    return np.where(np.tri(n, dtype=bool), moments, moments.T), np.array(numbers[-n:])
 
 
 def polynomials(sums: ExactSums, *, whole: int) -> tuple[Polynomial, ...]:
     """Polynomials of the whole mesh up to a degree, as far as its boxes determine them, from `normal_sums` of all."""
-    numbers = [float(total) for total in sums.totals]
-    moments = np.zeros((_TERMS, _TERMS))
-    moments[np.tril_indices(_TERMS)] = numbers[:-_TERMS]
-    moments = np.where(np.tri(_TERMS, dtype=bool), moments, moments.T)
-    products, made = numbers[-_TERMS:], []
+    (moments, products), made = moments_of(sums), list[Polynomial]()
     for degree in range(whole + 1):
         n = (degree + 1) * (degree + 2) // 2
         matrix = np.ascontiguousarray(moments[:n, :n])
