@@ -40,8 +40,6 @@ _ABOVE, _NEIGHBOURHOOD = 1.5, 1536.0
 #: Without a core it has so many times the light that sky lacks within so many times its extent: a sky that bends as
 #: much as that about a place has a maximum there as well.
 _ABOVE_DIPS, _AROUND = 5.0, 3.0
-#: A known object with a core is left as it is in a round that leaves less than this share of its light near the centre.
-_STAYS = 0.5
 #: Of new objects so near each other, px, there is one: that with the brightest boxes about its centre; and their least.
 _SAME, _FAINT = 40.0, 1e-6
 #: Share of its own light at 20 px that others may have at the centre of one that is alone.
@@ -228,9 +226,9 @@ def _again(boxes: Boxes, maps: Maps, objects: Objects, edges: Floats, interior: 
         mine = mine._replace(rest=np.where(mine.weight > 0.0, mine.rest + own, 0.0), bare=mine.bare + own)
         seen = refined(mine, filled(mine), float(one["y"]), float(one["x"]), edges, level=False)
         core, first = float(one["scores"][3]), float(one["scores"][2])
-        if core > 0.0 and (seen is None or seen.near * boxes.unit < _STAYS * float(one["scores"][1])):
+        if core > 0.0 and seen is None:
             row = objects[k : k + 1].copy()  # too much of it is in others' models for now
-            row["scores"][0, 0] = _KNOWN
+            row["scores"][0, 0], row["slope"] = _KNOWN, min(float(one["slope"]), _STEEP)
             yield row
             continue
         if seen is None or seen.near < _outshone(seen) * _at(np.delete(objects, k), one) / boxes.unit:
