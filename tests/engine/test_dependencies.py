@@ -19,9 +19,9 @@ from tests.engine.scenes import KEEPING, make_planes, stored_bytes
 from tiledsky import Recipe, run
 from tiledsky.engine import tasks
 from tiledsky.engine.context import forget
-from tiledsky.engine.dependencies import TaskState, needed, reads
+from tiledsky.engine.dependencies import TaskState, keeps, needed, reads
 from tiledsky.engine.layout import Layout
-from tiledsky.engine.plan import Plan, make_plan
+from tiledsky.engine.plan import Plan, Stage, make_plan
 from tiledsky.engine.tasks import execute
 from tiledsky.engine.verify import Checker
 from tiledsky.io.folders import LocalFolder
@@ -57,6 +57,18 @@ RICH = Recipe.from_dict(
                 "tiers": [{"n_sigma": 1.5, "noise": "std", "center": "zero"}, {"n_sigma": 3.0, "sigma": 1.5}],
             },
             {"kind": "background", "name": "result", "box_size": 8},
+        ],
+    }
+).expanded()
+
+#: Tiles whose summaries are merged in blocks: all three passes.
+MERGING = Recipe.from_dict(
+    {
+        "name": "merging",
+        "steps": [
+            {"kind": "ring", "name": "ring", "radius_in": 4, "width": 2},
+            {"kind": "mask", "name": "found", "tiers": [{"n_sigma": 2.0, "fwhm": 2.0, "noise": "biweight"}]},
+            {"kind": "background", "name": "sky", "box_size": 40, "mask": "found"},
         ],
     }
 ).expanded()
@@ -159,6 +171,29 @@ def watched_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     recipe = {"rich": RICH, "keeping": KEEPING}.get(request.param) or Recipe.load(request.param).expanded()
     tile = {"rich": 60, "keeping": 72}.get(request.param, 100)
     return WatchedRun(recipe, tmp_path_factory.mktemp(request.param), tile)
+
+
+def test_merges_are_made_anew_for_what_reads_them() -> None:
+    """Of an unfinished run those that are missing, from their own tiles; of a finished one, without summaries, all."""
+    plan = make_plan(MERGING, (190, 210), "float32", tile_size=36, ingest=True)
+    assert set(plan.merged) == {"found-histogram", "found-refine", "found-biweight"}
+    lost = {("found-statistics", (0, 0)), ("found-biweight-merge", (1, 1)), ("found-biweight", (2, 3))}
+    merged_before = {("found-biweight", (0, 0)), ("found-refine", (5, 5)), ("found-refine-merge", (2, 2))}
+
+    def unfinished(stage: Stage, index: tuple[int, int]) -> TaskState:
+        there = (stage.name, index) not in lost | merged_before
+        return TaskState(kept=there, usable=there)
+
+    def finished(stage: Stage, index: tuple[int, int]) -> TaskState:
+        there = keeps(MERGING, stage) and stage.kind != "statistics"
+        return TaskState(kept=there, usable=there)
+
+    found = needed(MERGING, plan, unfinished)
+    assert {(name, index) for name, some in found.items() for index in some} == lost
+    found = needed(MERGING, plan, finished)
+    for stage in plan.stages:
+        again = stage.step == "found" and stage.kind != "mask"
+        assert len(found[stage.name]) == len(plan.grid(stage)) * (again or stage.name == "ring"), stage.name
 
 
 def test_empty_store_needs_every_task(watched_run: WatchedRun) -> None:

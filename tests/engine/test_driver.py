@@ -159,6 +159,13 @@ def test_tasks_in_groups(faulty: Any, image: Path, tmp_path: Path, whole: Any, m
     assert_repaired(client, plan, image, out, whole, computed=whole[0] - RINGS - (RINGS - 1))
 
 
+def test_scheduler_that_is_lost_before_the_first_task(tmp_path: Path) -> None:
+    with local_client(workers=1, threads=1) as client:
+        pass
+    with pytest.raises(RunError, match="the connection to the Dask scheduler was lost; finished tasks are kept"):
+        executors.DaskExecutor(client, LocalFolder(tmp_path), "0123456789abcdef", "", executors.Options())
+
+
 @faults
 def test_tasks_that_all_kill_their_worker(faulty: Any, image: Path, tmp_path: Path, whole: Any) -> None:
     (client, plan), out = faulty, tmp_path / "run.zarr"

@@ -143,7 +143,7 @@ def _of_cells(recipe: Recipe, stage: Stage) -> bool:
 
 @pytest.mark.parametrize("shape", [(83_000, 93_200), (316_000, 316_000)])
 def test_measures_and_statistics_of_the_largest_images_take_little(shape: tuple[int, int]) -> None:
-    kinds = {"diagnostics", "bins", "centers", "statistics", "output"}
+    kinds = {"diagnostics", "merge", "bins", "centers", "statistics", "output"}
     for preset in preset_names():
         recipe = Recipe.load(preset).expanded()
         plan = plan_for(recipe, shape)

@@ -200,6 +200,8 @@ def test_refinements_merge_from_their_bytes(monkeypatch: pytest.MonkeyPatch) -> 
         for some in (bins[1:2], bins[::5], bins[:0], bins):
             found = Refinement.from_bytes(whole.to_bytes(), some)
             assert found.to_bytes() == Refinement.from_values(tiles, some).to_bytes()
+        with pytest.raises(ParameterError, match="looked at other bins"):
+            Refinement.from_bytes(parts[0], histogram.bins[1:3])
 
 
 def test_refinement_counts_single_values():

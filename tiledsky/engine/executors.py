@@ -140,7 +140,10 @@ class DaskExecutor:
         self.client, self.root = client, folder_at(root.path.absolute())
         self.run_id, self.call, self.options = run_id, call, options
         self.patience = options.patience or (_PATIENCE_HERE if isinstance(client.cluster, LocalCluster) else _PATIENCE)
-        cores = client.ncores()
+        try:
+            cores = client.ncores()
+        except Exception as error:  # whatever a connection raises that breaks or was closed
+            raise self._lost() from error
         self.workers, self._threads = len(cores), sum(cores.values())
         self._done, self._seconds = 1, _EXPECTED  # tasks, and what they took
         self._asking: Future[Any] | None = None

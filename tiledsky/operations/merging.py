@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from tiledsky.geometry import Pair
 from tiledsky.operations.base import Operation, Read, Task, TaskOutput, summary_file
@@ -14,8 +16,8 @@ class Summarised(Operation):
     """An operation on tiles whose summaries merge to one of the same form, exactly, in any order."""
 
     @abstractmethod
-    def merge(self, parts: Sequence[Sequence[bytes]]) -> list[bytes]:
-        """Merge the summaries of some tiles."""
+    def merge(self, read: Callable[[], Iterator[Sequence[bytes]]]) -> list[bytes]:
+        """Merge the summaries of some tiles, which ``read`` reads one after the other, as often as it is called."""
 
     @abstractmethod
     def merging(self, phase: Phase, sizes: Sizes, count: int) -> Phase:
@@ -54,10 +56,9 @@ class MergedSummaries(Operation):
 
     def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
-        return TaskOutput(task.write_parts(self.source.merge(list(task.parts(self.source.name, task.region)))))
+        return TaskOutput(task.write_parts(self.source.merge(partial(task.parts, self.source.name, task.region))))
 
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`."""
-        block, tile = sizes.stage_tile, sizes.tiles[self.source.name]
-        count = (block[0] // tile[0]) * (block[1] // tile[1])
+        count = math.prod(-(-n // t) for n, t in zip(sizes.tile_shape, sizes.tiles[self.source.name], strict=True))
         return [self.source.merging(Phase("merging"), sizes, count)]

@@ -12,7 +12,7 @@ not need are left out. Arrays do all of it in `Statistics.on_arrays` (`tiledsky.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,6 +38,8 @@ _REFINE = 60 * MEGABYTE
 #: Distinct values of a tile in the bins that a median or a clip can fall in: the most that is likely; a bin has 65536,
 #: and few bins have more than a handful of values.
 DISTINCT_TILE = 1 << 18
+#: The same of a block of tiles.
+DISTINCT_BLOCK = 1 << 20
 #: Merged histograms, and the exact sums of their bins as Python integers; counters of the values of some bins.
 HISTOGRAMS, _VALUES = 45 * MEGABYTE, 90 * MEGABYTE
 #: Bytes of the histogram of a tile, at most.
@@ -105,22 +107,30 @@ class Pass(Operation):
 class MergedPass(Pass, Summarised):
     """A pass over the tiles, with a summary for each image (or tier) that merges by adding integers."""
 
-    #: Bytes of the summary of an image at most, and of counters while they are merged.
-    summary, adding = 0, HISTOGRAMS
+    #: Bytes of the summary of an image at most, of a tile and of a block, and of counters while they are merged.
+    summary, block, adding = 0, 0, HISTOGRAMS
 
     @staticmethod
     @abstractmethod
     def merged(parts: Sequence[bytes]) -> bytes:
         """Merge summaries of one image."""
 
-    def merge(self, parts: Sequence[Sequence[bytes]]) -> list[bytes]:
-        """See `Summarised.merge`: an image that a pass leaves out has an empty summary."""
-        return [self.merged(of_image) if of_image[0] else b"" for of_image in zip(*parts, strict=True)]
+    def merge(self, read: Callable[[], Iterator[Sequence[bytes]]]) -> list[bytes]:
+        """See `Summarised.merge`: an image that a pass leaves out has an empty summary.
+
+        Files are read again for each image, so that the summaries of one image alone are held.
+        """
+        made: list[bytes] = []
+        for k in range(len(next(read()))):
+            parts = [of_tile[k] for of_tile in read()]
+            made.append(self.merged(parts) if parts[0] else b"")
+        return made
 
     def merging(self, phase: Phase, sizes: Sizes, count: int) -> Phase:
         """See `Summarised.merging`."""
         images = len(self.request.images)
-        return phase.add("summaries", images * self.summary, "tiles", count).add("counters", 1, "B", self.adding)
+        phase.add("summaries of an image", self.summary, "tiles", count).add("counters", 1, "B", self.adding)
+        return phase.add("a file", 2 * self.summary, "images", images).add("merged", self.block, "images", images)
 
 
 class TilePass(MergedPass):
@@ -169,7 +179,8 @@ class TilePass(MergedPass):
 class Histogram(TilePass):
     """First pass: counts and sums of the pixels by the upper half of their keys."""
 
-    kind, counters, summary = "histogram", HISTOGRAM, _SUMMARY
+    kind, counters = "histogram", HISTOGRAM
+    summary = block = _SUMMARY
 
     def chunk(self, task: Task, pixels: list[NDArray[np.float32]], ignored: NDArray[np.bool_]) -> list[bytes]:
         """See `TilePass.chunk`."""
@@ -185,7 +196,7 @@ class RefinementPass(TilePass):
     """Second pass: the values in the chosen bins."""
 
     kind, counters = "refine", _REFINE
-    summary, adding = 6 * DISTINCT_TILE, _VALUES
+    summary, block, adding = 6 * DISTINCT_TILE, 6 * DISTINCT_BLOCK, _VALUES
 
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`."""

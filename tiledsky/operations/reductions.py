@@ -20,6 +20,7 @@ from tiledsky.operations.base import Operation, Read, Task, TaskOutput
 from tiledsky.operations.memory import Phase, Sizes
 from tiledsky.operations.merging import MergedSummaries, Summarised
 from tiledsky.operations.passes import (
+    DISTINCT_BLOCK,
     DISTINCT_TILE,
     HISTOGRAMS,
     Biweight,
@@ -31,10 +32,9 @@ from tiledsky.operations.passes import (
 )
 from tiledsky.statistics import Statistics, bins_to_refine, finish, finish_in_parts, with_biweights
 
-#: Distinct values in the bins that a median or a clip can fall in, of the whole image and of a block of tiles: the most
-#: that is likely. Merged at once beside them (`tiledsky.kernels.statistics.refinement`), and bytes a value while they
-#: are sorted and added up.
-_DISTINCT, _DISTINCT_BLOCK, _MERGED, _MERGING = 1 << 20, 1 << 20, 1 << 20, 52
+#: Distinct values in the bins that a median or a clip can fall in, of the whole image: the most that is likely. Merged
+#: at once beside them (`tiledsky.kernels.statistics.refinement`), and bytes a value while they are sorted and added up.
+_DISTINCT, _MERGED, _MERGING = 1 << 20, 1 << 20, 52
 
 
 class Reduction(Pass):
@@ -75,7 +75,7 @@ class Reduction(Pass):
         """See `Operation.phases`."""
         merged = Phase("merging").add("histograms", 1, "B", HISTOGRAMS)
         if any(read.node == self._of("refine") for read in self.reads()):
-            values = min(sizes.tasks(self._of("refine")) * DISTINCT_TILE, _MERGED + 2 * _DISTINCT + _DISTINCT_BLOCK)
+            values = min(sizes.tasks(self._of("refine")) * DISTINCT_TILE, _MERGED + 2 * _DISTINCT + DISTINCT_BLOCK)
             merged.add("values", _MERGING, "values", values).add("sample", 24, "values", _DISTINCT)
         return [merged]
 

@@ -262,6 +262,8 @@ class Refinement:
         ------
         InputError
             Not a refinement, or of the wrong length.
+        ParameterError
+            It did not look at all of ``some``.
         """
         check_magic(data, _REFINEMENT_HEADER, _REFINEMENT_MAGIC, "Refinement")
         _, size, n_bins, width = _REFINEMENT_HEADER.unpack_from(data)
@@ -271,6 +273,8 @@ class Refinement:
         sizes = np.frombuffer(data, "<u4", n_bins, offset + 2 * n_bins).astype(np.int64)
         lows, times = offset + 6 * n_bins, offset + 6 * n_bins + 2 * size
         first, last = 0, size
+        if some is not None and not np.isin(some, bins).all():
+            raise ParameterError("the refinement looked at other bins, so pixels would be missed; make it with these")
         if some is not None and some.size:
             # what lies between the first and the last of them: they are neighbours, but for a few
             a, b = np.searchsorted(bins, some[[0, -1]])
