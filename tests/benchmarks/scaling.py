@@ -22,10 +22,9 @@ from pathlib import Path
 
 import dask
 
-from tests.benchmarks.stage_times import Cost, gather_seconds, run_seconds
+from tests.benchmarks.stage_times import Cost, gather_seconds, run_seconds, sent_seconds
 from tiledsky.cluster.local import local_client
 from tiledsky.engine.executors import DaskExecutor, Options
-from tiledsky.engine.pace import grouped_seconds, tasks_together
 from tiledsky.engine.plan import make_plan
 from tiledsky.io.folders import LocalFolder
 from tiledsky.recipe import Recipe
@@ -118,7 +117,7 @@ def main() -> int:
     ]
     for name, count, threads, seconds in cases:
         options = {"threads": threads, "task_seconds": seconds}
-        expected = grouped_seconds(count, tasks_together(count, **options), driver_seconds=wall, **options)
+        expected = sent_seconds(count, driver_seconds=wall, **options)
         took = apart(count, threads, seconds)["wall"]
         within = abs(took / expected - 1) <= 0.2
         good &= within

@@ -7,11 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tiledsky.engine.dependencies import reads
-from tiledsky.engine.pace import grouped_seconds, tasks_together
+from tiledsky.engine.executors import FIRST
+from tiledsky.engine.pace import grouped_seconds, stage_seconds, tasks_together
 from tiledsky.engine.plan import GATHER, Plan
 from tiledsky.operations.base import Operation
 from tiledsky.operations.cells import CellOperation
 from tiledsky.recipe import Recipe
+
+
+def sent_seconds(count: int, *, threads: int, task_seconds: float, driver_seconds: float) -> float:
+    """Wall seconds of a stage: its first tasks go one by one, the others in groups when one of these has ended."""
+    options = {"threads": threads, "task_seconds": task_seconds, "driver_seconds": driver_seconds}
+    if count <= FIRST:
+        return stage_seconds(count, **options)
+    others = grouped_seconds(count, tasks_together(count - FIRST, **options), **options)
+    return max(FIRST * driver_seconds, driver_seconds + task_seconds) * (threads > FIRST) + others
 
 
 def threads_fed(task_seconds: float, driver_seconds: float) -> int:
@@ -69,5 +79,5 @@ def run_seconds(recipe: Recipe, plan: Plan, cost: Cost, *, threads: int) -> floa
         for count in (len(plan.grid(stage)) for stage in stages):
             task = seconds / len(stages) / count
             options = {"threads": threads, "task_seconds": task, "driver_seconds": cost.driver_seconds}
-            work += grouped_seconds(count, tasks_together(count, **options), **options)
+            work += sent_seconds(count, **options)
     return work + gather_seconds(recipe, plan, cost)

@@ -146,6 +146,7 @@ def test_what_does_not_pass(
 def test_tasks_in_groups(faulty: Any, image: Path, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers get four tasks at once: one that fails is tried alone, one that kills takes no other with it."""
     (client, plan), out = faulty, tmp_path / "run.zarr"
+    monkeypatch.setattr(executors, "FIRST", 2)
     monkeypatch.setattr(executors, "tasks_together", lambda count, **options: 4)
     for what, times in (("transient", 2), ("kill", 1)):
         notes = planted.plant(plan, "ring", [0, 2], what, times=times)

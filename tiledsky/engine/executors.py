@@ -38,8 +38,8 @@ _WAITS = (0.0, 0.5, 4.0)
 _WINDOW = 1 << 15
 #: Groups that are sent at once: the message takes memory as well.
 _BATCH = 2000
-#: Seconds that a task takes, before any has ended.
-_EXPECTED = 0.5
+#: Tasks of a stage that are sent one by one first.
+FIRST = 64
 #: Seconds between looks at the tasks; longer where a look takes longer than a tenth of it.
 _POLL, _LOOKS = 0.01, 10
 #: Seconds by which a clock may be set back: a run stands still so long.
@@ -145,7 +145,6 @@ class DaskExecutor:
         except Exception as error:  # whatever a connection raises that breaks or was closed
             raise self._lost() from error
         self.workers, self._threads = len(cores), sum(cores.values())
-        self._done, self._seconds = 1, _EXPECTED  # tasks, and what they took
         self._asking: Future[Any] | None = None
         self._asked = self._seen = time.monotonic()
         self._pause = _POLL
@@ -171,14 +170,18 @@ class DaskExecutor:
     def _work(self, common: StageTasks, tasks: Iterable[_Task]) -> Iterator[tuple[_Task, Outcome]]:
         todo, pending = deque(tasks), dict[Any, list[_Task]]()
         later: list[tuple[float, Pair, _Task]] = []  # a heap by the time at which a task is tried again
-        together = tasks_together(len(todo), threads=self._threads, task_seconds=self._seconds / self._done)
+        done, seconds = 0, 0.0
         try:
             while todo or pending or later:
                 while later and later[0][0] <= time.monotonic():
                     todo.append(heappop(later)[2])
+                together, window = 1, FIRST  # until one ends, nobody knows how long they take
+                if done:
+                    together = tasks_together(len(todo), threads=self._threads, task_seconds=seconds / done)
+                    window = _WINDOW
                 groups = -(-len(todo) // together)
-                room = min(groups, _WINDOW - len(pending))
-                count = together * room if room >= min(_BATCH, groups) else 0
+                room = min(groups, window - len(pending))
+                count = together * room if room >= min(_BATCH, groups, window) else 0
                 sent = [todo.popleft() for _ in range(min(count, len(todo)))]
                 pending |= self._submit(common, [sent[k : k + together] for k in range(0, len(sent), together)])
                 for future, outcome in self._ended(pending, until=later[0][0] if later else None):
@@ -187,7 +190,7 @@ class DaskExecutor:
                     outcomes = [outcome] * len(group) if isinstance(outcome, Failure) else outcome
                     for task, own in zip(group, outcomes, strict=True):
                         if not isinstance(own, Failure):
-                            self._done, self._seconds = self._done + 1, self._seconds + own["seconds"]
+                            done, seconds = done + 1, seconds + own["seconds"]
                             yield task, own
                         elif own.transient and task.tries < self.options.retries:
                             again = replace(task, tries=task.tries + 1)
