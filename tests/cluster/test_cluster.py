@@ -184,7 +184,10 @@ def test_folder_of_workers_is_not_one_that_others_made(tmp_path: Path) -> None:
         assert list((tmp_path / "theirs").iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "value"), [("OMP_NUM_THREADS", "1"), ("MALLOC_TRIM_THRESHOLD_", "33554432")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OMP_NUM_THREADS", "1"), ("MALLOC_TRIM_THRESHOLD_", "33554432"), ("MALLOC_ARENA_MAX", "1")],
+)
 def test_environment_of_workers(client: Any, name: str, value: str) -> None:
     found = client.run(lambda: os.environ.get(name))
     assert set(found.values()) == {value}
