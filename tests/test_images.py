@@ -125,7 +125,7 @@ def _values(result: Any) -> dict[str, tuple[Any, Any]]:
 
 
 PLAIN: dict[str, Any] = {}
-UNITLESS = {"n", "mask", "n_pixels_mesh", "nodata"}
+UNITLESS = {"n", "mask", "n_pixels_mesh", "nodata", "objects"}
 
 
 @pytest.mark.parametrize("call", CALLS)
