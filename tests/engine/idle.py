@@ -8,7 +8,7 @@ from tiledsky.engine import attempt
 
 
 def execute(*arguments: Any) -> dict[str, Any]:
-    return {"cpu_seconds": 0.0, "objects": []}
+    return {"seconds": 0.0, "cpu_seconds": 0.0, "objects": []}
 
 
 attempt.execute = execute  # type: ignore[assignment]

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import tiledsky
 from tests.engine.scenes import KEEPING, command, make_planes, write_arrays, write_fits
+from tests.objects_scene import galaxy_scene, with_objects
 from tiledsky import Recipe
 from tiledsky.cli import app
 from tiledsky.cluster import process_memory
@@ -107,18 +108,37 @@ print(json.dumps(added))
 """
 
 
+def added_by_tasks(prepared: Any) -> dict[str, int]:
+    """Do all tasks of a run in a process of their own; return what the last of each stage added to it."""
+    with prepared.locked(restart=False):
+        prepared.create()
+    environment = {**os.environ, **worker_environment()}
+    words = [sys.executable, "-c", _EACH_TASK, str(prepared.root.path.absolute()), prepared.run_id]
+    added: dict[str, int] = json.loads(
+        subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    )
+    return added
+
+
+@needs_clear_refs
+def test_large_objects_take_what_their_terms_say(tmp_path: Path) -> None:
+    recipe, image = with_objects(), tmp_path / "image.zarr"
+    zarr.create_array(str(image), data=galaxy_scene(420).image, chunks=(210, 210))
+    tiledsky.run(recipe, image, tmp_path / "first.zarr")  # compiles what is not compiled yet
+    prepared = prepare(recipe, image, tmp_path / "run.zarr")
+    added, plan = added_by_tasks(prepared), prepared.plan
+    assert {"objects-1-found", "objects-catalogue"} <= added.keys()
+    for stage in plan.stages:
+        assert added[stage.name] <= peak(prepared.recipe, plan, stage, PLANES).bytes - BASE, stage.name
+
+
 @needs_clear_refs
 def test_large_tiles_take_what_their_terms_say(tmp_path: Path) -> None:
     """What a task adds to its process is not above its terms; and where it is much, not far below them."""
     image = np.random.default_rng(3).normal(1.0, 0.1, (TILE, 2 * TILE)).astype(np.float32)
     zarr.create_array(str(tmp_path / "image.zarr"), data=image, chunks=(240, 240), shards=(TILE, TILE))
     prepared = prepare("notebook-bkg3", tmp_path / "image.zarr", tmp_path / "run.zarr", tile_size=TILE)
-    with prepared.locked(restart=False):
-        prepared.create()
-    environment = {**os.environ, **worker_environment()}
-    words = [sys.executable, "-c", _EACH_TASK, str(prepared.root.path.absolute()), prepared.run_id]
-    added = json.loads(subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout)
-    recipe, plan = prepared.recipe, prepared.plan
+    added, recipe, plan = added_by_tasks(prepared), prepared.recipe, prepared.plan
     for stage in plan.stages:
         terms = peak(recipe, plan, stage, PLANES).bytes - BASE
         assert added[stage.name] <= terms, stage.name

@@ -25,7 +25,8 @@ def test_edited_documents(finished: Path, image: Path, tmp_path: Path, tally: Ta
     found = json.loads(done.stdout)
     assert found["failures"] == []
     assert found["edits"] > least
-    # neither blind nor afraid of everything
-    assert 0.3 < found["counts"]["exit code 4"] / sum(found["counts"].values()) < 0.9
+    # neither blind nor afraid of everything, to two standard errors of a share of so many commands
+    commands = sum(found["counts"].values())
+    assert 0.3 - commands**-0.5 < found["counts"]["exit code 4"] / commands < 0.9
     tally.add(found["edits"])
     print(f"faults: {found['edits']} edited documents of run stores, 0 failures: {found['counts']}")
