@@ -61,15 +61,14 @@ def apart(count: int, threads: int, seconds: float) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-#: CPU seconds of gather tasks for each summary, from the same runs. Not of "centers", which counts values that are the
-#: fewer the larger the image: four images of 1.9e9 simulated values in 42 blocks.
+#: CPU seconds of gather tasks for each summary that they merge, of deep-sky on 40000 x 40000 px.
 GATHERED = {
-    "diagnostics": 0.0056,
-    "bins": 0.005,
-    "centers": 4 * 0.31 / 42,
-    "noise": 0.0015,
-    "robust-scale": 0.0009,
-    "weight-numbers": 0.0008,
+    "diagnostics": 2.64 / 400,
+    "bins": 0.16 / 25,
+    "centers": (10.09 + 0.21) / 2 / 25,
+    "noise": 0.2 / 196,
+    "robust-scale": 0.22 / 196,
+    "weight-numbers": 0.26 / 196,
 }
 #: CPU seconds of the tasks of runs on 10000 x 10000 px with two workers, a pixel: of tiles of the image, and of tiles
 #: of meshes; of `cost`; of gather tasks, for each summary.
