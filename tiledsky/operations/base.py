@@ -290,6 +290,19 @@ class Operation(ABC):
         """Do all of it on arrays; nothing for what another operation does there at once."""
 
 
+class SummaryOperation(Operation):
+    """Each task writes its summary and nothing else, which is thrown away when the run ends."""
+
+    def files(self, index: Pair) -> list[str]:
+        """See `Operation.files`."""
+        return [summary_file(self.name, index)]
+
+    @property
+    def kept(self) -> bool:
+        """See `Operation.kept`."""
+        return False
+
+
 class PixelOperation(Operation):
     """Patches in, one patch out, on the grid of the image.
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, Region, boxes_of, mesh_shape
-from tiledsky.operations.base import ArraySpec, Image, Operation, Read, Task, TaskOutput, summary_file
+from tiledsky.operations.base import ArraySpec, Image, Operation, Read, SummaryOperation, Task, TaskOutput, summary_file
 from tiledsky.operations.boxes import MeshParameters
 from tiledsky.operations.memory import MEGABYTE, READ, WRITE, Phase, Sizes
 from tiledsky.overlap import Patch
@@ -237,7 +237,7 @@ class CellOperation(Operation):
         return [reading, working]
 
 
-class CellNumbers(Operation):
+class CellNumbers(SummaryOperation):
     """Numbers of a whole mesh, from the summaries of the tiles of a `CellOperation`."""
 
     whole, shared = True, True
@@ -259,15 +259,6 @@ class CellNumbers(Operation):
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`."""
         yield Read(self.source, None)
-
-    def files(self, index: Pair) -> list[str]:
-        """See `Operation.files`."""
-        return [summary_file(self.name, index)]
-
-    @property
-    def kept(self) -> bool:
-        """See `Operation.kept`."""
-        return False
 
     def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""

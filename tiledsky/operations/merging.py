@@ -7,8 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from tiledsky.geometry import Pair
-from tiledsky.operations.base import Operation, Read, Task, TaskOutput, summary_file
+from tiledsky.operations.base import Operation, Read, SummaryOperation, Task, TaskOutput
 from tiledsky.operations.memory import Phase, Sizes
 
 
@@ -24,7 +23,7 @@ class Summarised(Operation):
         """Add the memory of `merge`, for ``count`` tiles."""
 
 
-class MergedSummaries(Operation):
+class MergedSummaries(SummaryOperation):
     """Merges the summaries of a block of tiles. A plan leaves it out where there are few tiles.
 
     What reads the summaries of all tiles reads those of the blocks instead (`tiledsky.engine.plan.Plan.merged`).
@@ -44,15 +43,6 @@ class MergedSummaries(Operation):
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`."""
         yield Read(self.source.name)
-
-    def files(self, index: Pair) -> list[str]:
-        """See `Operation.files`."""
-        return [summary_file(self.name, index)]
-
-    @property
-    def kept(self) -> bool:
-        """See `Operation.kept`."""
-        return False
 
     def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""

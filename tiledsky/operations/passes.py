@@ -23,7 +23,7 @@ from tiledsky.kernels.statistics.biweight import BiweightSums
 from tiledsky.kernels.statistics.histogram import KeyHistogram
 from tiledsky.kernels.statistics.refinement import Refinement, merged_bytes
 from tiledsky.operations import reliability
-from tiledsky.operations.base import Operation, Read, Task, TaskOutput, summary_file
+from tiledsky.operations.base import Read, SummaryOperation, Task, TaskOutput
 from tiledsky.operations.memory import MEGABYTE, Phase, Sizes
 from tiledsky.operations.merging import Summarised
 from tiledsky.operations.search import StepInput, search_phases
@@ -84,7 +84,7 @@ class StatisticsRequest:
         return ["histogram", *refine, *["centers"] * bool(third), *third, "statistics"] if self.images else []
 
 
-class Pass(Operation):
+class Pass(SummaryOperation):
     """One of the passes, or what combines one; see above."""
 
     def __init__(self, request: StatisticsRequest) -> None:
@@ -93,15 +93,6 @@ class Pass(Operation):
 
     def _of(self, kind: str) -> str:
         return f"{self.step}-{kind}"
-
-    def files(self, index: tuple[int, int]) -> list[str]:
-        """See `Operation.files`."""
-        return [summary_file(self.name, index)]
-
-    @property
-    def kept(self) -> bool:
-        """See `Operation.kept`."""
-        return False
 
 
 class MergedPass(Pass, Summarised):
