@@ -5,9 +5,7 @@ Functions here are called in the driver's process or on a worker; they know neit
 
 from __future__ import annotations
 
-import struct
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,11 +16,11 @@ from tiledsky.cluster import process_memory
 from tiledsky.engine.context import Context, Index, context
 from tiledsky.engine.documents import read_objects, read_range, read_tiers
 from tiledsky.engine.plan import Stage
-from tiledsky.errors import RunError
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.fits.cards import label_value
 from tiledsky.io.fits.plane import parse_header
 from tiledsky.io.store import RUN_FOLDER, summary_path, write_json, zarr_threads
+from tiledsky.io.summaries import read_part, read_summary, write_summary
 from tiledsky.io.zarr.reader import read_plane
 from tiledsky.operations.base import Operation, TaskOutput
 from tiledsky.overlap import Patch
@@ -154,31 +152,24 @@ class StoreTask:
     def write_parts(self, parts: Sequence[bytes]) -> list[str]:
         """Write the summary of the task; return its path."""
         path = summary_path(self.stage.name, self.index)
-        lengths = struct.pack(f"<{len(parts) + 1}Q", len(parts), *map(len, parts))
-        data = lengths + b"".join(parts)
-        self.ctx.root.write(path, data + struct.pack("<I", zlib.crc32(data)))
+        write_summary(self.ctx.root, path, parts)
         return [path]
 
-    def parts(self, operation: str, region: Region | None = None) -> Iterator[list[bytes]]:
-        """Summaries of an operation, in row order: of the tiles within a region, or of all, maybe merged in blocks."""
-        if region is not None:
-            return (self._parts(operation, i) for i in self.ctx.plan.grid(self.ctx.stages[operation]).within(region))
-        name = self.ctx.plan.merged.get(operation, operation)
-        return (self._parts(name, index) for index in self.ctx.plan.grid(self.ctx.stages[name]))
+    def parts(self, operation: str) -> Iterator[list[bytes]]:
+        """Summaries of an operation, in row order."""
+        return (read_summary(self.ctx.root, path) for path in self._summaries(operation))
+
+    def part(self, operation: str, which: int, region: Region | None = None) -> Iterator[bytes]:
+        """One part of the summaries: of the tiles within a region, or of all tiles, maybe merged in blocks."""
+        return (read_part(self.ctx.root, path, which) for path in self._summaries(operation, region))
+
+    def _summaries(self, operation: str, region: Region | None = None) -> Iterator[str]:
+        """Files with the summaries of the tiles of an operation, or of their blocks."""
+        name = operation if region is not None else self.ctx.plan.merged.get(operation, operation)
+        grid = self.ctx.plan.grid(self.ctx.stages[name])
+        return (summary_path(name, index) for index in (grid if region is None else grid.within(region)))
 
     def tiles(self, operation: str) -> Iterator[tuple[Region, list[bytes]]]:
         """Summaries of all tiles of an operation, each with its region."""
         grid = self.ctx.plan.grid(self.ctx.stages[operation])
-        return ((grid.region(index), self._parts(operation, index)) for index in grid)
-
-    def _parts(self, operation: str, index: Index) -> list[bytes]:
-        """Read back what `write_parts` of a task has written."""
-        root, path = self.ctx.root, summary_path(operation, index)
-        with root.open(path) as opened:
-            data = opened.read()
-        if len(data) < 12 or struct.pack("<I", zlib.crc32(data[:-4])) != data[-4:]:
-            raise RunError(f"{root / path} is damaged; run `tiledsky verify {root}`, then the same command repairs it")
-        (count,) = struct.unpack_from("<Q", data)
-        lengths = struct.unpack_from(f"<{count}Q", data, 8)
-        starts = np.cumsum((8 * (count + 1), *lengths)).tolist()
-        return [data[a : a + n] for a, n in zip(starts, lengths, strict=False)]
+        return ((grid.region(i), read_summary(self.ctx.root, summary_path(operation, i))) for i in grid)

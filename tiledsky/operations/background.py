@@ -198,7 +198,7 @@ class MeshOperation(Operation):
         """See `Operation.run`: merge the ranges of the maps."""
         ranges: dict[str, Pair] = {}
         for maker, names in self._ranges().items():
-            found = np.stack([np.frombuffer(parts[0], "<f8").reshape(-1, 2) for parts in task.parts(maker)])
+            found = np.stack([np.frombuffer(part, "<f8").reshape(-1, 2) for part in task.part(maker, 0)])
             ranges |= dict(zip(names, zip(found[..., 0].min(0), found[..., 1].max(0), strict=True), strict=True))
         factor = task.value(self.operations.noise).noise_factor
         facts = {

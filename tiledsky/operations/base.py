@@ -133,8 +133,11 @@ class Task(Protocol):
     def write_parts(self, parts: Sequence[bytes]) -> list[str]:
         """Write the summary of the task; return its path."""
 
-    def parts(self, operation: str, region: Region | None = None) -> Iterator[list[bytes]]:
-        """Summaries of an operation, in row order: of the tiles within a region, or of all, maybe merged in blocks."""
+    def parts(self, operation: str) -> Iterator[list[bytes]]:
+        """Summaries of an operation, in row order: of all tiles, maybe merged in blocks."""
+
+    def part(self, operation: str, which: int, region: Region | None = None) -> Iterator[bytes]:
+        """One part of the summaries: of the tiles within a region, or of all tiles, maybe merged in blocks."""
 
     def tiles(self, operation: str) -> Iterator[tuple[Region, list[bytes]]]:
         """Summaries of all tiles of an operation, each with its region."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from tiledsky.operations.base import Operation, Read, SummaryOperation, Task, TaskOutput
@@ -15,8 +15,8 @@ class Summarised(Operation):
     """An operation on tiles whose summaries merge to one of the same form, exactly, in any order."""
 
     @abstractmethod
-    def merge(self, read: Callable[[], Iterator[Sequence[bytes]]]) -> list[bytes]:
-        """Merge the summaries of some tiles, which ``read`` reads one after the other, as often as it is called."""
+    def merge(self, parts: Callable[[int], Iterator[bytes]]) -> list[bytes]:
+        """Merge the summaries of some tiles: ``parts`` reads part ``k`` of each, one after the other."""
 
     @abstractmethod
     def merging(self, phase: Phase, sizes: Sizes, count: int) -> Phase:
@@ -46,7 +46,7 @@ class MergedSummaries(SummaryOperation):
 
     def run(self, task: Task) -> TaskOutput:
         """See `Operation.run`."""
-        return TaskOutput(task.write_parts(self.source.merge(partial(task.parts, self.source.name, task.region))))
+        return TaskOutput(task.write_parts(self.source.merge(partial(task.part, self.source.name, region=task.region))))
 
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`."""

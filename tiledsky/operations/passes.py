@@ -101,27 +101,26 @@ class MergedPass(Pass, Summarised):
     #: Bytes of the summary of an image at most, of a tile and of a block, and of counters while they are merged.
     summary, block, adding = 0, 0, HISTOGRAMS
 
+    @property
+    def count(self) -> int:
+        """Parts of a summary."""
+        return len(self.request.images)
+
     @staticmethod
     @abstractmethod
     def merged(parts: Sequence[bytes]) -> bytes:
         """Merge summaries of one image."""
 
-    def merge(self, read: Callable[[], Iterator[Sequence[bytes]]]) -> list[bytes]:
-        """See `Summarised.merge`: an image that a pass leaves out has an empty summary.
-
-        Files are read again for each image, so that the summaries of one image alone are held.
-        """
-        made: list[bytes] = []
-        for k in range(len(next(read()))):
-            parts = [of_tile[k] for of_tile in read()]
-            made.append(self.merged(parts) if parts[0] else b"")
-        return made
+    def merge(self, parts: Callable[[int], Iterator[bytes]]) -> list[bytes]:
+        """See `Summarised.merge`: image after image; one that the pass leaves out has an empty summary."""
+        of_images = (list(parts(k)) for k in range(self.count))
+        return [self.merged(of_tiles) if of_tiles[0] else b"" for of_tiles in of_images]
 
     def merging(self, phase: Phase, sizes: Sizes, count: int) -> Phase:
         """See `Summarised.merging`."""
-        images = len(self.request.images)
         phase.add("summaries of an image", self.summary, "tiles", count).add("counters", 1, "B", self.adding)
-        return phase.add("a file", 2 * self.summary, "images", images).add("merged", self.block, "images", images)
+        # of a bucket, a file is read whole
+        return phase.add("a file", self.summary, "parts", self.count).add("merged", self.block, "parts", self.count)
 
 
 class TilePass(MergedPass):
@@ -236,6 +235,11 @@ class Detections(MergedPass):
     """Third pass of tiers with a reliability: what searches of the image and of its negative find."""
 
     kind = "detections"
+
+    @property
+    def count(self) -> int:
+        """See `MergedPass.count`."""
+        return len(self.request.tiers)
 
     @property
     def _counted(self) -> list[Tier]:

@@ -63,7 +63,7 @@ class Reduction(Pass):
         return KeyHistogram.merged(map(KeyHistogram.from_bytes, self._parts(task, "histogram", k)))
 
     def _parts(self, task: Task, kind: str, k: int) -> Iterator[bytes]:
-        return (parts[k] for parts in task.parts(self._of(kind)))
+        return task.part(self._of(kind), k)
 
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`: the passes before it, those from the last on that put earlier ones together."""
