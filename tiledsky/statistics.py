@@ -28,7 +28,7 @@ from tiledsky.recipe import SigmaClip
 #: Summaries merged at a time are the square of this: bounds what a merge holds.
 _MERGE = 4
 #: Distinct values whose counts are held at once; else the bins with most values, and those beside one that is missing.
-_DISTINCT, _FIRST, _BESIDE = 1 << 20, 24, 8
+_DISTINCT, _FIRST, _BESIDE = 1 << 18, 8, 8
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def finish_in_parts(
     bins : ndarray of uint16
         Those of `bins_to_refine`, ascending.
     refined : callable
-        Of some of the bins, ascending: their merged refinement. Called again for more of them.
+        Of some of the bins, ascending: their merged refinement. Called again for those that are missing.
     clip : SigmaClip
     """
     at = np.searchsorted(histogram.bins, bins)
@@ -130,14 +130,17 @@ def finish_in_parts(
     chosen = np.ones(bins.size, np.bool_)
     if values.sum() > _DISTINCT:
         chosen[np.argsort(-values, kind="stable")[_FIRST:]] = False
+    held = refined(bins[chosen])
     while True:
         try:
-            return finish(histogram, refined(bins[chosen]), clip)
+            return finish(histogram, held, clip)
         except selection.NotRefinedError as error:
             missing = int(np.searchsorted(bins, error.bin))
             if missing == bins.size or bins[missing] != error.bin or chosen[missing]:
                 raise
+            before = chosen.copy()
             chosen[max(missing - _BESIDE, 0) : missing + _BESIDE + 1] = True
+            held = held.beside(refined(bins[chosen & ~before]))
 
 
 def with_biweights(statistics: Statistics, sums: BiweightSums) -> Statistics:

@@ -34,7 +34,7 @@ from tiledsky.statistics import Statistics, bins_to_refine, finish, finish_in_pa
 
 #: Distinct values in the bins that a median or a clip can fall in, of the whole image: the most that is likely. Merged
 #: at once beside them (`tiledsky.kernels.statistics.refinement`), and bytes a value while they are sorted and added up.
-_DISTINCT, _MERGED, _MERGING = 1 << 20, 1 << 20, 52
+_DISTINCT, _MERGED, _MERGING = 1 << 20, 1 << 18, 52
 
 
 class Reduction(Pass):

@@ -21,7 +21,7 @@ from tiledsky.kernels.statistics.histogram import N_BINS, check_length, check_ma
 _DENSE_BINS = 64
 _PIXELS_A_DENSE_BIN = 1 << 14
 _SORT_BLOCK = 1 << 20  # values sorted at once
-_COMPACT_AT = 1 << 20  # entries collected before a merge of refinements sorts and adds them up
+_COMPACT_AT = 1 << 18  # entries collected before a merge of refinements sorts and adds them up
 _MERGED_BINS = 128  # a merge has a counter for every key of at most so many bins
 _REFINEMENT_HEADER = struct.Struct("<8sQIB")
 _REFINEMENT_MAGIC = b"tskyref1"
@@ -213,7 +213,7 @@ class Refinement:
     def merged(cls, refinements: Iterable[Refinement]) -> Refinement:
         """Refinement of all pixels of several refinements of the same bins. Any order gives the same bits.
 
-        Memory: that of the result, and of 2**20 values; where more arrive, 0.5 MiB of counters a bin up to 128 bins, so
+        Memory: that of the result, and of 2**18 values; where more arrive, 0.5 MiB of counters a bin up to 128 bins, so
         that it does not grow with their number; with more bins about 40 bytes a distinct value of the result.
 
         Raises
@@ -241,6 +241,12 @@ class Refinement:
         wanted[bins] = True
         kept = wanted[self.keys >> np.uint32(16)]
         return Refinement(bins, self.keys[kept], self.counts[kept])
+
+    def beside(self, other: Refinement) -> Refinement:
+        """Refinement of the same pixels in the bins of both, which have none in common."""
+        bins, keys = np.concatenate((self.bins, other.bins)), np.concatenate((self.keys, other.keys))
+        order = np.argsort(keys, kind="stable")  # merges two sorted runs
+        return Refinement(np.sort(bins), keys[order], np.concatenate((self.counts, other.counts))[order])
 
     def merge(self, other: Refinement) -> Refinement:
         """Refinement of the pixels of both; the bins must be the same."""
@@ -289,7 +295,7 @@ class Refinement:
 def merged_bytes(parts: Sequence[bytes]) -> bytes:
     """Bytes of the merged refinement of several, from theirs, in any order.
 
-    Memory: that of the bytes, and of the counters of 128 bins (64 MiB) or 2**20 values; not of all values at once.
+    Memory: that of the bytes, and of the counters of 128 bins (64 MiB) or 2**18 values; not of all values at once.
 
     Raises
     ------

@@ -191,16 +191,16 @@ def median_absolute_deviation(histogram: KeyHistogram, refinement: Refinement) -
         return nan
     sample = _Sample(histogram, refinement)
     middle = sample.median(0, histogram.n)
-    whole = np.flatnonzero([entries is None for entries in sample.entries])
-    # A whole bin lies on one side of the wanted distance (else it were refined): any distance stands for all of it.
-    nearest, farthest = distances(histogram.lowest[whole], histogram.highest[whole], (middle, middle))
-    candidates = np.concatenate((nearest, np.abs(sample.values - middle)))
-    counts = np.concatenate((histogram.counts[whole], refinement.counts)).astype(np.int64)
     first, last, _ = percentile_ranks(histogram.n, 50)
-    low, high = weighted_rank(candidates, counts, first), weighted_rank(candidates, counts, last)
-    for position in whole[(farthest >= low) & (nearest <= high)]:
-        sample.entries_of(int(position))  # raises: this bin holds the wanted distance and should have been refined
-    return 0.5 * (low + high)
+    nearest, farthest = distances(histogram.lowest, histogram.highest, (middle, middle))
+    counts = histogram.counts.astype(np.int64)
+    # As in `mad_bins`: the wanted distance lies in few bins; any distance stands for all of a bin on one side of it.
+    least, greatest = weighted_rank(nearest, counts, first), weighted_rank(farthest, counts, last)
+    cut = (farthest >= least) & (nearest <= greatest)
+    single = [slice(*sample.entries_of(int(position))) for position in np.flatnonzero(cut)]
+    candidates = np.concatenate((nearest[~cut], *(np.abs(sample.values[s] - middle) for s in single)))
+    times = np.concatenate((counts[~cut], *(refinement.counts[s].astype(np.int64) for s in single)))
+    return 0.5 * (weighted_rank(candidates, times, first) + weighted_rank(candidates, times, last))
 
 
 def mad_std(histogram: KeyHistogram, refinement: Refinement) -> float:
