@@ -5,6 +5,8 @@ import pytest
 
 from tiledsky.geometry import Region, TileGrid
 from tiledsky.kernels.objects.catalogue import inside, no_objects
+from tiledsky.kernels.objects.examine import Shape, refined
+from tiledsky.kernels.objects.profiles import EDGES
 from tiledsky.kernels.objects.search import REACH, Boxes, accepted, find
 
 SHAPE, BOX = (150, 190), (6, 6)
@@ -72,6 +74,26 @@ def test_what_is_larger_than_what_is_kept_is_sky():
     values = galaxies([(300.0, 350.0)]) + noise(5)
     assert len(found_in_tiles(values, 190, keep=100.0)) == 1
     assert len(found_in_tiles(values, 190, keep=40.0)) == 0
+
+
+def test_a_known_shape_helps_where_none_is_seen():
+    y, x = np.meshgrid(*(np.arange(n) * 6.0 - 450.0 for n in SHAPE), indexing="ij")
+    along, across = x * np.cos(0.5) + y * np.sin(0.5), y * np.cos(0.5) - x * np.sin(0.5)
+    flat = 10.0 * np.exp(-np.hypot(across / 0.4, along) / 120.0) + noise(9)
+    maps, nothing = window(flat, 1 / 6).minus(np.zeros(SHAPE)), np.zeros(SHAPE)
+    centre = maps.centre(75, 75)
+    by_circles = refined(maps, nothing, Shape(*centre), EDGES, level=False)
+    known = refined(maps, nothing, Shape(*centre, 0.4, 0.5), EDGES, level=False)
+    assert (by_circles.is_object, known.is_object) == (False, True)
+    np.testing.assert_allclose(np.interp([60.0, 240.0], known.radius, known.light), [6.1, 1.35], rtol=0.1)
+
+
+def test_without_a_sky_a_corner_has_no_wide_light():
+    y, x = (np.arange(n) * 6.0 + 2.5 for n in SHAPE)
+    sky = 3.0 * np.exp(-np.hypot(y[:, None], x[None, :]) / 600.0)  # brightest in the corner
+    values = sky + 50.0 + halo(60.5, 60.5) * 0.1 + noise(10)
+    for one in found_in_tiles(values, 190, 53.0, level=True):
+        assert one["extent"] < 200.0
 
 
 def halo(cy, cx, shape=SHAPE):

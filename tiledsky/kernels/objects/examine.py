@@ -30,6 +30,9 @@ _UNLIKE = 0.8
 _NEAR, _FAR, _FALL, _CORE = 20.0, 64.0, 0.5, 8.0
 #: Without a sky: least light of a ring, and how uneven the ring may be, over its light.
 _BRIGHT, _UNEVEN = 1.0, 0.5
+#: Faint light, in the noise of a pixel; the powers of the radius that it falls by at least, beyond light that falls so
+#: steeply: else a profile ends.
+_PALE, _SHALLOW, _STEEP = 2.0, 0.7, 1.5
 #: Share of the rings about it that lie in the image, for what has no core.
 _INSIDE = 0.8
 #: Boxes that the shape of an object is measured by at most, each way, and at least in all.
@@ -180,6 +183,21 @@ def _unlike(v, d):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _shoulder(x, v, e):  # type: ignore[no-untyped-def]
+    """Rings within a shoulder: faint light that hardly falls, beyond light that falls steeply, is that of others."""
+    steep = False
+    for i in range(1, x.size):
+        if not v[i] > 0.0 or not v[i - 1] > 0.0:
+            continue
+        step = log(x[i] / x[i - 1])
+        fall, chance = -log(v[i] / v[i - 1]) / step, (e[i] / v[i] + e[i - 1] / v[i - 1]) / step
+        if steep and v[i] < _PALE and fall < _SHALLOW - chance:
+            return i
+        steep = steep or fall - chance > _STEEP
+    return x.size
+
+
+@njit(nogil=True, cache=True)
 def _outside(x, h, faintest):  # type: ignore[no-untyped-def]
     """Power that light falls by beyond a profile, and where it is as faint as that."""
     n = x.size
@@ -220,6 +238,7 @@ def examined(maps: Maps, place: Shape, edges: Floats, *, level: bool) -> Seen | 
     floor = _SHARE * float(v.max()) * 0.4 if level else 0.5 * FAINTEST
     lit = (v > np.maximum(2.0 * e, floor)) & ((u <= _UNEVEN * v) | (not level))
     last = v.size if lit.all() else int(np.argmin(lit))
+    last = int(_shoulder(x[:last], v[:last], e[:last]))
     if last < (2 if level else 3) or x[last - 1] < _NEAR:
         return None
     v, e, x, d = v[:last], e[:last], x[:last], d[:last]
@@ -294,11 +313,18 @@ def _shape(maps: Maps, smooth: Floats, seen: Seen) -> Shape | None:
     return Shape(place.y, place.x, min(max(ratio, _FLATTEST), 1.0), angle)
 
 
-def refined(maps: Maps, smooth: Floats, y: float, x: float, edges: Floats, *, level: bool) -> Seen | None:
-    """Look at a place by circles, then by ellipses of the shape of what is seen; ``smooth``: filled maps."""
-    seen = examined(maps, Shape(y, x), edges, level=level)
+def refined(maps: Maps, smooth: Floats, place: Shape, edges: Floats, *, level: bool) -> Seen | None:
+    """Look at a place by circles, then by ellipses of the shape of what is seen; ``smooth``: filled maps.
+
+    Where that is no object, by the ellipses that were known.
+    """
+    seen = examined(maps, Shape(place.y, place.x), edges, level=level)
     shape = None if seen is None else _shape(maps, smooth, seen)
-    return seen if shape is None else examined(maps, shape, edges, level=level) or seen
+    if shape is not None:
+        seen = examined(maps, shape, edges, level=level) or seen
+    if place.ratio < 1.0 and not (seen is not None and seen.is_object):
+        seen = examined(maps, place, edges, level=level) or seen
+    return seen
 
 
 def depth(maps: Maps, y: float, x: float, edges: Floats) -> float:

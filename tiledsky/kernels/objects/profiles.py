@@ -156,8 +156,8 @@ def _clipped(values, weights):  # type: ignore[no-untyped-def]
 def _opposite(values, eighths, buffer):  # type: ignore[no-untyped-def]
     """Light of the fainter of opposite eighths of a ring, half of what the others have more, and how pairs differ.
 
-    Beyond chance each. Where eighths differ by chance both count. The light is NaN where no two differ, or too few have
-    boxes.
+    Beyond chance each. Where eighths differ by chance both count. The light is NaN where no two differ. Where too few
+    have boxes it is too, and half of what the others have more is infinite.
     """
     faint, uneven, pairs, differ, most, least, chance = 0.0, 0.0, 0, 0, -math.inf, math.inf, 0.0
     for eighth in _EIGHTHS:
@@ -186,7 +186,7 @@ def _opposite(values, eighths, buffer):  # type: ignore[no-untyped-def]
         faint += light
         most, least, chance = max(most, light), min(least, light), max(chance, both)
     if pairs < 2:
-        return math.nan, 0.0, 0.0
+        return math.nan, math.inf, 0.0
     return (faint / pairs if differ else math.nan), uneven / pairs, max(most - least - 3.0 * chance, 0.0)
 
 
@@ -212,7 +212,7 @@ def rings(maps, place, edges, level):  # type: ignore[no-untyped-def]
         Rings that are seen under the mask; of the others it is the median without the mask, of the innermost two
         the largest value.
     uneven : ndarray
-        Half the difference of opposite eighths.
+        Half the difference of opposite eighths; infinite where less than two pairs have boxes.
     unlike : ndarray
         How far the brightest two of these are above the faintest two.
     covered : float

@@ -25,7 +25,7 @@ from tiledsky.geometry import Pair, Region
 from tiledsky.kernels._simd.elementary import sine_cosine
 from tiledsky.kernels.objects.candidates import LEAST, candidates, filled, from_below
 from tiledsky.kernels.objects.catalogue import KNOTS, OBJECT, Objects, inside, light, no_objects, ordered
-from tiledsky.kernels.objects.examine import Seen, depth, refined
+from tiledsky.kernels.objects.examine import Seen, Shape, depth, refined
 from tiledsky.kernels.objects.profiles import EDGES, Floats, Maps
 
 #: Boxes beside a tile that `find` needs: rings of profiles end at 192 boxes of a centre, which may lie 25 boxes from a
@@ -135,7 +135,7 @@ def find(boxes: Boxes, objects: Objects, interior: Region) -> Objects:
     for i, j in candidates(maps, inner, smooth, level=boxes.level):
         if any((maps.y0 + i + a, maps.x0 + j + b) in taken for a in range(-4, 5) for b in range(-4, 5)):
             continue
-        seen = refined(maps, smooth, *maps.centre(i, j), edges, level=boxes.level)
+        seen = refined(maps, smooth, Shape(*maps.centre(i, j)), edges, level=boxes.level)
         if seen is None or seen.near < _outshone(seen) * known[i, j] / boxes.unit or (boxes.level and not seen.cored):
             continue
         row = _row(seen, _NEW if seen.is_object else _LIKE_SKY, boxes.unit, edges)
@@ -224,7 +224,8 @@ def _again(boxes: Boxes, maps: Maps, objects: Objects, edges: Floats, interior: 
         mine = maps.about(i, j, reach)
         own = light(objects[k : k + 1], mine.y0, mine.x0, mine.shape, boxes.size) / boxes.unit
         mine = mine._replace(rest=np.where(mine.weight > 0.0, mine.rest + own, 0.0), bare=mine.bare + own)
-        seen = refined(mine, filled(mine), float(one["y"]), float(one["x"]), edges, level=False)
+        shape = Shape(*(float(one[name]) for name in ("y", "x", "axis_ratio", "angle")))
+        seen = refined(mine, filled(mine), shape, edges, level=False)
         core, first = float(one["scores"][3]), float(one["scores"][2])
         if core > 0.0 and seen is None:
             row = objects[k : k + 1].copy()  # too much of it is in others' models for now
