@@ -100,7 +100,7 @@ def test_any_tiles_of_the_mesh_find_the_same_objects():
             maps |= {f"{folder}/background": values, f"{folder}/rms": np.ones(shape)}
             maps |= {f"{folder}/n_good": np.full(shape, 36)}
         image = (shape[0] * 6, shape[1] * 6)
-        do_on_arrays(catalogue.rounds.all, maps, numbers, image=image, dtype=np.dtype("f8"), shape=shape, side=side)
+        do_on_arrays(catalogue.rounds.all, maps, numbers, image=image, dtype=np.dtype("f8"), side=side)
         found.append(numbers[catalogue.rounds.last])
     assert found[0].size == 2
     assert found[0].tobytes() == found[1].tobytes()

@@ -110,6 +110,11 @@ class MeshSource:
         """Name of the step."""
         return self.step.name
 
+    @property
+    def chosen(self) -> str:
+        """Name of the operation that chooses the boxes that count."""
+        return f"{self.name}-chosen"
+
     def path(self, part: str) -> str:
         """Path of a map of the mesh."""
         return f"meshes/{self.name}/{part}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.geometry import Pair, Region, TileGrid
+from tiledsky.geometry import Pair, Region, TileGrid, mesh_shape
 from tiledsky.operations.cells import LARGEST, CellNumbers, CellOperation, CellOutput, MapRead
 from tiledsky.overlap import Patch, cut, is_dask_array, is_delayed, lazy_key
 
@@ -38,7 +38,7 @@ def do_on_arrays(
     *,
     image: Pair,
     dtype: np.dtype[Any],
-    shape: Pair,
+    shape: Pair | None = None,
     side: int = LARGEST,
 ) -> None:
     """Do operations on a mesh tile by tile.
@@ -55,8 +55,8 @@ def do_on_arrays(
         Shape of the image.
     dtype : dtype
         Of image and sky.
-    shape : (int, int)
-        Of the mesh.
+    shape : (int, int), optional
+        Of the mesh; None: of each operation's boxes, of the image.
     side : int
         Of the tiles, in cells: a multiple of `tiledsky.operations.cells.UNIT`. Any gives the same bits.
     """
@@ -67,7 +67,8 @@ def do_on_arrays(
             parts = summaries.pop(operation.source)
             numbers[operation.name] = does.number(operation, parts)
             continue
-        done = does(operation, maps, numbers, image=image, grid=TileGrid(shape, (side, side)))
+        grid = TileGrid(shape or mesh_shape(image, operation.box_size), (side, side))
+        done = does(operation, maps, numbers, image=image, grid=grid)
         summaries[operation.name] = done.parts
         for path, given in operation.makes().items():
             maps[path] = done.map(path, dtype if given is None else np.dtype(given))

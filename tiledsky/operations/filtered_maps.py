@@ -143,7 +143,7 @@ def working_reads(mesh: MeshSource, parts: Sequence[str], halo: Pair) -> list[Ma
     """Working maps of the boxes that count."""
     kinds = [(part, WORKING[part]) for part in parts]
     sizes = {part: 0 if kind is None else np.dtype(kind).itemsize for part, kind in kinds}
-    return [MapRead(mesh.working(part), f"{mesh.name}-chosen", halo, itemsize=sizes[part]) for part in parts]
+    return [MapRead(mesh.working(part), mesh.chosen, halo, itemsize=sizes[part]) for part in parts]
 
 
 def filling_halo(mesh: MeshSource) -> Pair:

@@ -351,10 +351,20 @@ def _fit_reads(mesh: MeshSource, halo: Pair) -> list[MapRead]:
 
 
 def fit_operations(
-    mesh: MeshSource, model: Model, *, robust: float | None, noise: str, above: Above | None
+    mesh: MeshSource,
+    model: Model,
+    *,
+    robust: float | None,
+    noise: str,
+    above: Above | None,
+    weights: CellOperation | None = None,
 ) -> Iterator[CellOperation | CellNumbers]:
-    """Operations that fit a mesh; ``robust``: bandwidth of the fits that boxes are compared with, or None."""
-    weights = BoxWeights(mesh, noise)
+    """Operations that fit a mesh.
+
+    ``robust``: bandwidth of the fits that boxes are compared with, or None. ``weights``: what makes the weights of the
+    boxes and sums them up, if not `BoxWeights`.
+    """
+    weights = weights or BoxWeights(mesh, noise)
     numbers = WeightNumbers(mesh, weights.name)
     yield weights
     yield numbers

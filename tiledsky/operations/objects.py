@@ -77,8 +77,7 @@ class Catalogue(Operation):
         for boxes in self.sources:
             (statistics,) = arrays.values[boxes.name]
             maps |= {f"{boxes.folder(0)}/{part}": values for part, values in statistics._asdict().items()}
-        shape = mesh_shape(image.shape, self.parameters.sky.box_size)
-        do_on_arrays(self.rounds.all, maps, numbers, image=image.shape, dtype=image.dtype, shape=shape)
+        do_on_arrays(self.rounds.all, maps, numbers, image=image.shape, dtype=image.dtype)
         arrays.values[self.name] = numbers[self.rounds.last]
 
     def array_bytes(self, size: int, shape: Pair) -> PixelBytes:

@@ -186,7 +186,7 @@ class MeshFit:
     def kernels(self) -> tuple[Kernel, ...]:
         """Local fits, narrowest first."""
         return tuple(
-            Kernel((bandwidth / self.box_size[0], bandwidth / self.box_size[1]), self.model.degree)
+            Kernel((bandwidth / self.box_size[0], bandwidth / self.box_size[1]), self.model.degree, min(self.shape))
             for bandwidth in self.model.bandwidths
         )
 

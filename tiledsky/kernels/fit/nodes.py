@@ -20,6 +20,8 @@ _REACH = 3.0
 #: Wide fits are made at every 2nd, 4th, 8th cell: nodes are at least half so many to a bandwidth, of parabolas; of
 #: quartics, which are sharper than parabolas of the same bandwidth.
 _STEP, _APART = 8, (3, 4)
+#: The widest fits of quartics are made at every 16th or 32nd: nodes are at least a third so many to a bandwidth.
+_WIDEST_STEP, _WIDE_APART = 32, 3
 #: A fit in which a typical box at the cell would have more than this leverage is replaced by one of lower degree.
 _LEVERAGE = 1.0
 #: A mean of boxes that are all farther away than 2.4 bandwidths counts for nothing beside wider fits.
@@ -54,16 +56,23 @@ class Kernel:
     bandwidth : (float, float)
         In cells.
     degree : int
+    shortest : int
+        Of the sides of the mesh, in cells: if it has fewer than four nodes, these are no more than `_STEP` apart.
     """
 
     bandwidth: tuple[float, float]
     degree: int
+    shortest: int = 0
 
     @property
     def step(self) -> int:
         """Cells from one node to the next."""
         step = 1
         while step < _STEP and _APART[self.degree > 2] * step <= min(self.bandwidth):
+            step *= 2
+        while self.degree > 2 and _STEP <= step < _WIDEST_STEP:
+            if 2 * _WIDE_APART * step > min(self.bandwidth) or 2 * 3 * step >= self.shortest:
+                break
             step *= 2
         return step
 
