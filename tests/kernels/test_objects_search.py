@@ -120,6 +120,15 @@ def test_a_known_object_is_measured_without_the_light_of_the_others():
     np.testing.assert_allclose(objects["flux"], 2 * np.pi * 4.0 * 40**2, rtol=0.15)
 
 
+def test_a_core_that_is_masked_but_for_its_rim_is_found():
+    r = radius(302.5, 350.5)
+    values = 150.0 * np.exp(-r / 10.0) + noise(11)
+    objects = found_in_tiles(values, 190, 2.5)  # masked out to 41 px: two rings of light are left
+    assert len(objects) == 1
+    assert np.hypot(objects["y"] - 302.5, objects["x"] - 350.5).max() < 13.0
+    assert 60.0 < objects["extent"][0] < 150.0
+
+
 BLOBS = {
     "a blemish": 3.0 * np.exp(-0.5 * (radius(450.0, 600.0) / 60.0) ** 2),
     "a blemish with rings": 3.0 * np.sinc(radius(450.0, 600.0) / (np.pi * 40.0)),

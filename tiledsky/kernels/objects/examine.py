@@ -33,6 +33,8 @@ _BRIGHT, _UNEVEN = 1.0, 0.5
 #: Faint light, in the noise of a pixel; the powers of the radius that it falls by at least, beyond light that falls so
 #: steeply: else a profile ends.
 _PALE, _SHALLOW, _STEEP = 2.0, 0.7, 1.5
+#: Least number of rings with light that are seen under the mask, or, of what has a core, in all.
+_OPEN = 3
 #: Share of the rings about it that lie in the image, for what has no core.
 _INSIDE = 0.8
 #: Boxes that the shape of an object is measured by at most, each way, and at least in all.
@@ -239,22 +241,26 @@ def examined(maps: Maps, place: Shape, edges: Floats, *, level: bool) -> Seen | 
     lit = (v > np.maximum(2.0 * e, floor)) & ((u <= _UNEVEN * v) | (not level))
     last = v.size if lit.all() else int(np.argmin(lit))
     last = int(_shoulder(x[:last], v[:last], e[:last]))
-    if last < (2 if level else 3) or x[last - 1] < _NEAR:
+    if last < 1 or x[last - 1] < _NEAR:
         return None
     v, e, x, d = v[:last], e[:last], x[:last], d[:last]
     if not float(v[x >= 0.9 * _NEAR].max()) > (_BRIGHT if level else LEAST):
         return None
-    under_hull = np.maximum(hull(x, v), 1e-4)
     whole = value - ground
     inner = (radius <= x[-1]) & (whole > 0.0)
     wx, wv = radius[inner], whole[inner]
     light = np.maximum(hull(wx, wv), 1e-4)
     near = float(between(_NEAR, wx, light))
     cored = bool(_cored(wx, wv, error[inner])) and (not level or covered > _INSIDE)
-    convex = _concave(x, v, under_hull, e) <= _CONCAVE and covered > _INSIDE
+    few = last < (2 if level else _OPEN)
+    if few and (level or not cored or wx.size < _OPEN):
+        return None
+    under_hull = np.maximum(hull(x, v), 1e-4)
+    convex = not few and _concave(x, v, under_hull, e) <= _CONCAVE and covered > _INSIDE
     convex = convex and _unlike(v, d) <= _UNLIKE
     convex = convex and (_cusp(x, v, e) > _CUSP or _bends(x, v, e) < _BENDS)
-    slope, extent = _outside(x, under_hull, max(FAINTEST, min(_SHARE * near, _LEVEL)) if level else FAINTEST)
+    faintest = max(FAINTEST, min(_SHARE * near, _LEVEL)) if level else FAINTEST
+    slope, extent = _outside(wx, light, faintest) if few else _outside(x, under_hull, faintest)
     if level:  # farther out it is that of others, too
         near_by = max(int(np.searchsorted(wx, extent)), 2)
         wx, light = wx[:near_by], light[:near_by]

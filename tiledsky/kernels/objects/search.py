@@ -48,7 +48,7 @@ _ALONE = 0.05
 _CORED, _PLAIN = 1.0, 3.0
 #: An extent grows by so much in a round; that of an object in the light of a brighter one does not, and its light falls
 #: by this power beyond its profile: the others' light is known to a few percent only.
-_GROWTH, _STEEP = 1.5, -4.0
+_GROWTH, _STEEP = 3.0, -4.0
 #: Share of the image that one object may cover, of the way to the farthest corner, and all of them, of the area: a sky
 #: is made of the rest. All extents shrink by this till that is so.
 _FARTHEST, _COVERED, _SHRINK = 0.9, 0.95, 0.85
