@@ -23,7 +23,11 @@ _DIP_REACH = 6
 #: Least share of a Gaussian that has boxes with values.
 _SHARE = 0.02
 
+#: Boxes beside a part that peaks in it are compared with.
+_NEAR = 32
+
 Slices = tuple[slice, slice]
+Smoothed = tuple[Floats, Floats]
 
 
 def _radius(scale: float) -> int:
@@ -38,7 +42,7 @@ def _gaussian(cells: Floats, scale: float, radius: int) -> Floats:
     return convolve_separable(np.pad(cells, radius), gaussian_taps(scale, radius=radius))
 
 
-def smoothed(maps: Maps, scale: float) -> tuple[Floats, Floats]:
+def smoothed(maps: Maps, scale: float) -> Smoothed:
     """Light smoothed by a Gaussian of so many boxes, and its error; 0 and infinity where hardly any box counts."""
     radius, weight = _radius(scale), maps.weight
     share = _gaussian(weight, scale, radius)
@@ -52,9 +56,25 @@ def smoothed(maps: Maps, scale: float) -> tuple[Floats, Floats]:
     return total, error
 
 
-def filled(maps: Maps) -> Floats:
-    """Light smoothed at the first scale; where no box counts, that without a mask."""
-    value, error = smoothed(maps, SCALES[0])
+def smoothings(maps: Maps, inner: Slices) -> dict[float, Smoothed]:
+    """Light and error smoothed at all scales: at the first everywhere, at others about a part (0, infinity beyond)."""
+    found = {SCALES[0]: smoothed(maps, SCALES[0])}
+    for scale in SCALES[1:]:
+        within = [[max(side.start - more, 0) for side in inner] for more in (_NEAR, _NEAR + _radius(scale))]
+        ends = [[side.stop + more for side in inner] for more in (_NEAR, _NEAR + _radius(scale))]
+        near, read = (tuple(map(slice, *corners)) for corners in zip(within, ends, strict=True))
+        place = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(near, read, strict=True))
+        part = maps._replace(rest=maps.rest[read], weight=maps.weight[read], noise=maps.noise[read])
+        value, error = np.zeros(maps.shape), np.full(maps.shape, np.inf)
+        made = smoothed(part, scale)
+        value[near], error[near] = made[0][place], made[1][place]
+        found[scale] = value, error
+    return found
+
+
+def filled(maps: Maps, first: Smoothed | None = None) -> Floats:
+    """Light smoothed at the first scale (or that given); where no box counts, that without a mask."""
+    value, error = first or smoothed(maps, SCALES[0])
     return np.where(np.isfinite(error), value, np.where(np.isfinite(maps.bare), maps.bare, 0.0))
 
 
@@ -109,7 +129,9 @@ def _middle(bare: Floats, i: int, j: int) -> tuple[int, int]:
     return y0 + int((2 * y.sum() + y.size) // (2 * y.size)), x0 + int((2 * x.sum() + x.size) // (2 * x.size))
 
 
-def candidates(maps: Maps, inner: Slices, smooth: Floats, *, level: bool) -> list[tuple[int, int]]:
+def candidates(
+    maps: Maps, inner: Slices, value: dict[float, Smoothed], smooth: Floats, *, level: bool
+) -> list[tuple[int, int]]:
     """Places that are to be examined.
 
     Parameters
@@ -117,6 +139,8 @@ def candidates(maps: Maps, inner: Slices, smooth: Floats, *, level: bool) -> lis
     maps : Maps
     inner : (slice, slice)
         Part of the window where peaks are looked for; what is brightest about them may lie outside.
+    value : dict
+        `smoothings` of the maps about that part.
     smooth : ndarray
         `filled` maps.
     level : bool
@@ -128,7 +152,6 @@ def candidates(maps: Maps, inner: Slices, smooth: Floats, *, level: bool) -> lis
         In row order, each once: the brightest boxes about peaks, with and without the mask; and cores that have light
         about them.
     """
-    value = {scale: smoothed(maps, scale) for scale in SCALES}
     about = value[SCALES[2]][0]
     places: set[tuple[int, int]] = set()
     core = np.where(np.isfinite(maps.bare), maps.bare - about, -np.inf)
@@ -147,10 +170,11 @@ def candidates(maps: Maps, inner: Slices, smooth: Floats, *, level: bool) -> lis
     return sorted(places)
 
 
-def from_below(under: Maps, inner: Slices) -> list[tuple[int, int]]:
-    """Places where the sky lies lowest below its fit, of maps whose sign is changed; in row order, each once."""
+def from_below(value: dict[float, Smoothed], inner: Slices) -> list[tuple[int, int]]:
+    """Places where the sky lies lowest below its fit, of `smoothings` about that part; in row order, each once."""
     places: set[tuple[int, int]] = set()
     for scale in SCALES[:-1]:
-        for i, j in _places(*smoothed(under, scale), inner, _DIP_REACH, LEAST, _ERRORS):
+        light, error = value[scale]
+        for i, j in _places(-light, error, inner, _DIP_REACH, LEAST, _ERRORS):
             places.add((i, j))
     return sorted(places)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, Region
 from tiledsky.kernels._simd.elementary import sine_cosine
-from tiledsky.kernels.objects.candidates import LEAST, candidates, filled, from_below
+from tiledsky.kernels.objects.candidates import LEAST, SCALES, candidates, filled, from_below, smoothings
 from tiledsky.kernels.objects.catalogue import KNOTS, OBJECT, Objects, inside, light, no_objects, ordered
 from tiledsky.kernels.objects.examine import Seen, Shape, depth, refined
 from tiledsky.kernels.objects.profiles import EDGES, Floats, Maps
@@ -130,9 +130,10 @@ def find(boxes: Boxes, objects: Objects, interior: Region) -> Objects:
     maps = boxes.minus(known)
     inner = interior.within(Region(maps.y0, maps.y0 + maps.rest.shape[0], maps.x0, maps.x0 + maps.rest.shape[1]))
     rows = [] if boxes.level else list(_again(boxes, maps, objects, edges, interior))
-    smooth = filled(maps)
+    value = smoothings(maps, inner)
+    smooth = filled(maps, value[SCALES[0]])
     taken = {(int(o["y"] // maps.by), int(o["x"] // maps.bx)) for o in objects}
-    for i, j in candidates(maps, inner, smooth, level=boxes.level):
+    for i, j in candidates(maps, inner, value, smooth, level=boxes.level):
         if any((maps.y0 + i + a, maps.x0 + j + b) in taken for a in range(-4, 5) for b in range(-4, 5)):
             continue
         seen = refined(maps, smooth, Shape(*maps.centre(i, j)), edges, level=boxes.level)
@@ -143,7 +144,7 @@ def find(boxes: Boxes, objects: Objects, interior: Region) -> Objects:
         rows.append(row)
     if not boxes.level:
         under = maps._replace(rest=-maps.rest)
-        for i, j in from_below(under, inner):
+        for i, j in from_below(value, inner):
             dip = depth(under, *maps.centre(i, j), edges)
             if dip > LEAST:
                 rows.append(_dip(*maps.centre(i, j), dip * boxes.unit))
