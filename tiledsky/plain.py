@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 #: Passwords of addresses in a text, whole or broken: what stands before an "@", with a space in it only after a colon;
 #: what follows a "?" or a "#".
@@ -27,6 +29,16 @@ def spelled(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """Return the end of an error about a name that is not known: "; did you mean 'x'?", or nothing if none is like it.
+
+    Upper and lower case are one.
+    """
+    names = {str(one).lower(): str(one) for one in known}
+    near = get_close_matches(str(name)[:_LABEL].lower(), names, n=1)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def figure_label(name: object) -> str:

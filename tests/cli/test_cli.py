@@ -135,7 +135,7 @@ def test_recipes_that_are_none(refused: Callable[..., None], image: Path, tmp_pa
     refused(2, message, "recipes", "show", "complex")
     mine = tmp_path / "mine.toml"
     mine.write_text('name = "mine"\n[[steps]]\nkind = "background"\nname = "a"\nboxsize = 10\n')
-    refused(2, r"mine\.toml: steps\[0\]: .*unknown key 'boxsize'; known are .*box_size", "run", image,
+    refused(2, r"mine\.toml: step 'a': .*unknown key 'boxsize'; known are .*box_size", "run", image,
             "--recipe", mine, *out)  # fmt: skip
     mine.write_text("name = mine")
     refused(2, r"mine\.toml: not valid TOML", "run", image, "--recipe", mine, *out)

@@ -240,9 +240,9 @@ def test_other_runs_are_refused(image: Path, tmp_path: Path, monkeypatch: pytest
 
 #: Step, parameter and value of a changed recipe, and what is said.
 CHANGES = [
-    ((0, "width", 3.0), r"steps\[0\].width 2.0 -> 3.0"),
-    ((2, "box_size", [9, 8]), r"steps\[2\].box_size \[9, 7\] -> \[9, 8\]"),
-    ((4, "clip", None), r"steps\[4\].clip .* -> none"),
+    ((0, "width", 3.0), r"step 'ring'\.width 2.0 -> 3.0"),
+    ((2, "box_size", [9, 8]), r"step '\w+'\.box_size \[9, 7\] -> \[9, 8\]"),
+    ((4, "clip", None), r"step '\w+'\.clip .* -> none"),
 ]
 
 

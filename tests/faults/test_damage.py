@@ -251,9 +251,10 @@ def test_every_number_of_a_recipe(image: Path, finished: Path, tmp_path: Path, t
         except ParameterError:
             continue
         name = next(key for key in reversed(place) if isinstance(key, str))
+        step = data["steps"][place[0]]["name"]
         with (
             tally.fault(),
-            pytest.raises(RunError, match=rf"holds a run with another recipe \(steps\[{place[0]}\].*{name}"),
+            pytest.raises(RunError, match=rf"holds a run with another recipe \(step '{step}'.*{name}"),
         ):
             run(recipe, image, out, tile_size=TILE)
     assert tally.tried > 20

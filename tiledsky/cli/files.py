@@ -17,6 +17,7 @@ from tiledsky.io.fits.image import image_hdus, open_image, split_hdu
 from tiledsky.io.options import InputOptions
 from tiledsky.recipe import Recipe, preset_names, recipe_text
 from tiledsky.workflows import export as streams
+from tiledsky.workflows.arrays_of import arrays_of
 from tiledsky.workflows.merge_masks import merge_masks
 from tiledsky.workflows.outputs import EXPORTED
 from tiledsky.workflows.restore import restore
@@ -138,9 +139,15 @@ def recipes(
 
 @app.command()
 def info(source: Annotated[str, typer.Argument(metavar="RUN.zarr|IN.fits[:HDU]")], hdu: HduOption = None) -> None:
-    """Describe a run store or a FITS file."""
+    """Describe a run store, another Zarr store or a FITS file."""
     if not located(source).is_dir():
         _info_fits(source, hdu)
+        return
+    if (arrays := arrays_of(source)) is not None:
+        say(f"{source}: Zarr, no run{', to be read by runs in place' * ('science' in arrays)}")
+        for name, array in arrays.items():
+            size = " x ".join(map(str, array.shape))
+            say(f"array      {name}  {size}, {array.dtype}, chunks {array.chunks}, shards {array.shards}")
         return
     found = open_run(source, allow_partial=True)
     ny, nx = found.plan.shape

@@ -11,12 +11,13 @@ import typer
 
 from tiledsky.cli.console import reporting
 from tiledsky.cli.options import LOOK, RunArgument, app, placed, say, with_inputs
+from tiledsky.cli.verdict import findings, number_of, table, verdict_table
 from tiledsky.diagnostics import judge, remarks
 from tiledsky.diagnostics.injection import Injection
 from tiledsky.engine.result import open_run
 from tiledsky.errors import ParameterError
 from tiledsky.io.options import InputOptions
-from tiledsky.recipe import Recipe
+from tiledsky.recipe import checks_of
 from tiledsky.workflows.advise import BOXES, RECIPES, SMALLEST
 from tiledsky.workflows.advise import advise as try_recipes
 from tiledsky.workflows.inject import inject
@@ -29,7 +30,7 @@ NOT_GOOD = 1
 def check(
     source: RunArgument,
     recipe: Annotated[
-        str | None, typer.Option(help="Use the [checks] of this recipe instead of those of the run.")
+        str | None, typer.Option(help="Recipe, or file of its table of checks alone: these limits, not the run's.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Also exit with code 1 on a warning.")] = False,
     reasons: Annotated[bool, typer.Option("--reasons", help="Print the reason of each limit.")] = False,
@@ -38,12 +39,14 @@ def check(
     """Print the quality checks of a finished run; exit code 1 if a check fails."""
     run = open_run(source)
     found = run.diagnostics
-    checks = run.recipe.checks if recipe is None else Recipe.load(recipe).checks
+    checks = run.recipe.checks if recipe is None else checks_of(recipe)
     verdict = judge(found, checks) if recipe is not None or not found.get("verdict") else found["verdict"]
     if as_json:
         typer.echo(json.dumps(verdict, indent=1))
     else:
-        for line in _table(verdict, reasons=reasons):
+        for line in verdict_table(verdict, reasons=reasons):
+            say(line)
+        for line in findings(run, verdict):
             say(line)
         for line in remarks(found):
             say(line)
@@ -70,11 +73,14 @@ def inject_sources(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
-    say(f"{'flux':>8}{'size':>7}{'n':>6}{'change':>12}{'error':>11}{'lost %':>9}{'error':>8}")
+    rows = [["flux", "size", "n", "change", "error", "lost %", "error"]]
     for row in found["groups"]:
-        change = f"{_number(row['change']):>12}{_number(row['change_error']):>11}"
         lost = [None if row[key] is None else 100 * row[key] for key in ("lost", "lost_error")]
-        say(f"{row['flux']:>8g}{row['size']:>7g}{row['n']:>6}{change}{_number(lost[0]):>9}{_number(lost[1]):>8}")
+        rows.append(
+            [number_of(x) for x in (row["flux"], row["size"], row["n"], row["change"], row["change_error"], *lost)]
+        )
+    for line in table(rows, words=()):
+        say(line)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -82,7 +88,7 @@ def inject_sources(
 def advise(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
     recipes: Annotated[
-        str | None, typer.Option(help=f"Presets or TOML files to try. [default: {','.join(RECIPES)}]")
+        str | None, typer.Option(help=f"Presets or TOML files to try (default: {','.join(RECIPES)}).")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Number of cutouts, spread over the image.")] = 6,
     sample_size: Annotated[int, typer.Option(min=SMALLEST, help="Side of a cutout in pixels.")] = 512,
@@ -123,11 +129,8 @@ def _ranking(found: Mapping[str, Any]) -> list[str]:
     by_size = sorted(found["boxes"]["rows"], key=lambda row: int(row["name"]))
     for title, rows in (("recipe", found["recipes"]), ("box_size", by_size)):
         columns = ("score", "error", "structure", "taken", "sources", "times", "times_error")
-        names = [column.replace("times_error", "error") for column in columns]
-        width = max(len(title), *(len(row["name"]) for row in rows)) + 2
-        lines.append(f"{title:{width}}" + "".join(f"{name:>11}" for name in names))
-        lines += [f"{row['name']:{width}}" + "".join(f"{_number(row[c]):>11}" for c in columns) for row in rows]
-        lines.append("")
+        names = [title, *(column.replace("times_error", "error") for column in columns)]
+        lines += [*table([names, *([row["name"], *(number_of(row[c]) for c in columns)] for row in rows)]), ""]
     lines += [f"left out: {name}: {reason}" for name, reason in found["left_out"].items()]
     n, (y0, y1, x0, x1) = len(found["samples"]), found["samples"][0]
     lines.append(f"{n} samples of {y1 - y0} x {x1 - x0} px, errors of the background in units of the noise of a pixel")
@@ -143,22 +146,3 @@ def _numbers(option: str, text: str, example: str = "100,1000", *, whole: bool =
         kind = "whole numbers" if whole else "numbers"
         raise ParameterError(f"{option} {text!r} is not a list of {kind} above 0; write {example}")
     return found
-
-
-def _table(verdict: Mapping[str, Any], *, reasons: bool) -> list[str]:
-    """Lines of the table of checks."""
-    lines = [f"{'check':22}{'value':>10}{'error':>10}  {'unit':6}{'warn':>8}{'fail':>8}  result"]
-    for row in verdict["checks"]:
-        # a count has no error, and says 0
-        numbers = [_number(x) for x in (row["value"], row["error"] or None, row["warn"], row["fail"])]
-        name = row["name"].replace("_", " ")
-        lines.append(
-            f"{name:22}{numbers[0]:>10}{numbers[1]:>10}  {row['unit']:6}{numbers[2]:>8}{numbers[3]:>8}  {row['result']}"
-        )
-        if reasons:
-            lines.append(f"    {row['reason']}")
-    return lines
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

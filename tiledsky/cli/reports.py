@@ -64,7 +64,8 @@ def compare_runs(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="COMPARE.html")] = Path("compare.html"),
     truth: Annotated[
-        str | None, typer.Option(metavar="TRUTH.zarr", help="The true sky, as simulate --truth writes it.")
+        str | None,
+        typer.Option(metavar="TRUTH.zarr|.fits", help="The true sky, as simulate --truth writes it, or a FITS image."),
     ] = None,
 ) -> None:
     """Compare several runs of one image on one page: verdicts, residuals, noise against scale."""

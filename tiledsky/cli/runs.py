@@ -20,7 +20,7 @@ from tiledsky.engine.executors import TASK_TIMEOUT
 from tiledsky.engine.forecast import describe
 from tiledsky.engine.result import open_run
 from tiledsky.engine.runner import planned, prepare
-from tiledsky.engine.verify import verify
+from tiledsky.engine.verify import check_level, verify
 from tiledsky.errors import ClockError, ParameterError, RunError
 from tiledsky.io.options import InputOptions
 from tiledsky.nodata import number_text
@@ -98,6 +98,11 @@ def run(
 ) -> None:
     """Estimate and subtract the sky by a recipe."""
     began = time.monotonic()
+    check_level(verify_done)
+    if stage is not None and worker_slice is None:
+        raise ParameterError(
+            f"--stage {stage} is the stage of a job of an array, and this is none; give --worker-slice"
+        )
     if worker_slice is not None:
         inputs["checksum"] = False  # submit looked at it
         do_slice(prepare(recipe, source, out, tile_size=tile_size, **inputs), worker_slice, stage)
@@ -175,6 +180,7 @@ def verify_run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON.")] = False,
 ) -> None:
     """List damaged files of a run store and mark them for repair; exit code 4 if there are any."""
+    check_level(level)
     faults = verify(source, level=level, discard=not dry_run)
     if as_json:
         typer.echo(json.dumps({"run": source, "level": level, "faults": [f.to_json() for f in faults]}, indent=1))

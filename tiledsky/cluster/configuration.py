@@ -17,6 +17,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from tiledsky.cluster.local import check_sizes, parse_memory
 from tiledsky.errors import ParameterError
+from tiledsky.plain import did_you_mean
 from tiledsky.recipe import validated
 from tiledsky.recipe.parameters import Model
 
@@ -245,7 +246,8 @@ def load_cluster(name_or_path: str | os.PathLike[str]) -> ClusterFile:
         return validated(ClusterFile, {"kind": name}, source=f"cluster {name}")
     path = Path(name)
     if not path.is_file():
-        raise ParameterError(f"no cluster {name!r}: neither a file nor one of {', '.join(KINDS)}")
+        near = did_you_mean(name, KINDS)
+        raise ParameterError(f"no cluster {name!r}: neither a file nor one of {', '.join(KINDS)}{near}")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

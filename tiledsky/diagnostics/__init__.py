@@ -4,7 +4,8 @@ Each measure is a module that ends in a `tiledsky.diagnostics.protocol.Measure`;
 """
 
 from tiledsky.diagnostics.arrays import measure
-from tiledsky.diagnostics.verdict import judge, remarks
+from tiledsky.diagnostics.next_steps import next_steps
+from tiledsky.diagnostics.verdict import judge, places, remarks
 from tiledsky.recipe import Checks, Limit
 
-__all__ = ["Checks", "Limit", "judge", "measure", "remarks"]
+__all__ = ["Checks", "Limit", "judge", "measure", "next_steps", "places", "remarks"]

@@ -133,7 +133,7 @@ MEASURE = Measure(
     finalize=finalize,
     parts=(SUMS,),
     checks=(
-        Check("constant_pixels", "1", lambda found, _: exact(found.fraction)),
+        Check("constant_pixels", "1", lambda found, _: exact(found.fraction), place=lambda found: found.largest),
         Check("no_noise", "1", lambda found, _: exact(found.smooth_fraction), without_noise=True),
     ),
     advice=advice,

@@ -32,8 +32,15 @@ class Fields(BaseModel):
         return self
 
 
-class Position(Fields):
-    """A place of the image, in pixels."""
+class Place(Fields):
+    """A place of the image, in pixels (x, y), if it is known."""
+
+    y: Coordinate | None = None
+    x: Coordinate | None = None
+
+
+class Position(Place):
+    """A place of the image that is known, and what is there."""
 
     y: Coordinate
     x: Coordinate

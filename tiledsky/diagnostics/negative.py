@@ -22,7 +22,7 @@ from tiledsky.diagnostics.blocks import (
     significance,
     stretch,
 )
-from tiledsky.diagnostics.fields import Fields, Number, Position
+from tiledsky.diagnostics.fields import Fields, Number, Place, Position
 from tiledsky.diagnostics.parts import Limit, Places
 from tiledsky.diagnostics.patches import Floats, number
 from tiledsky.diagnostics.places import random_positions, random_words
@@ -51,7 +51,7 @@ DEFINITION = (
 )
 
 
-class Extreme(Fields):
+class Extreme(Place):
     """The largest or strongest of some regions; without numbers where there is none."""
 
     area: Number = None
@@ -202,8 +202,18 @@ MEASURE = Measure(
     finalize=finalize,
     parts=(BLOCKS, LOOKED_AT, APERTURES_FOUND),
     checks=(
-        Check("negative_area", "px", lambda found, _: exact(found.largest.area if found.largest else None)),
-        Check("negative_significance", "sigma", lambda found, _: _strength(found)),
-        Check("positive_significance", "sigma", lambda found, _: _strength(found.positive)),
+        Check(
+            "negative_area",
+            "px",
+            lambda found, _: exact(found.largest.area if found.largest else None),
+            place=lambda found: found.largest,
+        ),
+        Check("negative_significance", "sigma", lambda found, _: _strength(found), place=lambda found: found.strongest),
+        Check(
+            "positive_significance",
+            "sigma",
+            lambda found, _: _strength(found.positive),
+            place=lambda found: found.positive.strongest if found.positive else None,
+        ),
     ),
 )

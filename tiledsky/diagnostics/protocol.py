@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from tiledsky.diagnostics.curve import Figure
-from tiledsky.diagnostics.fields import Fields
+from tiledsky.diagnostics.fields import Fields, Place
 from tiledsky.diagnostics.parts import Cells, Part
 from tiledsky.diagnostics.patches import Floats, PatchSums
 from tiledsky.geometry import Pair
@@ -124,12 +124,15 @@ class Check(Generic[F]):
         Of the fields of the measure and the noise of a pixel (NaN where it is not known): value and error.
     without_noise : bool
         Whether it means something of an image without noise.
+    place : callable, optional
+        Of the fields of the measure: where in the image the value is from; None: from all of it.
     """
 
     name: str
     unit: str
     value: Callable[[F, float], CheckValue]
     without_noise: bool = False
+    place: Callable[[F], Place | None] | None = None
 
 
 @dataclass(frozen=True)

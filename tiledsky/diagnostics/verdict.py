@@ -54,6 +54,18 @@ def judge(diagnostics: Mapping[str, Any], checks: Checks | None = None) -> dict[
     return {"result": RESULTS[max(counted, default=0)], "checks": rows}
 
 
+def places(diagnostics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Pixels (x, y) of the checks whose value is from one place of the image."""
+    given = {**diagnostics.get("measures", {}), IMAGE.name: diagnostics.get("image")}
+    found = {}
+    for name, (measure, check) in _CHECKS.items():
+        data = measure.read(given.get(measure.name))
+        place = None if data is None or check.place is None else check.place(data)
+        if place is not None and place.x is not None and place.y is not None:
+            found[name] = place.x, place.y
+    return found
+
+
 def remarks(diagnostics: Mapping[str, Any]) -> list[str]:
     """Say what is wrong and what to do, a line a measure that knows."""
     given = diagnostics.get("measures", {})

@@ -65,5 +65,5 @@ MEASURE = Measure(
     fields=WorstBlocks,
     finalize=finalize,
     parts=(BLOCKS,),
-    checks=(Check("worst_block", "sigma", _worst_block),),
+    checks=(Check("worst_block", "sigma", _worst_block, place=lambda found: next(iter(found.positions), None)),),
 )

@@ -32,7 +32,7 @@ def _differences(before: Any, now: Any, path: str) -> Iterator[str]:
             if path == "steps" and (one["kind"], one["name"]) != (other["kind"], other["name"]):
                 yield f"steps[{k}] {one['kind']} {one['name']} -> {other['kind']} {other['name']}"
             else:
-                yield from _differences(one, other, f"{path}[{k}]")
+                yield from _differences(one, other, f"step {one['name']!r}" if path == "steps" else f"{path}[{k}]")
         if len(before) != len(now):
             yield f"{len(before)} -> {len(now)} {path.rpartition('.')[2]}"
     elif before != now:

@@ -22,6 +22,7 @@ from tiledsky.io.folders import folder_at
 from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.io.zarr.reader import read_plane
+from tiledsky.plain import did_you_mean
 from tiledsky.recipe import Recipe
 
 #: What `Run.status` says of a task.
@@ -61,7 +62,8 @@ class Run:
         layout = self.store.layout
         kept = self.complete and name in layout.arrays and "/" not in name and not layout.is_scratch(name)
         if not kept and name not in self.planes:
-            raise ParameterError(f"{self.path}: no plane {name!r}; it has {', '.join(self.planes)}")
+            known = ", ".join(self.planes)
+            raise ParameterError(f"{self.path}: no plane {name!r}; it has {known}{did_you_mean(name, self.planes)}")
         return self.array(name)
 
     def array(self, path: str) -> Any:

@@ -25,6 +25,7 @@ from tiledsky.io.options import InputOptions
 from tiledsky.io.regions import RegionPlane
 from tiledsky.io.source import Source
 from tiledsky.io.store import write_json
+from tiledsky.io.targets import check_store_name
 from tiledsky.nodata import number_text
 from tiledsky.recipe import Recipe
 
@@ -145,6 +146,7 @@ def prepare(
     With a ``memory_limit`` (bytes of a worker that does ``threads`` tasks at the same time) tiles are made smaller,
     where no tile size is given, until they fit; a plan that does not fit is refused.
     """
+    check_store_name(folder_at(out).path)
     made = planned(recipe, source, tile_size=tile_size, memory_limit=memory_limit, threads=threads, **inputs)
     parts = identity(made.recipe, made.plan, made.inputs)
     if tile_size is None and (known := stored_plan(folder_at(out), parts, made.recipe)) is not None:

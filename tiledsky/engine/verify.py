@@ -26,6 +26,7 @@ from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.io.folders import Folder, folder_at
 from tiledsky.io.store import RUN_FOLDER, SUCCESS, Markers, open_store, size_and_crc
 from tiledsky.io.zarr.reader import read_plane
+from tiledsky.plain import did_you_mean
 
 #: How closely is looked, each level more than the one before: the markers alone; the objects' sizes (and the checksums
 #: of the small files that have none of their own); the CRC-32 of every object; the decoding of every chunk.
@@ -69,6 +70,18 @@ class Fault:
         return asdict(self)
 
 
+def check_level(level: str) -> None:
+    """Refuse what is not one of `LEVELS`.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if level not in LEVELS:
+        near = did_you_mean(level, LEVELS)
+        raise ParameterError(f"{level!r} is not a level of verification; use one of {', '.join(LEVELS)}{near}")
+
+
 class Checker:
     """What is there of the tasks of a run, as far as ``level`` looks.
 
@@ -85,8 +98,7 @@ class Checker:
     """
 
     def __init__(self, root: Folder, run_id: str, layout: Layout, *, level: str = "sizes") -> None:
-        if level not in LEVELS:
-            raise ParameterError(f"{level!r} is not a level of verification; use one of {', '.join(LEVELS)}")
+        check_level(level)
         self.root, self.layout, self.level = root, layout, LEVELS.index(level)
         self.recipe, self.plan = layout.recipe, layout.plan
         self.markers = Markers(root, run_id, lambda stage, index: layout.objects(self.plan.stage(stage), index))

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
 from tiledsky.errors import ParameterError
+
+#: Ends of the names of FITS files that are written.
+_FITS = (".fits", ".fit", ".fts")
+#: Ends of names of files, which a folder should not have.
+_FILES = (
+    *_FITS,
+    ".gz",
+    ".bz2",
+    ".fz",
+    ".csv",
+    ".png",
+    ".jpg",
+    ".pdf",
+    ".html",
+    ".toml",
+    ".txt",
+    ".tif",
+    ".tiff",
+    ".asdf",
+)
 
 _KINDS = (
     (stat.S_ISLNK, "a link"),
@@ -15,6 +36,39 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+def check_fits_name(path: Path, *, others: tuple[str, ...] = ()) -> None:
+    """Refuse a name that does not end as that of a FITS file, or in one of ``others``.
+
+    Raises
+    ------
+    ParameterError
+    """
+    end = path.suffix.lower()
+    if end in (".gz", ".bz2", ".fz"):
+        raise ParameterError(f"{path}: tiledsky does not compress FITS files as this name says; end the name in .fits")
+    if end not in (*_FITS, *others):
+        ends = " or ".join((".fits", *others))
+        raise ParameterError(
+            f"{path} does not end in {ends}, so nobody could tell what is in it; name it like {path.stem or 'sky'}.fits"
+        )
+
+
+def check_store_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a name for a Zarr store, a folder, that ends as that of a file.
+
+    Raises
+    ------
+    ParameterError
+    """
+    name = os.fspath(path).rstrip("/").rpartition("/")[2]
+    stem, dot, end = name.rpartition(".")
+    if stem and f"{dot}{end}".lower() in _FILES:
+        raise ParameterError(
+            f"{path} would be a folder (a Zarr store) with the name of a file; name it like {stem}.zarr, and write "
+            "files from it with `tiledsky export`"
+        )
 
 
 def check_target_file(path: Path, *, mark: bytes | None = None) -> None:

@@ -17,7 +17,8 @@ from tiledsky.recipe.parameters import (
     Tier,
     ZoomInterpolator,
 )
-from tiledsky.recipe.recipe import Recipe, check_noise, preset_names, recipe_text, validated
+from tiledsky.recipe.recipe import Recipe, check_noise, checks_of, preset_names, recipe_text
+from tiledsky.recipe.validation import validated
 
 __all__ = [
     "AnyMask",
@@ -38,6 +39,7 @@ __all__ = [
     "Tier",
     "ZoomInterpolator",
     "check_noise",
+    "checks_of",
     "preset_names",
     "recipe_text",
     "validated",

@@ -6,33 +6,28 @@ import tomllib
 from collections.abc import Container
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.recipe.checks import Checks, Limit
+from tiledsky.plain import did_you_mean
+from tiledsky.recipe.checks import Checks
 from tiledsky.recipe.parameters import (
     MAX_STEPS,
-    MAXIMA,
     PLANES,
-    AnyInterpolator,
     AnyMask,
     AnyStep,
     BackgroundStep,
     MaskStep,
-    MeshCeiling,
     Model,
     Name,
     ObjectsStep,
     RingStep,
-    SigmaClip,
     Step,
-    Tier,
 )
-
-AnyModel = TypeVar("AnyModel", bound=Model)
+from tiledsky.recipe.validation import validated
 
 #: Kinds of steps that others can name as their mask.
 _MASKS = tuple(model.model_fields["kind"].default for model in get_args(AnyMask))
@@ -151,7 +146,10 @@ class Recipe(Model):
         for step in self.steps:
             if step.name == name:
                 return step
-        raise ParameterError(f"no step {name!r} in recipe {self.name}; it has {[s.name for s in self.steps]}")
+        names = [s.name for s in self.steps]
+        raise ParameterError(
+            f"no step {name!r} in recipe {self.name}; it has {', '.join(names)}{did_you_mean(name, names)}"
+        )
 
     def detection_sky(self, mask: MaskStep) -> RingStep | BackgroundStep:
         """Return the step whose sky the mask step subtracts before it looks for sources."""
@@ -243,7 +241,7 @@ class Recipe(Model):
         return self.mask_for(self.result)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], *, source: str = "recipe") -> Recipe:
+    def from_dict(cls, data: dict[str, Any], source: str = "recipe") -> Recipe:
         """Validate a dictionary; errors name the key and say which keys there are."""
         return validated(cls, data, source=source)
 
@@ -258,16 +256,7 @@ class Recipe(Model):
         """
         if isinstance(name_or_path, Recipe):
             return name_or_path
-        text, source = recipe_text(name_or_path)
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ParameterError(f"{source}: not valid TOML: {error}") from None
-        except ValueError:  # a number of thousands of digits
-            raise ParameterError(f"{source}: not valid TOML: a number is too long to be read; shorten it") from None
-        except RecursionError:
-            raise ParameterError(f"{source}: brackets are nested too deep to be read; a recipe needs five") from None
-        return cls.from_dict(data, source=source)
+        return cls.from_dict(*_read(name_or_path))
 
     def to_toml(self) -> str:
         """Write the recipe as TOML, every parameter spelled out."""
@@ -307,14 +296,37 @@ def check_noise(recipe: Recipe, planes: Container[str]) -> None:
             )
 
 
-def validated(model: type[AnyModel], data: dict[str, Any], *, source: str) -> AnyModel:
-    """Make a model of a dictionary; a ParameterError names every key that is wrong."""
+def checks_of(name_or_path: str | Path) -> Checks:
+    """Return the limits of a recipe, or of a file that has its table ``[checks]`` and nothing else.
+
+    Raises
+    ------
+    ParameterError
+        As `Recipe.load`.
+    """
+    data, source = _read(name_or_path)
+    if set(data) == {"checks"}:
+        return validated(_ChecksAlone, data, source=source).checks
+    return Recipe.from_dict(data, source).checks
+
+
+class _ChecksAlone(Model):
+    """A file of limits."""
+
+    checks: Checks
+
+
+def _read(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
+    """Return what a preset or a recipe file holds, and what to call it in messages."""
+    text, source = recipe_text(name_or_path)
     try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        # a tuple with a bad item is also called too short: that follows from the first message
-        errors = [e for e in error.errors() if e["type"] != "too_short"] or error.errors()
-        raise ParameterError(f"{source}: {'; '.join(_explain(e, model) for e in errors)}") from None
+        return tomllib.loads(text), source
+    except tomllib.TOMLDecodeError as error:
+        raise ParameterError(f"{source}: not valid TOML: {error}") from None
+    except ValueError:  # a number of thousands of digits
+        raise ParameterError(f"{source}: not valid TOML: a number is too long to be read; shorten it") from None
+    except RecursionError:
+        raise ParameterError(f"{source}: brackets are nested too deep to be read; a recipe needs five") from None
 
 
 def preset_names() -> list[str]:
@@ -330,7 +342,10 @@ def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
         return (resources.files("tiledsky.recipe") / "presets" / f"{name}.toml").read_text(), f"recipe {name}"
     path = Path(name)
     if not path.is_file():
-        raise ParameterError(f"no recipe {name!r}: neither a file nor one of {', '.join(preset_names())}")
+        names = preset_names()
+        raise ParameterError(
+            f"no recipe {name!r}: neither a file nor one of {', '.join(names)}{did_you_mean(name, names)}"
+        )
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -339,40 +354,3 @@ def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
         return data.decode("utf-8"), f"recipe {path}"
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f"recipe {path} cannot be read: {error}") from None
-
-
-#: Models that a key ``kind`` chooses, by its value: it is part of the place of an error for pydantic, not for a reader.
-_CHOSEN: dict[str, type[Model]] = {
-    model.model_fields["kind"].default: model for model in (*get_args(AnyStep), *get_args(AnyInterpolator))
-}
-_KINDS: dict[str, type[Model]] = {
-    **_CHOSEN,
-    "tiers": Tier,
-    "clip": SigmaClip,
-    "ceiling": MeshCeiling,
-    "checks": Checks,
-    **dict.fromkeys(Checks.names(), Limit),
-}
-
-
-def _explain(error: Any, model: type[Model]) -> str:
-    """One line for one pydantic error in ``model``: where, what, and which keys there are."""
-    where = ""
-    for part in error["loc"][:-1] if error["type"] in ("extra_forbidden", "missing") else error["loc"]:
-        if isinstance(part, int):
-            where += f"[{part}]"
-        elif part not in _CHOSEN:
-            where += f".{part}" if where else part
-        model = _KINDS.get(part, model) if isinstance(part, str) else model
-    place = f"{where}: " if where else ""
-    key = error["loc"][-1] if error["loc"] else ""
-    if error["type"] == "extra_forbidden":
-        return f"{place}unknown key {key!r}; known are {', '.join(model.model_fields)}"
-    if error["type"] == "missing":
-        return f"{place}key {key!r} is missing"
-    many = error["type"] == "too_long" and key == "steps"
-    if (many or error["type"] == "less_than_equal") and (most := error["ctx"].get("le", MAX_STEPS)) in MAXIMA:
-        what = f"{len(error['input'])} steps" if many else str(error["input"])
-        return f"{place}{what[:40]} is beyond what memory and time are made for; use {most:g} or less"
-    value = "" if isinstance(error.get("input"), dict | tuple | list | Model) else f" (got {error.get('input')!r})"
-    return f"{place}{error['msg'].removeprefix('Value error, ')}{value}"

@@ -18,9 +18,12 @@ from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.address import located
+from tiledsky.io.fits.image import FITS_ENDINGS, split_hdu
 from tiledsky.io.folders import LocalFolder
+from tiledsky.io.plane_reader import PlaneReader
+from tiledsky.io.source import open_source
 from tiledsky.io.zarr.check import array_alone_or_named
-from tiledsky.io.zarr.reader import read_plane
+from tiledsky.io.zarr.reader import ZarrReader
 from tiledsky.report import facts, figures, html, panels
 from tiledsky.report.colors import ColorRange, spread
 from tiledsky.report.windows import Window, read_window
@@ -58,8 +61,8 @@ def write_comparison(
     out : path
         HTML file.
     truth : path, optional
-        Zarr store with the true sky (array ``sky``, or an array alone), of the same shape: the maps then show each
-        background less that.
+        The true sky, of the same shape: a FITS image, or a Zarr store (array ``sky``, or an array alone). The maps then
+        show each background less that.
 
     Returns
     -------
@@ -86,12 +89,18 @@ def write_comparison(
     return path
 
 
-def _true_sky(path: str | os.PathLike[str], shape: Pair) -> Any:
+def _true_sky(path: str | os.PathLike[str], shape: Pair) -> PlaneReader:
+    size = f"{shape[0]} x {shape[1]} px"
+    if split_hdu(path)[0].lower().endswith(FITS_ENDINGS) and not Path(path).is_dir():
+        image = open_source(path).planes["science"]
+        if image.shape != shape:
+            found = f"{image.shape[0]} x {image.shape[1]} px"
+            raise InputError(f"{path} is {found}, the images of the runs {size}; give the true sky of these images")
+        return image.open()
     sky = array_alone_or_named(located(path), "sky")
     if sky is None or tuple(sky.shape) != shape:
-        size = f"{shape[0]} x {shape[1]}"
-        raise InputError(f"{path}: no array 'sky' of {size} px; give what simulate --truth wrote for this image")
-    return sky
+        raise InputError(f"{path}: no array 'sky' of {size}; give what simulate --truth wrote for this image")
+    return ZarrReader(sky)
 
 
 def _page(runs: list[Run], truth: Any) -> str:
@@ -140,12 +149,12 @@ def _map(run: Run, truth: Any) -> Window:
     return Window(window.cells - _block_means(truth, window), window.region, window.size)
 
 
-def _block_means(sky: Any, window: Window) -> NDArray[np.float32]:
+def _block_means(sky: PlaneReader, window: Window) -> NDArray[np.float32]:
     from tiledsky.images import as_float
     from tiledsky.kernels.filters.blocks import block_means
 
-    size, (ny, nx) = window.size, sky.shape
-    rows = [read_plane(sky, Region(y, min(y + size, ny), 0, nx)) for y in range(0, ny, size)]
+    size, (_, ny, _, nx) = window.size, window.region
+    rows = [sky.read(Region(y, min(y + size, ny), 0, nx)) for y in range(0, ny, size)]
     return np.concatenate([block_means(as_float(row), size) for row in rows]).astype(np.float32)
 
 

@@ -23,6 +23,7 @@ from tiledsky.io.inside import unforeseen
 from tiledsky.io.options import InputOptions
 from tiledsky.io.plane_reader import HEADER, MASK_BITS, NODATA
 from tiledsky.io.store import create_plane
+from tiledsky.io.targets import check_fits_name, check_store_name
 from tiledsky.io.zarr.objects import WHOLE
 from tiledsky.io.zarr.reader import read_plane
 from tiledsky.io.zarr.shards import write_object
@@ -58,6 +59,7 @@ def export(
     RunError
         An unfinished run; a disk without room.
     """
+    check_fits_name(Path(out), others=(".csv",))
     run = run if isinstance(run, Run) else open_run(run)
     objects = run.objects
     if Path(out).suffix.lower() == ".csv":
@@ -108,6 +110,7 @@ class RowCount:
 def new_store(out: str | os.PathLike[str]) -> Iterator[zarr.Group]:
     """Make a store under a temporary name; it gets its own when all is written."""
     path = Path(out)
+    check_store_name(path)
     if os.path.lexists(path):
         raise ParameterError(f"{path} exists and is not overwritten; change the name or remove it")
     if not path.absolute().parent.is_dir():
@@ -190,6 +193,9 @@ def simulate(
 
     ``truth`` names a Zarr store for the noiseless sky (plane ``sky``). Streamed: any size.
     """
+    check_fits_name(Path(out), others=(".zarr",))
+    if truth is not None:
+        check_store_name(truth)
     catalogue = simulate_scene(shape, seed=seed, chunks=shape, **options).catalogue  # lazy: no pixel is made here
     count = RowCount(shape[0] * (1 if truth is None else 2), progress)
     if Path(out).suffix == ".zarr":

@@ -24,6 +24,7 @@ from tiledsky.images import as_float
 from tiledsky.io.files import write_bytes
 from tiledsky.io.plane_reader import HEADER, NODATA, PlaneReader
 from tiledsky.io.store import create_plane, write_json
+from tiledsky.io.targets import check_store_name
 from tiledsky.io.zarr.check import open_zarr
 from tiledsky.io.zarr.reader import ZarrReader
 from tiledsky.io.zarr.shards import write_object
@@ -72,6 +73,7 @@ def inject(
     -----
     Memory: a tile of the image and its sources; the truth is what is put in, so no simulation is needed.
     """
+    check_store_name(out)
     injection = injection or Injection()
     noise = (before.diagnostics.get("image") or {}).get("noise")
     if not noise:

@@ -17,6 +17,7 @@ from tiledsky.geometry import Pair, Region
 from tiledsky.io.fits.cards import quiet
 from tiledsky.io.fits.header import describing_cards
 from tiledsky.io.plane_reader import HEADER, MASK_BITS
+from tiledsky.io.targets import check_store_name
 from tiledsky.planes import SOURCES
 from tiledsky.workflows.export import RowCount, RowProgress, copy_plane, new_store
 
@@ -85,6 +86,7 @@ def merge_masks(
 
     Memory: one tile of the first run's mask, twice.
     """
+    check_store_name(out)
     opened = [one if isinstance(one, Run) else open_run(one) for one in runs]
     paths = [run.path.resolve() for run in opened]
     if len(opened) < 2:

@@ -49,7 +49,7 @@ def write_csv(objects: NDArray[Any], header: Any, out: Path, *, overwrite: bool)
     ParameterError
         A file that exists, without ``overwrite``.
     """
-    check_target(out, overwrite=overwrite)
+    check_target(out, overwrite=overwrite, others=(".csv",))
     columns = object_columns(objects, header)
     rows = zip(*(column.values.tolist() for column in columns), strict=True)
     lines = [",".join(column.name for column in columns), *(",".join(map(repr, row)) for row in rows)]

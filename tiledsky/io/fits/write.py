@@ -20,7 +20,7 @@ from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.fits.cards import quiet
 from tiledsky.io.fits.header import describing_cards
 from tiledsky.io.fits.scan import BLOCK
-from tiledsky.io.targets import check_target_file
+from tiledsky.io.targets import check_fits_name, check_target_file
 
 _ROW_BLOCK = 16 << 20
 # numpy type -> BITPIX, and the BZERO that turns the signed integers of FITS into it
@@ -93,7 +93,7 @@ def write_fits(
     Parameters
     ----------
     path : path
-        Ends neither in .gz, .bz2 nor .fz: the file is not compressed.
+        Ends in .fits, .fit or .fts: the file is not compressed.
     planes : sequence of Plane
         At least one, with different names.
     header : astropy.io.fits.Header, optional
@@ -246,17 +246,16 @@ def _headers(planes: Sequence[Plane], header: Header | None, history: Iterable[s
     return [_encode(head) for head in heads]
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool, others: tuple[str, ...] = ()) -> None:
     """Refuse a name under which no FITS file can be written, or with which one would be lost.
+
+    ``others``: ends of names that may be written too.
 
     Raises
     ------
     ParameterError
     """
-    if target.suffix.lower() in (".gz", ".bz2", ".fz"):
-        raise ParameterError(
-            f"{target}: tiledsky does not compress FITS files as this name says; end the name in .fits"
-        )
+    check_fits_name(target, others=others)
     if not target.parent.is_dir():
         raise ParameterError(f"{target}: its directory does not exist, so nothing can be written; create it first")
     if target.is_dir():
