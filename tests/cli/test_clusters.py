@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import socketserver
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -101,6 +106,68 @@ def test_refused(call: Call, image: Path, tmp_path: Path, words: list[str], code
     assert re.search(message, err)
     assert err.count("\n") == 1
     assert not (tmp_path / "sky.zarr").exists()
+
+
+def test_queue_that_is_not_there_or_takes_no_job(
+    refused: Callable[..., None], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    code, out, err = call("cluster", "check", "slurm")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[1:] == [
+        "tiledsky: no sbatch on this machine, so no job can be submitted to slurm; start this on a machine of the "
+        "cluster, or use a cluster of kind local"
+    ]
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text(f"#!{shutil.which('sh', path=os.defpath)}\necho 'sbatch: error: Invalid partition' >&2\nexit 1\n")
+    sbatch.chmod(0o755)
+    code, out, err = call("cluster", "check", "slurm")
+    assert (code, out) == (4, "")
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == (
+        "tiledsky: the queue takes no job (sbatch: error: Invalid partition); correct the cluster file, or ask who "
+        "runs the queue"
+    )
+
+
+class Silent(socketserver.BaseRequestHandler):
+    """A server that takes what is said and says nothing."""
+
+    def handle(self) -> None:
+        while self.request.recv(1 << 16):
+            pass
+
+
+class Other(socketserver.BaseRequestHandler):
+    """A server of something else: it greets like a mail server, and waits."""
+
+    def handle(self) -> None:
+        with suppress(OSError):
+            self.request.sendall(b"220 mail ready\r\n" * 20)
+            self.request.recv(1 << 16)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_address_where_somebody_else_answers_or_nobody(
+    refused: Callable[..., None], image: Path, tmp_path: Path, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever listens and says nothing is not waited for for ever."""
+    monkeypatch.setattr("tiledsky.cluster.local._PATIENCE", 10.0 if answers else 2.0)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Other if answers else Silent) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.server_address[1]}"
+        words = ["run", image, "--recipe", "sextractor", "--out", tmp_path / "sky.zarr", "--scheduler", address]
+        said = (
+            f"what answers at {address} is no Dask scheduler; correct the address$"
+            if answers
+            else rf"no Dask scheduler answers at {address} \(no answer within 2 s\); start it, or leave out --sch"
+        )
+        refused(4, said, *words)
+        server.shutdown()
 
 
 def test_publish_wants_a_bucket_and_a_whole_run(call: Call, image: Path, tmp_path: Path) -> None:

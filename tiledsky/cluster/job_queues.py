@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import psutil
 from tiledsky.cluster.configuration import ClusterFile
 from tiledsky.cluster.local import local_client, parse_memory, scheduler_client, worker_environment
 from tiledsky.cluster.stop import held
+from tiledsky.cluster.submissions import check_commands, submissions
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.files import write_bytes, writing
 from tiledsky.io.targets import check_target_file
@@ -234,12 +235,16 @@ def _scheduler_client(config: ClusterFile, *, insecure: bool) -> Iterator[Any]:
 @contextmanager
 def _queue_client(config: ClusterFile) -> Iterator[Any]:
     from distributed import Client
+    from distributed.core import Status
 
     from tiledsky.cluster.closed import NO_DASHBOARD, NO_PAGES, pages_closed
 
+    queue = _queue_class(config)
+    check_commands(queue, config.kind)
     with dask.config.set({**_SETTINGS, **NO_PAGES}), ExitStack() as stack:
         with held():
-            cluster = _queue_class(config)(
+            seen = stack.enter_context(submissions())
+            cluster = queue(
                 scheduler_options=NO_DASHBOARD,
                 security=_security(config),
                 shared_temp_directory=str(_logs(config)),
@@ -249,19 +254,32 @@ def _queue_client(config: ClusterFile) -> Iterator[Any]:
             stack.enter_context(cluster)
             stack.enter_context(pages_closed(cluster, dashboard=config.dashboard))
             client = stack.enter_context(Client(cluster))
+
+        def refused() -> str | None:
+            taken = any(job.job_id for job in cluster.workers.values())
+            return None if taken else seen.last
+
         try:
             # scale() would never replace a job that is lost
             cluster.adapt(minimum_jobs=config.jobs, maximum_jobs=config.jobs, interval="2s")
-            _wait_for_worker(client, config, f"the output of the jobs is in {config.log_folder}")
+            _wait_for_worker(client, config, f"the output of the jobs is in {config.log_folder}", refused)
             yield client
         finally:
             with held():
+                for job in cluster.workers.values():
+                    if job.job_id is None:  # the queue did not take it: it is not closed, which Dask asserts of all
+                        job.status = Status.failed
                 stack.close()
 
 
-def _wait_for_worker(client: Any, config: ClusterFile, where: str) -> None:
+def _wait_for_worker(
+    client: Any, config: ClusterFile, where: str, refused: Callable[[], str | None] | None = None
+) -> None:
+    """Wait for the first worker; ``refused``: says why none will come where the queue took no job."""
     end = time.monotonic() + config.wait
     while not client.scheduler_info()["workers"]:
+        if refused is not None and (said := refused()) is not None:
+            raise RunError(f"the queue takes no job ({said}); correct the cluster file, or ask who runs the queue")
         if time.monotonic() > end:
             hint = "" if config.interface else "; workers on other machines need interface in the cluster file"
             raise RunError(f"no worker started within {config.wait:g} s; {where}{hint}")

@@ -6,12 +6,14 @@ talks TLS with keys made for the run, which are in memory and in pipes between i
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import resource
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -56,6 +58,8 @@ _ENVIRONMENT = {
 _SMALLEST = 256_000_000
 #: Files and connections that this process may have open at once: 28, and 11 for each worker, were measured.
 _FILES, _FILES_OF_WORKER = 40, 12
+#: Seconds in which a scheduler answers who it is.
+_PATIENCE = 10.0
 #: Bytes of addresses (not of memory) that a process needs: with 0.7 GB workers could not load their libraries.
 _ADDRESSES = 1_000_000_000
 
@@ -226,18 +230,55 @@ def scheduler_client(address: str, *, insecure: bool = False, security: Any = No
         No scheduler answers, or it has no workers.
     """
     check_address(address, insecure=insecure, security=security)
+    address = address if "://" in address else f"tcp://{address}"
     from distributed import Client
     from distributed.utils import silence_logging_cmgr
 
     with silence_logging_cmgr(50):  # a lost scheduler is an error of the run, not a traceback in the log
         try:
-            client = Client(address if "://" in address else f"tcp://{address}", timeout=10, security=security)
+            _check_answers(address, security)
+            client = Client(address, timeout=10, security=security)
         except (OSError, ValueError, TimeoutError) as error:
             raise _no_answer(address, error) from None
         with client:
             if not client.scheduler_info()["workers"]:
                 raise RunError(f"the scheduler at {address} has no workers, so nothing would run; start workers first")
             yield client
+
+
+def _check_answers(address: str, security: Any) -> None:
+    """Ask who is there: a client would wait for ever for an answer to its greeting, and believe any that comes.
+
+    Raises
+    ------
+    OSError, TimeoutError
+        No answer.
+    RunError
+        One that no scheduler gives.
+    """
+    from distributed.core import rpc
+    from distributed.security import Security
+
+    options = (security or Security()).get_connection_args("client")
+
+    async def identity() -> Any:
+        async with rpc(address, connection_args=options) as there:
+            return await there.identity()
+
+    async def asked() -> Any:
+        return await asyncio.wait_for(identity(), _PATIENCE)
+
+    with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own in this one
+        try:
+            found = thread.submit(asyncio.run, asked()).result()
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {_PATIENCE:g} s") from None
+        except OSError:
+            raise
+        except Exception:  # whatever comes of an answer that means something else
+            found = {}
+    if not isinstance(found, dict) or found.get("type") != "Scheduler":
+        raise RunError(f"what answers at {address} is no Dask scheduler; correct the address")
 
 
 def _no_answer(address: str, error: Exception) -> RunError:
