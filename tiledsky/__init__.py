@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tiledsky import diagnostics
     from tiledsky.arrays.background2d import Background2D
     from tiledsky.arrays.estimate import Sky, estimate_background
     from tiledsky.engine.result import Run, open_run
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tiledsky.report import save_figures, to_imviz, write_comparison, write_report
     from tiledsky.simulate import Scene, simulate_scene
     from tiledsky.statistics import global_statistics
+    from tiledsky.workflows.advise import advise
 
 __all__ = [
     "Background2D",
@@ -32,6 +34,8 @@ __all__ = [
     "Tier",
     "ZoomInterpolator",
     "__version__",
+    "advise",
+    "diagnostics",
     "estimate_background",
     "global_statistics",
     "open_run",
@@ -59,11 +63,16 @@ _PLACES = {
     "report": ("save_figures", "to_imviz", "write_comparison", "write_report"),
     "simulate": ("Scene", "simulate_scene"),
     "statistics": ("global_statistics",),
+    "workflows.advise": ("advise",),
 }
+#: Rooms that are public as they are.
+_ROOMS = ("diagnostics",)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
+    if name in _ROOMS:
+        return import_module(f"tiledsky.{name}")
     for place, names in _PLACES.items():
         if name in names:
             value = globals()[name] = getattr(import_module(f"tiledsky.{place}"), name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import typer
 import zarr
 from astropy.io import fits
 
+import tiledsky
 from tests.engine.scenes import make_planes
 from tiledsky import cli, open_run, run
 from tiledsky.cli.verdict import table
@@ -216,3 +219,23 @@ def test_truth_of_a_comparison_as_fits(call: Call, refused: Refused, finished: P
     fits.PrimaryHDU(truth[1:]).writeto(tmp_path / "short.fits")
     refused(3, r"short\.fits is 199 x 220 px, the images of the runs 200 x 220 px", "compare", finished, other,
             "--truth", tmp_path / "short.fits", "-o", tmp_path / "page.html")  # fmt: skip
+
+
+# --- in Python
+
+
+def test_a_run_is_shown_in_a_few_lines(finished: Path) -> None:
+    shown = repr(open_run(finished))
+    assert shown.splitlines()[:2] == [f"Run {finished}: finished", "  image   200 x 220 px (y, x), float32"]
+    assert len(shown.splitlines()) <= 5
+    assert max(map(len, shown.splitlines())) < 200
+
+
+def test_public_names_that_the_readme_promises() -> None:
+    readme = (Path(tiledsky.__file__).parent.parent / "README.md").read_text()
+    table = readme.partition("Each part is also a function:")[2].partition("## Recipes")[0]
+    names = re.findall(r"`([A-Za-z_][A-Za-z0-9_.]*)\(", table)
+    assert {"diagnostics.measure", "advise", "run", "Background2D"} <= set(names)
+    asked = " and ".join(f"callable(tiledsky.{name})" for name in names)
+    # in a process that has imported nothing else
+    subprocess.run([sys.executable, "-c", f"import tiledsky; assert {asked}"], check=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -22,14 +22,14 @@ from tiledsky.io.folders import folder_at
 from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.io.zarr.reader import read_plane
-from tiledsky.plain import did_you_mean
+from tiledsky.plain import did_you_mean, plain
 from tiledsky.recipe import Recipe
 
 #: What `Run.status` says of a task.
 STATUS = {"never": 0, "done": 1, "all-masked": 2, "failed": 3}
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A run store, opened.
 
@@ -50,7 +50,19 @@ class Run:
     plan: Plan
     provenance: dict[str, Any]
     complete: bool
-    store: CheckedStore = field(repr=False)
+    store: CheckedStore
+
+    def __repr__(self) -> str:
+        """Return what it is in four lines: recipe and plan have hundreds."""
+        ny, nx = self.plan.shape
+        return "\n".join(
+            [
+                f"Run {plain(self.path)}: {'finished' if self.complete else 'NOT finished'}",
+                f"  image   {ny} x {nx} px (y, x), {self.plan.dtype}",
+                f"  recipe  {self.recipe.name}: {', '.join(step.name for step in self.recipe.steps)}",
+                f"  planes  {', '.join(self.planes)}",
+            ]
+        )
 
     @property
     def planes(self) -> list[str]:
