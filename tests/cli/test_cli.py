@@ -292,9 +292,12 @@ def test_from_simulation_to_fits(call: Call, tmp_path: Path) -> None:
     with fits.open(scene, mode="update") as hdus:
         hdus[0].header.update(CTYPE1="RA---TAN", CTYPE2="DEC--TAN", CRVAL1=10.0, CRPIX1=5.0, FILTER="F200W")
     assert call("ingest", scene, copy)[:2] == (0, "")
-    code, stdout, stderr = call("run", copy, "--recipe", "complex-sky", "--out", sky, "--tile-size", 150)
+    words = ["--recipe", "complex-sky", "--out", sky, "--tile-size", 150, "--workers", 2]
+    code, stdout, stderr = call("run", copy, *words)
     assert code == 0
-    first, second = stdout.splitlines()
+    first, second, third, *_, last = stdout.splitlines()
+    assert third.startswith("verdict: ")
+    assert last == f"FITS: tiledsky export {sky} scene.sky.fits"
     assert re.fullmatch(rf"{sky}: 300 x 300 px, complex-sky, \d+\.\d s, peak \d+ MB a worker", first)
     assert second == "planes: background, background_error, background_rms, mask, subtracted"
     assert stderr.startswith("2 workers (local)\n")

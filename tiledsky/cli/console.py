@@ -35,7 +35,7 @@ class Reporter:
                 TextColumn("{task.fields[text]}", markup=False),
             )
             self.bar = Bar(*columns, console=self.console, transient=True)
-            self.task = self.bar.add_task("", total=1.0, text="")
+            self.task = self.bar.add_task("starting", total=1.0, text="")
             self.bar.start()
 
     def show(self, what: str, done: float, total: float, text: str) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.console import reporting
+from tiledsky.cli.defaults import RecipeOption, name_beside
 from tiledsky.cli.options import (
     app,
     names_of,
@@ -18,6 +19,7 @@ from tiledsky.cli.options import (
 from tiledsky.cluster.process_memory import keep_freed, process_peak
 from tiledsky.io.options import InputOptions
 from tiledsky.nodata import number_text
+from tiledsky.recipe import RECOMMENDED
 from tiledsky.workflows.estimate_file import estimate as estimate_file
 from tiledsky.workflows.outputs import EXPORTED
 
@@ -26,8 +28,11 @@ from tiledsky.workflows.outputs import EXPORTED
 @with_inputs()
 def estimate(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.fits")],
-    recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
+    out: Annotated[
+        Path | None,
+        typer.Argument(metavar="[OUT.fits]", help="Default: IN.sky.fits in this folder.", show_default=False),
+    ] = None,
+    recipe: RecipeOption = RECOMMENDED,
     planes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(EXPORTED),
     *,
     inputs: InputOptions,
@@ -37,6 +42,7 @@ def estimate(
     """Estimate the sky of an image that fits in memory, FITS to FITS: no store, no quality measures, no resuming."""
     began = time.monotonic()
     keep_freed()
+    out = out or Path(name_beside(source, ".fits"))
     with reporting() as report:
         progress = report.tasks("estimate")
         made = estimate_file(

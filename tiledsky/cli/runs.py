@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,11 +12,19 @@ import typer
 
 from tiledsky.cli.arrays import do_slice
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import OutOption, RunArgument, app, say, with_inputs
+from tiledsky.cli.defaults import (
+    MemoryOption,
+    RecipeOption,
+    name_beside,
+    no_more_than_tasks,
+    on_this_machine,
+    tell_verdict,
+)
+from tiledsky.cli.options import RunArgument, app, placed, say, with_inputs
 from tiledsky.cli.reports import write_after
 from tiledsky.cluster.configuration import ClusterFile, load_cluster
 from tiledsky.cluster.job_queues import check_report, cluster_client, reported
-from tiledsky.cluster.local import check_sizes, parse_memory
+from tiledsky.cluster.local import check_sizes, fitting, parse_memory
 from tiledsky.engine.executors import TASK_TIMEOUT
 from tiledsky.engine.forecast import describe
 from tiledsky.engine.result import open_run
@@ -24,6 +33,7 @@ from tiledsky.engine.verify import check_level, verify
 from tiledsky.errors import ClockError, ParameterError, RunError
 from tiledsky.io.options import InputOptions
 from tiledsky.nodata import number_text
+from tiledsky.recipe import RECOMMENDED
 from tiledsky.workflows.submit import FINISH
 
 
@@ -31,16 +41,19 @@ from tiledsky.workflows.submit import FINISH
 @with_inputs(checksum=False)
 def plan_of(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
-    recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
+    recipe: RecipeOption = RECOMMENDED,
     *,
     inputs: InputOptions,
-    workers: Annotated[int, typer.Option(help="Worker processes on this machine.")] = 2,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes on this machine (default: as many as it has cores for).")
+    ] = None,
     threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
-    memory_limit: Annotated[str, typer.Option(help="Memory of each worker.")] = "2GB",
+    memory_limit: MemoryOption = None,
     tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: integers, sizes in bytes.")] = False,
 ) -> None:
     """Print the tasks, bytes, worker memory and disk space of a run. Reads headers and a few pixels."""
+    workers, memory_limit = fitting(workers=workers, threads=threads, memory_limit=memory_limit)
     check_sizes(workers, threads)
     limit = parse_memory(memory_limit)
     made = planned(recipe, source, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
@@ -57,18 +70,25 @@ def plan_of(
 @with_inputs()
 def run(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
-    recipe: Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")],
-    out: OutOption,
+    recipe: RecipeOption = RECOMMENDED,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            parser=placed,
+            metavar="RUN.zarr",
+            help="Run store (default: IN.sky.zarr in this folder); the same command resumes the run.",
+        ),
+    ] = None,
     *,
     inputs: InputOptions,
     cluster: Annotated[
         str, typer.Option(metavar="FILE.toml", help="Cluster of the workers: a file, or local, slurm, scheduler, ...")
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option(help="Worker processes (default: 2, or those of the cluster file).")
+        int | None, typer.Option(help="Worker processes (default: those of the cluster file, or of this machine).")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each worker (default: 1).")] = None,
-    memory_limit: Annotated[str | None, typer.Option(help="Memory of each worker (default: 2GB).")] = None,
+    memory_limit: MemoryOption = None,
     scheduler: Annotated[str | None, typer.Option(help="Use this Dask scheduler (tcp://... or tls://...).")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a tcp:// scheduler on another machine.")] = False,
     dashboard: Annotated[
@@ -99,6 +119,7 @@ def run(
     """Estimate and subtract the sky by a recipe."""
     began = time.monotonic()
     check_level(verify_done)
+    out = out or placed(name_beside(source, ".zarr"))
     if stage is not None and worker_slice is None:
         raise ParameterError(
             f"--stage {stage} is the stage of a job of an array, and this is none; give --worker-slice"
@@ -117,6 +138,8 @@ def run(
         threads = config.threads
         prepared = prepare(recipe, source, out, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
         prepared.check(restart=restart)
+        if workers is None:
+            config = no_more_than_tasks(config, prepared.plan)
         result = None
         while result is None:
             try:
@@ -141,7 +164,9 @@ def run(
     say(f"planes: {', '.join(result.planes)}")
     if (nodata := result.provenance.get("nodata")) is not None:
         say(f"no data: pixels that are {number_text(nodata)}")
+    tell_verdict(result)
     write_after(result, wanted=report_too)
+    say(f"FITS: {shlex.join(['tiledsky', 'export', out, name_beside(source, '.fits')])}")
 
 
 def _connected(config: ClusterFile, client: Any) -> str:
@@ -166,7 +191,7 @@ def _cluster(
     config = load_cluster(cluster)
     sized = config.changed(workers=workers, threads=threads, memory=memory, dashboard=dashboard or None)
     if scheduler is None:
-        return sized
+        return on_this_machine(sized)
     if config.kind not in ("local", "scheduler"):
         raise ParameterError(f"--scheduler conflicts with a cluster of kind {config.kind}; leave one of them out")
     return config.changed(kind="scheduler", address=scheduler, dashboard=dashboard or None)

@@ -56,6 +56,8 @@ _ENVIRONMENT = {
 }
 #: What Python and the libraries take, rounded up: below it workers are killed and started again for ever.
 _SMALLEST = 256_000_000
+#: Memory of a worker that is not told: with less no more workers are started, and more is not needed.
+_ROOMY, _ENOUGH = 1_000_000_000, 2_000_000_000
 #: Files and connections that this process may have open at once: 28, and 11 for each worker, were measured.
 _FILES, _FILES_OF_WORKER = 40, 12
 #: Seconds in which a scheduler answers who it is.
@@ -106,6 +108,26 @@ def check_sizes(workers: int, threads: int) -> None:
     for count, most, what in ((workers, WORKERS, "workers"), (threads, THREADS, "threads")):
         if count > most:
             raise ParameterError(f"{count} {what} are more than the {most} that can work on one run; use fewer {what}")
+
+
+def fitting(*, workers: int | None, threads: int, memory_limit: str | None) -> tuple[int, str]:
+    """Return workers and their memory limit as given; where None, what this machine has (cores, memory, cgroups).
+
+    One worker for each core, as many as have a gigabyte each; up to 2 GB for each. A fifth of the memory is left for
+    the process that drives them, and for the system's cache of files.
+    """
+    from dask.system import CPU_COUNT
+    from distributed.system import MEMORY_LIMIT
+
+    room = MEMORY_LIMIT * 4 // 5
+    if workers is None:
+        each = _ROOMY if memory_limit is None else parse_memory(memory_limit)
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        files = WORKERS if allowed == resource.RLIM_INFINITY else (allowed - _FILES) // _FILES_OF_WORKER
+        workers = max(1, min(CPU_COUNT // max(threads, 1), room // each, files, WORKERS))
+    if memory_limit is None:
+        memory_limit = f"{max(_SMALLEST, min(_ENOUGH, room // max(workers, 1))) // 10**6}MB"
+    return workers, memory_limit
 
 
 @contextmanager

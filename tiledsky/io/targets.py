@@ -45,6 +45,8 @@ def check_fits_name(path: Path, *, others: tuple[str, ...] = ()) -> None:
     ------
     ParameterError
     """
+    if path.is_dir():
+        return  # which `check_target_file` and its like have a word on
     end = path.suffix.lower()
     if end in (".gz", ".bz2", ".fz"):
         raise ParameterError(f"{path}: tiledsky does not compress FITS files as this name says; end the name in .fits")

@@ -17,10 +17,11 @@ from tiledsky.recipe.parameters import (
     Tier,
     ZoomInterpolator,
 )
-from tiledsky.recipe.recipe import Recipe, check_noise, checks_of, preset_names, recipe_text
+from tiledsky.recipe.recipe import RECOMMENDED, Recipe, check_noise, checks_of, preset_names, recipe_text
 from tiledsky.recipe.validation import validated
 
 __all__ = [
+    "RECOMMENDED",
     "AnyMask",
     "AnyStep",
     "BackgroundStep",

@@ -33,6 +33,8 @@ from tiledsky.recipe.validation import validated
 _MASKS = tuple(model.model_fields["kind"].default for model in get_args(AnyMask))
 #: Largest fill value: what the float32 planes hold.
 MAX_FILL = 3.4e38
+#: The preset for whoever names none.
+RECOMMENDED = "deep-sky"
 #: Largest recipe file; presets have 3 kB.
 MAX_BYTES = 1_000_000
 

@@ -1,0 +1,62 @@
+"""What a command does of which it is not told: recipe, names of outputs, workers and memory of this machine."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from tiledsky.cli.options import say
+from tiledsky.cli.verdict import findings
+from tiledsky.cluster.configuration import ClusterFile
+from tiledsky.cluster.local import fitting
+from tiledsky.diagnostics import remarks
+from tiledsky.engine.plan import Plan
+from tiledsky.engine.result import Run
+from tiledsky.io.fits.image import split_hdu
+
+RecipeOption = Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")]
+MemoryOption = Annotated[
+    str | None, typer.Option(help="Memory of each worker (default: 2GB, or what this machine has).")
+]
+#: Ends of names that say of what kind an image is.
+_ENDS = re.compile(r"(\.(fits|fit|fts|zarr))?(\.(gz|bz2|fz))?$", re.IGNORECASE)
+
+
+def name_beside(source: str, end: str) -> str:
+    """Return the name of an output in this folder after that of an input: "mosaic.sky" and ``end`` for mosaic.fits."""
+    name = re.split(r"[/\\]", split_hdu(source)[0].rstrip("/\\"))[-1]
+    return f"{_ENDS.sub('', name) or 'image'}.sky{end}"
+
+
+def on_this_machine(config: ClusterFile) -> ClusterFile:
+    """Return a cluster of this machine with what fits it, where neither a file nor an option says how many and much."""
+    if config.kind != "local":
+        return config
+    known = config.model_fields_set
+    given = config.workers if "workers" in known else None
+    limit = config.memory if "memory" in known else None
+    workers, memory = fitting(workers=given, threads=config.threads, memory_limit=limit)
+    return config.changed(workers=workers, memory=memory)
+
+
+def no_more_than_tasks(config: ClusterFile, plan: Plan) -> ClusterFile:
+    """Return a cluster of this machine without workers that would find no task: each takes seconds to start."""
+    if config.kind != "local":
+        return config
+    most = max(math.prod(plan.grid(stage).counts) for stage in plan.stages)
+    return config.changed(workers=min(config.workers, most))
+
+
+def tell_verdict(run: Run) -> None:
+    """Say how good the sky of a run is: in one word, and of what is not good where, and what to try."""
+    found: Mapping[str, Any] = run.diagnostics
+    verdict = found.get("verdict")
+    if not verdict:
+        return
+    say(f"verdict: {verdict['result']}")
+    for line in (*findings(run, verdict), *remarks(found)):
+        say(f"  {line}")
