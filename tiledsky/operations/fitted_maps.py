@@ -27,6 +27,8 @@ from tiledsky.overlap import Patch
 
 #: Bandwidths and degrees that are tried on a mesh of a shape with boxes of a size.
 Model = Callable[[Pair, Pair], FitModel]
+#: Maps that a fit has.
+PARTS = ("background", "error", "bandwidth", "degree")
 #: Kernels that the first fit of a process loads, and the blocks that they work on.
 _COMPILED = 8_000_000
 #: A map of blocks is one of boxes so many times as large, as a power of 2.
@@ -300,14 +302,21 @@ class Scores(_Fits):
 
 
 class FittedMaps(_Fits):
-    """The fit of a tile: background, error, bandwidth and degree."""
+    """The fit of a tile: its background, and whichever of error, bandwidth and degree are asked for."""
 
     kind, summary = "fit", True
     phase = 1
 
-    def __init__(self, mesh: MeshSource, model: Model, numbers: Mapping[str, str], above: Above | None) -> None:
+    def __init__(
+        self,
+        mesh: MeshSource,
+        model: Model,
+        numbers: Mapping[str, str],
+        above: Above | None,
+        parts: Sequence[str] = PARTS,
+    ) -> None:
         super().__init__(mesh, model, numbers)
-        self.above = above
+        self.above, self.parts = above, parts
 
     def map_reads(self) -> list[MapRead]:
         """See `CellOperation.map_reads`."""
@@ -319,7 +328,7 @@ class FittedMaps(_Fits):
 
     def makes(self) -> Mapping[str, str | None]:
         """See `CellOperation.makes`."""
-        return {self.mesh.path(part): None for part in ("background", "error", "bandwidth", "degree")}
+        return {self.mesh.path(part): None for part in self.parts}
 
     def work(self, cells: Cells) -> CellOutput:
         """See `CellOperation.work`."""
@@ -327,7 +336,7 @@ class FittedMaps(_Fits):
         boxes = _window(values), _window(weight), _window(fitted)
         found = self.fit(cells).fit(cells.region, *boxes, _blocks(counts, cells.shape), _blocks(scores, cells.shape))
         dtype = values.data.dtype
-        made = {part: getattr(found, part).astype(dtype) for part in ("background", "error", "bandwidth", "degree")}
+        made = {part: getattr(found, part).astype(dtype) for part in self.parts}
         made["background"] = limited(made["background"], cells, self.mesh.step, self.above)
         return ranged(self.mesh, made)
 
@@ -358,11 +367,12 @@ def fit_operations(
     noise: str,
     above: Above | None,
     weights: CellOperation | None = None,
+    parts: Sequence[str] = PARTS,
 ) -> Iterator[CellOperation | CellNumbers]:
     """Operations that fit a mesh.
 
     ``robust``: bandwidth of the fits that boxes are compared with, or None. ``weights``: what makes the weights of the
-    boxes and sums them up, if not `BoxWeights`.
+    boxes and sums them up, if not `BoxWeights`. ``parts``: maps that are made.
     """
     weights = weights or BoxWeights(mesh, noise)
     numbers = WeightNumbers(mesh, weights.name)
@@ -379,4 +389,4 @@ def fit_operations(
     yield normal
     names = {"weights": numbers.name, "normal": normal.name, "noise": noise}
     yield Scores(mesh, model, names)
-    yield FittedMaps(mesh, model, names, above)
+    yield FittedMaps(mesh, model, names, above, parts)

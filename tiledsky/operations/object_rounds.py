@@ -248,8 +248,15 @@ def round_operations(step: ObjectsStep, measured: BoxMaps, unmasked: BoxMaps) ->
         mesh = StiffMesh(stiff.model_copy(update={"name": f"{step.name}-{k}", "box_size": coarse}), (), "")
         law = interpolator_of(stiff.interpolator)
         assert isinstance(law, LocalPolynomial)
-        boxes, robust = StiffBoxes(mesh, first, last), law.parameters.robust_bandwidth
-        found += fit_operations(mesh, law.model, robust=robust, noise=noise.name, above=None, weights=boxes)
+        found += fit_operations(
+            mesh,
+            law.model,
+            robust=law.parameters.robust_bandwidth,
+            noise=noise.name,
+            above=None,
+            weights=StiffBoxes(mesh, first, last),
+            parts=("background",),
+        )
         last = searched(mesh, last)
     for operation in found:
         operation.step = step.name
