@@ -107,14 +107,17 @@ class FoundObjects(CellOperation):
     """Objects with their centres in a tile, in what the stiff sky of a round leaves of the boxes, or in these alone.
 
     Boxes, weights and noise are those of the ``first`` round. The summary of a tile holds the objects of the round
-    before, too, and which blocks of boxes have any weight: the numbers that follow need nothing else.
+    before, too, and which blocks of boxes have any weight: the numbers that follow need nothing else. Where the round
+    before has changed nothing this one would do the same again, and does nothing: its objects are those.
     """
 
     kind, summary = "found", True
     cell_bytes = 250
     fixed_bytes = 8_000_000
 
-    def __init__(self, mesh: MeshSource, first: MeshSource, unmasked: BoxMaps, noise: str, before: str | None) -> None:
+    def __init__(
+        self, mesh: MeshSource, first: MeshSource, unmasked: BoxMaps, noise: str, before: Sequence[str]
+    ) -> None:
         super().__init__(mesh)
         self.first, self.unmasked, self.noise, self.before = first, unmasked, noise, before
         self.box_size = first.step.box_size
@@ -139,7 +142,7 @@ class FoundObjects(CellOperation):
 
     def numbers(self) -> list[str]:
         """See `CellOperation.numbers`."""
-        return [self.noise, *([] if self.before is None else [self.before])]
+        return [self.noise, *self.before]
 
     def makes(self) -> Mapping[str, str | None]:
         """See `CellOperation.makes`."""
@@ -147,11 +150,13 @@ class FoundObjects(CellOperation):
 
     def work(self, cells: Cells) -> CellOutput:
         """See `CellOperation.work`."""
+        known, *earlier = [cells.number(name) for name in self.before] or [no_objects()]
+        if any(objects.tobytes() == known.tobytes() for objects in earlier):
+            return CellOutput({}, [b"", known.tobytes(), b"", b""])
         window, *others = (cells.window(read) for read in self.map_reads())
         values, weight, n_good, unmasked = (each.data.astype(np.float64) for each in (window, *others[:3]))
         numbers = cells.number(self.noise)
         (typical,) = np.frombuffer(numbers.others[0], "<f8").tolist()
-        known: Objects = no_objects() if self.before is None else cells.number(self.before)
         found = no_objects()
         if typical > 0.0:
             # of the noise of pixels there, which the weight goes by (`tiledsky.kernels.fit.weights.box_weights`)
@@ -188,6 +193,8 @@ class AcceptedObjects(CellNumbers):
         """See `CellNumbers.combine`: objects that leave nothing for a sky are left out, the faintest first."""
         rows, blocks, known, image = [], [], no_objects(), (0, 0)
         for found, before, place, packed in parts:
+            if not place:  # the round did nothing
+                return [before]
             rows.append(np.frombuffer(found, OBJECT))
             known = np.frombuffer(before, OBJECT)
             y0, x0, ny, nx, *of_image = np.frombuffer(place, "<i8").tolist()
@@ -235,13 +242,15 @@ def round_operations(step: ObjectsStep, measured: BoxMaps, unmasked: BoxMaps) ->
     noise = Noise(first, interpolator, chosen.name)
     found: list[CellOperation | CellNumbers] = [chosen, noise, BoxWeights(first, noise.name)]
 
-    def searched(mesh: RoundMesh, before: str | None) -> str:
+    lists: list[str] = []
+
+    def searched(mesh: RoundMesh, before: Sequence[str]) -> None:
         objects = FoundObjects(mesh, first, unmasked, noise.name, before)
         accepted = AcceptedObjects(mesh, objects.name, step)
         found.extend((objects, accepted))
-        return accepted.name
+        lists.append(accepted.name)
 
-    last = searched(first, None)
+    searched(first, [])
     for k in range(1, search.ROUNDS + 1):
         stiff = step.sky_without(outliers=k == 1)
         coarse: Pair = (stiff.box_size[0] * COARSE, stiff.box_size[1] * COARSE)
@@ -254,10 +263,11 @@ def round_operations(step: ObjectsStep, measured: BoxMaps, unmasked: BoxMaps) ->
             robust=law.parameters.robust_bandwidth,
             noise=noise.name,
             above=None,
-            weights=StiffBoxes(mesh, first, last),
+            weights=StiffBoxes(mesh, first, lists[-1]),
             parts=("background",),
         )
-        last = searched(mesh, last)
+        # the last list, and that which the last sky of the same kind knew: the first has weights of its own
+        searched(mesh, lists[-1:] if k <= 2 else lists[:-3:-1])
     for operation in found:
         operation.step = step.name
-    return Rounds(found, last)
+    return Rounds(found, lists[-1])
