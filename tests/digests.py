@@ -26,13 +26,22 @@ from astropy.io import fits
 
 import tiledsky
 from tiledsky.errors import TiledSkyError
-from tiledsky.recipe import preset_names
+from tiledsky.recipe import Recipe, preset_names
 from tiledsky.simulate import simulate_scene
 
 FILE = Path(__file__).with_suffix(".json")
 LIBRARIES = ("numpy", "scipy", "numba", "astropy")
 #: More than the tiles of a scene, so that halos, neighbours and partial tiles are there.
 TILE = 240
+
+
+#: Without its objects step.
+KEEP_NOTHING = "deep-sky keep 0"
+
+
+def recipe_of(name: str) -> Recipe | str:
+    """Return what is run under a name."""
+    return Recipe.load("deep-sky").keeping(0) if name == KEEP_NOTHING else name
 
 
 def scenes() -> Iterator[tuple[str, dict[str, np.ndarray], dict[str, Any]]]:
@@ -63,7 +72,7 @@ def digest(array: Any) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def of_run(recipe: str, files: dict[str, Path], store: Path) -> dict[str, str]:
+def of_run(recipe: Recipe | str, files: dict[str, Path], store: Path) -> dict[str, str]:
     """Digests of all arrays that a run keeps."""
     inputs = {name: path for name, path in files.items() if name != "science"}
     tiledsky.run(recipe, files["science"], store, tile_size=TILE, **inputs)
@@ -79,7 +88,7 @@ def of_run(recipe: str, files: dict[str, Path], store: Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def of_arrays(recipe: str, planes: dict[str, np.ndarray], header: dict[str, Any]) -> dict[str, str]:
+def of_arrays(recipe: Recipe | str, planes: dict[str, np.ndarray], header: dict[str, Any]) -> dict[str, str]:
     """Digests of the sky of numpy arrays."""
     others = {name: plane for name, plane in planes.items() if name != "science"}
     sky = tiledsky.estimate_background(planes["science"], recipe, header=header, **others)
@@ -105,9 +114,9 @@ def made(presets: list[str]) -> dict[str, Any]:
                 for way in ("run", "arrays"):
                     try:
                         if way == "run":
-                            found: Any = of_run(recipe, files, Path(folder) / f"{scene}-{recipe}.zarr")
+                            found: Any = of_run(recipe_of(recipe), files, Path(folder) / f"{scene}-{recipe}.zarr")
                         else:
-                            found = of_arrays(recipe, planes, header)
+                            found = of_arrays(recipe_of(recipe), planes, header)
                     except TiledSkyError as error:
                         found = f"{type(error).__name__}: {str(error)[:60]}"
                     result[f"{scene} {recipe} {way}"] = found
@@ -128,8 +137,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Write the digests, or compare them."""
-    only = sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else preset_names()
-    new = made(only)
+    every = [*preset_names(), KEEP_NOTHING]
+    new = made(sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else every)
     old = json.loads(FILE.read_text())
     if "--write" in sys.argv:
         FILE.write_text(json.dumps({**old, **new} if "--only" in sys.argv else new, indent=1) + "\n")

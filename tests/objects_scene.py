@@ -1,4 +1,4 @@
-"""A scene with a large galaxy, and deep-sky with a step that keeps its light out of the sky."""
+"""A scene with a large galaxy, and deep-sky with and without the step that keeps its light out of the sky."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ def galaxy_scene(size: int = 480, *, seed: int = 1, n: float = 1.0, half: float 
     return Scene((sky + light + noise).astype(np.float32), sky, light)
 
 
-def with_objects(keep: float | None = None, *, widest: float = 864.0, **changes: Any) -> Recipe:
-    """deep-sky with an objects step before its last mask; fits after it may be wide enough to bridge objects."""
-    data = {**Recipe.load("deep-sky").model_dump(exclude_none=True), "name": "with-objects", **changes}
-    steps = [dict(step) for step in data["steps"]]
-    at = [step["name"] for step in steps].index("wide")
-    for step in steps[at:]:
-        if step.get("mask") == "deep":
-            step["mask"] = "objects"
-        if step["kind"] == "background":
+def with_objects(keep: float | str | None = None, **changes: Any) -> Recipe:
+    """deep-sky, whose objects step keeps what it is told; ``changes`` of the recipe."""
+    recipe = Recipe.load("deep-sky") if keep is None else Recipe.load("deep-sky").keeping(keep)
+    return Recipe.from_dict({**recipe.model_dump(exclude_none=True), **changes})
+
+
+def without_objects(*, widest: float = 0.0) -> Recipe:
+    """deep-sky without its objects step; ``widest`` fits in pixels."""
+    data = with_objects(0.0).expanded().model_dump(exclude_none=True)
+    for step in data["steps"]:
+        if step["kind"] == "background" and step["name"] in ("wide", "sky"):
             step["interpolator"] = {**step["interpolator"], "bandwidth_max": widest}
-    objects = {"kind": "objects", "name": "objects", **({} if keep is None else {"keep": keep})}
-    return Recipe.from_dict({**data, "steps": [*steps[:at], objects, *steps[at:]]})
+    return Recipe.from_dict(data)

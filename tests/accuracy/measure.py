@@ -59,14 +59,14 @@ def _single_mean(scene: Scene) -> Estimate:
 
 
 PRESETS = ("deep-sky", "extended-light", "complex-sky")
-#: The recipe of docs/objects.md; measured where it is asked for.
-OBJECTS = "deep-sky with objects"
+#: All light that is not in a mask is sky; measured where it is asked for.
+KEEP_NOTHING = "deep-sky keep 0"
 #: Tools that are for some of the notebook's scenes alone: extended light that is no sky; no sky at all.
 EXTENDED, SINGLE = "extended-light", "single mean"
 PLAIN = tuple(f"{name} box {box}" for name in ("photutils", "sep") for box in (15, 30))
 TOOLS: dict[str, Callable[[Scene], Estimate]] = {
     **{name: partial(_recipe, name) for name in PRESETS},
-    OBJECTS: partial(_recipe, with_objects()),
+    KEEP_NOTHING: partial(_recipe, with_objects(0.0)),
     **{f"photutils box {box}": partial(_photutils, box) for box in (15, 30)},
     **{f"sep box {box}": partial(_sep, box) for box in (15, 30)},
     SINGLE: _single_mean,

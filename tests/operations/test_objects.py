@@ -6,7 +6,7 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from tests.objects_scene import Scene, galaxy_scene, with_objects
+from tests.objects_scene import Scene, galaxy_scene, with_objects, without_objects
 from tiledsky import Recipe, Sky, estimate_background
 from tiledsky.geometry import Region
 from tiledsky.kernels.objects.catalogue import from_rows, inside, light, to_rows
@@ -28,7 +28,7 @@ def taken(sky: Sky, scene: Scene) -> float:
 @pytest.mark.parametrize(("n", "half"), [(1.0, 35.0), (2.5, 30.0)])
 def test_a_galaxy_keeps_its_light(n, half):
     scene = galaxy_scene(n=n, half=half)
-    sky, before = (estimate_background(scene.image, r) for r in (with_objects(), "deep-sky"))
+    sky, before = (estimate_background(scene.image, r) for r in (with_objects(), with_objects(0.0)))
     assert taken(before, scene) > 0.08
     assert abs(taken(sky, scene)) < 0.02
     error = np.std(sky.background - scene.sky)
@@ -52,9 +52,9 @@ def test_the_model_is_light_beside_the_sky():
 
 
 def test_no_object_changes_nothing():
-    """Of noise alone the background is that of deep-sky, to the bit."""
+    """Of noise alone the background is that without the step and fits as wide, to the bit."""
     scene = galaxy_scene(300, total=0.0)
-    sky, before = (estimate_background(scene.image, r) for r in (with_objects(widest=0.0), "deep-sky"))
+    sky, before = (estimate_background(scene.image, r) for r in (with_objects(), without_objects(widest=864.0)))
     assert sky.objects.size == 0
     for plane in ("background", "background_rms", "background_error", "subtracted"):
         np.testing.assert_array_equal(getattr(sky, plane), getattr(before, plane))
@@ -62,17 +62,28 @@ def test_no_object_changes_nothing():
 
 
 def test_keep_nothing_is_no_step():
-    recipe = with_objects(0.0, widest=0.0, objects_plane=True).expanded()
-    plain = Recipe.load("deep-sky").expanded()
-    assert recipe.model_copy(update={"name": plain.name}) == plain
+    """Neither are fits wider, nor bits of later masks others."""
+    recipe = with_objects(0.0, objects_plane=True).expanded()
+    steps = [s for s in Recipe.load("deep-sky").model_dump(exclude_none=True)["steps"] if s["kind"] != "objects"]
+    (wings,) = (s for s in steps if s["name"] == "wings")
+    wings["mask"] = "deep"
+    plain = Recipe.from_dict({"name": "deep-sky", "description": recipe.description, "steps": steps})
+    assert recipe == plain.expanded()
     assert compiled(recipe).objects is None
+
+
+def test_fits_bridge_objects_where_they_are_masked():
+    steps = {s.name: s for s in with_objects().expanded().steps}
+    assert [steps[n].interpolator.bandwidth_max for n in ("first", "wide", "sky")] == [0.0, 864.0, 864.0]
 
 
 def test_what_is_larger_than_keep_is_sky():
     scene = galaxy_scene()
-    sky = estimate_background(scene.image, with_objects(10.0, widest=0.0))
+    sky = estimate_background(scene.image, with_objects(10.0))
     assert sky.objects.size == 0
-    np.testing.assert_array_equal(sky.background, estimate_background(scene.image, "deep-sky").background)
+    np.testing.assert_array_equal(
+        sky.background, estimate_background(scene.image, without_objects(widest=864.0)).background
+    )
 
 
 def test_lazy_arrays_have_the_same_bits():

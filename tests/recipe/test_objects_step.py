@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
 
 from tests.objects_scene import with_objects
 from tiledsky import Recipe
-from tiledsky.errors import ParameterError
+from tiledsky.errors import InputError, ParameterError
+from tiledsky.io.fits.wcs import on_scale
 from tiledsky.recipe import ObjectsStep
 
 
@@ -77,8 +81,8 @@ def test_cumulative_masks_go_on_from_it():
         ((OBJECTS, mask(), SKY), {}, "mask step 'found' has no sky to subtract"),
         ((RING, OBJECTS, mask(minus="large"), SKY), {}, r"subtracts 'large'; earlier steps are \['ring'\]"),
         (({**OBJECTS, "mask": "ring"}, SKY), {}, r"objects 'large' uses mask 'ring'; earlier mask steps are \[\]"),
-        (({**OBJECTS, "keep": -1}, SKY), {}, "keep: .*greater than or equal to 0"),
-        (({**OBJECTS, "keep": 1e9}, SKY), {}, "keep: .*beyond what memory and time are made for; use 20000 or less"),
+        (({**OBJECTS, "keep": -1}, SKY), {}, r"keep: keep is from 0 to 20000 px \(got -1"),
+        (({**OBJECTS, "keep": 1e9}, SKY), {}, r"keep: keep is from 0 to 20000 px \(got 1000000000"),
         (({**OBJECTS, "box_size": 9}, SKY), {}, "unknown key 'box_size'; known are kind, name, mask, keep"),
         (({**OBJECTS, "name": "object_light"}, SKY), {}, "step name 'object_light' is taken"),
     ],
@@ -101,6 +105,31 @@ def test_refused(steps, keys, message):
 def test_widest_fits_refused(law, message):
     with pytest.raises(ParameterError, match=message):
         recipe({**SKY, "interpolator": {"kind": "local-polynomial", **law}})
+
+
+@pytest.mark.parametrize("keep", ["30 px", "30", "arcsec", "-3 arcsec", "3e1 arcsec", "inf arcsec", ""])
+def test_sizes_that_are_none(keep):
+    with pytest.raises(ParameterError, match='keep is a number of pixels or a text such as "30 arcsec"'):
+        with_objects(keep)
+
+
+def test_a_recipe_without_the_step_keeps_nothing():
+    with pytest.raises(ParameterError, match="keep = 60: recipe sextractor has no objects step that could keep any"):
+        Recipe.load("sextractor").keeping(60)
+
+
+def test_sizes_on_the_sky():
+    """In pixels by the WCS of the image; without one refused."""
+    recipe = with_objects("1.5 arcsec")
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.cd = ("RA---TAN", "DEC--TAN"), (150.0, 2.0), np.diag((-0.06, 0.05)) / 3600
+    np.testing.assert_allclose(on_scale(recipe, wcs.to_header()).objects.keep, 1.5 / np.sqrt(0.06 * 0.05))
+    assert on_scale(with_objects(20.0), None).objects.keep == 20.0
+    for header in (None, fits.Header()):
+        with pytest.raises(InputError, match="gives a size in arcseconds and the image has no celestial WCS"):
+            on_scale(recipe, header)
+    with pytest.raises(ParameterError, match=r"keeps 1\.5 arcsec, which is 1500000 px of 1e-06 arcsec"):
+        recipe.on_scale(1e-6)
 
 
 def test_the_recipe_of_the_tests_is_written_and_read():

@@ -12,6 +12,7 @@ import numpy as np
 
 from tiledsky.errors import InputError, InputWarning
 from tiledsky.images import Image, as_float, float_dtype, same_kind, taken_apart
+from tiledsky.io.fits.wcs import on_scale
 from tiledsky.nodata import AUTO, Candidate, checked, empty, look, places, without
 from tiledsky.operations.base import INPUTS, NO_HALO, PixelOperation
 from tiledsky.operations.compile import compiled
@@ -105,7 +106,7 @@ def estimate_background(
         solid patches at the border or of at least 0.5% of the valid pixels (`tiledsky.nodata`); it is in
         ``Sky.nodata``.
     header : mapping, optional
-        FITS header: the instrument whose names ``dq_flags`` may use.
+        FITS header: the instrument whose names ``dq_flags`` may use, and the WCS for a ``keep`` in arcseconds.
 
     Returns
     -------
@@ -168,7 +169,7 @@ def estimated(
     ``image`` and ``planes``, by their names in `tiledsky.planes.base_mask`, are plain numpy or dask arrays of one grid;
     warnings are those of lazy looks alone.
     """
-    recipe = Recipe.load(recipe).expanded()
+    recipe = on_scale(Recipe.load(recipe), header).expanded()
     image = image.astype(float_dtype(image.dtype)) if is_dask_array(image) else as_float(image)
     planes = {name: same_kind(plane, image) for name, plane in planes.items() if plane is not None}
     coverage = planes.get("coverage")

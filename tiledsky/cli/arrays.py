@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import BATCH, OutOption, app, say, with_inputs, words_of
+from tiledsky.cli.options import BATCH, KeepOption, OutOption, app, kept, say, with_inputs, words_of
 from tiledsky.cluster.configuration import load_cluster
 from tiledsky.cluster.local import parse_memory
 from tiledsky.engine.runner import PreparedRun, prepare
@@ -47,6 +47,7 @@ def submit(
     memory_limit: Annotated[
         str | None, typer.Option(help="Memory of a task (default: that of the cluster file).")
     ] = None,
+    keep: KeepOption = None,
     tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; the result is the same.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Delete an earlier run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the scripts; submit nothing.")] = False,
@@ -54,9 +55,16 @@ def submit(
     """Submit a run to SLURM as one job array for each stage, without Dask; write the scripts to RUN.zarr.jobs."""
     config, out = load_cluster(cluster).changed(memory=memory_limit), str(located(out).absolute())
     prepared = prepare(
-        recipe, source, out, tile_size=tile_size, memory_limit=parse_memory(config.memory), threads=1, **inputs
+        kept(recipe, keep),
+        source,
+        out,
+        tile_size=tile_size,
+        memory_limit=parse_memory(config.memory),
+        threads=1,
+        **inputs,
     )
     words = [source, "--recipe", recipe, "--out", out, *words_of(inputs)]
+    words += ["--keep", keep] if keep is not None else []
     words += ["--tile-size", str(tile_size)] if tile_size is not None else []
     folder = Path(f"{out}.jobs")
     jobs = array_jobs(prepared, words, array, config, folder)

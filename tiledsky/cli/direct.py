@@ -11,7 +11,9 @@ import typer
 from tiledsky.cli.console import reporting
 from tiledsky.cli.defaults import RecipeOption, name_beside
 from tiledsky.cli.options import (
+    KeepOption,
     app,
+    kept,
     names_of,
     say,
     with_inputs,
@@ -33,6 +35,7 @@ def estimate(
         typer.Argument(metavar="[OUT.fits]", help="Default: IN.sky.fits in this folder.", show_default=False),
     ] = None,
     recipe: RecipeOption = RECOMMENDED,
+    keep: KeepOption = None,
     planes: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(EXPORTED),
     *,
     inputs: InputOptions,
@@ -48,7 +51,7 @@ def estimate(
         made = estimate_file(
             source,
             out,
-            recipe,
+            kept(recipe, keep),
             planes=names_of(planes),
             threads=threads,
             overwrite=overwrite,

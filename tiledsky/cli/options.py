@@ -12,6 +12,7 @@ import typer
 from tiledsky.io.address import located
 from tiledsky.io.options import InputOptions
 from tiledsky.plain import plain
+from tiledsky.recipe import Recipe
 
 #: Headings of the list of commands; those without one come first.
 LOOK, FILES, BATCH = "How good it is", "Files", "Queues and clusters"
@@ -37,6 +38,13 @@ OutOption = Annotated[
 HduOption = Annotated[str | None, typer.Option(help="HDU of the science image (name or number), or a Zarr array.")]
 ChecksumOption = Annotated[
     bool, typer.Option("--checksum/--no-checksum", help="Refuse FITS files whose CHECKSUM or DATASUM is wrong.")
+]
+KeepOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PX|30arcsec",
+        help="Largest half-light radius of objects that are kept out of the sky (default: any); 0: all light is sky.",
+    ),
 ]
 _PLANE = "FILE[:HDU]"
 
@@ -130,6 +138,18 @@ def with_inputs(*, checksum: bool = True) -> Callable[[_Command], _Command]:
         return cast(_Command, made)
 
     return decorate
+
+
+def kept(recipe: str, keep: str | None) -> Recipe:
+    """Return a preset or the recipe of a file, with what --keep says."""
+    loaded = Recipe.load(recipe)
+    if keep is None:
+        return loaded
+    try:
+        size: float | str = float(keep)
+    except ValueError:
+        size = keep
+    return loaded.keeping(size)
 
 
 def words_of(inputs: InputOptions) -> list[str]:

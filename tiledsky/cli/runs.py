@@ -20,7 +20,7 @@ from tiledsky.cli.defaults import (
     on_this_machine,
     tell_verdict,
 )
-from tiledsky.cli.options import RunArgument, app, placed, say, with_inputs
+from tiledsky.cli.options import KeepOption, RunArgument, app, kept, placed, say, with_inputs
 from tiledsky.cli.reports import write_after
 from tiledsky.cluster.configuration import ClusterFile, load_cluster
 from tiledsky.cluster.job_queues import check_report, cluster_client, reported
@@ -44,6 +44,7 @@ def plan_of(
     recipe: RecipeOption = RECOMMENDED,
     *,
     inputs: InputOptions,
+    keep: KeepOption = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes on this machine (default: as many as it has cores for).")
     ] = None,
@@ -56,7 +57,7 @@ def plan_of(
     workers, memory_limit = fitting(workers=workers, threads=threads, memory_limit=memory_limit)
     check_sizes(workers, threads)
     limit = parse_memory(memory_limit)
-    made = planned(recipe, source, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
+    made = planned(kept(recipe, keep), source, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
     made.check_fits(memory_limit=limit, threads=threads)
     report = describe(made.recipe, made.plan, made.source, workers=workers, memory_limit=limit, threads=threads)
     if as_json:
@@ -81,6 +82,7 @@ def run(
     ] = None,
     *,
     inputs: InputOptions,
+    keep: KeepOption = None,
     cluster: Annotated[
         str, typer.Option(metavar="FILE.toml", help="Cluster of the workers: a file, or local, slurm, scheduler, ...")
     ] = "local",
@@ -118,6 +120,7 @@ def run(
 ) -> None:
     """Estimate and subtract the sky by a recipe."""
     began = time.monotonic()
+    chosen = kept(recipe, keep)
     check_level(verify_done)
     out = out or placed(name_beside(source, ".zarr"))
     if stage is not None and worker_slice is None:
@@ -126,7 +129,7 @@ def run(
         )
     if worker_slice is not None:
         inputs["checksum"] = False  # submit looked at it
-        do_slice(prepare(recipe, source, out, tile_size=tile_size, **inputs), worker_slice, stage)
+        do_slice(prepare(chosen, source, out, tile_size=tile_size, **inputs), worker_slice, stage)
         if stage == FINISH:
             write_after(open_run(out), wanted=report_too)
         return
@@ -136,7 +139,7 @@ def run(
         # of another scheduler the workers say themselves what they have
         limit = parse_memory(config.memory) if config.kind != "scheduler" else None
         threads = config.threads
-        prepared = prepare(recipe, source, out, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
+        prepared = prepare(chosen, source, out, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
         prepared.check(restart=restart)
         if workers is None:
             config = no_more_than_tasks(config, prepared.plan)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tiledsky.diagnostics import next_steps, places
 from tiledsky.engine.result import Run
-from tiledsky.workflows.sky import wcs_of
+from tiledsky.io.fits.wcs import wcs_of
 
 
 def number_of(value: float | None) -> str:

@@ -20,6 +20,8 @@ from tiledsky.engine.result import Run, open_run
 from tiledsky.engine.run_store import RunStore, stored_plan
 from tiledsky.engine.verify import Checker, is_whole
 from tiledsky.images import float_dtype
+from tiledsky.io.fits.plane import parse_header
+from tiledsky.io.fits.wcs import on_scale
 from tiledsky.io.folders import folder_at
 from tiledsky.io.options import InputOptions
 from tiledsky.io.regions import RegionPlane
@@ -182,8 +184,9 @@ def planned(
     **inputs: Unpack[InputOptions],
 ) -> PlannedRun:
     """Check recipe, input and their fit, and plan a run, wherever its store will be; arguments as of `prepare`."""
-    recipe = Recipe.load(recipe).expanded()
+    recipe = Recipe.load(recipe)
     opened = open_input(source, **inputs)
+    recipe = on_scale(recipe, parse_header(opened.header)).expanded()
     bits = check_planes(recipe, opened)
     dtype = float_dtype(opened.planes["science"].dtype)
     # planes from FITS files are copied; if all are Zarr arrays they are read in place

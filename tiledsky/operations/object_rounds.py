@@ -187,6 +187,7 @@ class AcceptedObjects(CellNumbers):
 
     def __init__(self, mesh: MeshSource, source: str, step: ObjectsStep) -> None:
         super().__init__(mesh, source)
+        assert not isinstance(step.keep, str)  # in pixels, once the image is known
         self.keep, self.box_size = step.keep, step.sky.box_size
 
     def combine(self, parts: Iterator[Sequence[bytes]]) -> list[bytes]:

@@ -2,8 +2,6 @@
 
 from tiledsky.recipe.checks import Checks, Limit
 from tiledsky.recipe.parameters import (
-    AnyMask,
-    AnyStep,
     BackgroundStep,
     GlobalPolynomialInterpolator,
     IDWInterpolator,
@@ -11,13 +9,14 @@ from tiledsky.recipe.parameters import (
     LocalPolynomialInterpolator,
     MaskStep,
     MeshCeiling,
-    ObjectsStep,
     RingStep,
     SigmaClip,
     Tier,
     ZoomInterpolator,
 )
-from tiledsky.recipe.recipe import RECOMMENDED, Recipe, check_noise, checks_of, preset_names, recipe_text
+from tiledsky.recipe.reading import preset_names, recipe_text
+from tiledsky.recipe.recipe import RECOMMENDED, Recipe, check_noise, checks_of
+from tiledsky.recipe.steps import AnyMask, AnyStep, ObjectsStep
 from tiledsky.recipe.validation import validated
 
 __all__ = [

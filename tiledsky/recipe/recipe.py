@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Container
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -15,28 +13,28 @@ from tiledsky.errors import InputError, ParameterError
 from tiledsky.plain import did_you_mean
 from tiledsky.recipe.checks import Checks
 from tiledsky.recipe.parameters import (
+    MAX_BANDWIDTH,
     MAX_STEPS,
     PLANES,
-    AnyMask,
-    AnyStep,
     BackgroundStep,
+    LocalPolynomialInterpolator,
     MaskStep,
     Model,
     Name,
-    ObjectsStep,
     RingStep,
-    Step,
 )
+from tiledsky.recipe.reading import read
+from tiledsky.recipe.steps import AnyMask, AnyStep, ObjectsStep, Step
 from tiledsky.recipe.validation import validated
 
 #: Kinds of steps that others can name as their mask.
 _MASKS = tuple(model.model_fields["kind"].default for model in get_args(AnyMask))
+#: Boxes of the widest fit where objects are masked: it bridges holes of their size.
+_BRIDGE = 144
 #: Largest fill value: what the float32 planes hold.
 MAX_FILL = 3.4e38
 #: The preset for whoever names none.
 RECOMMENDED = "deep-sky"
-#: Largest recipe file; presets have 3 kB.
-MAX_BYTES = 1_000_000
 
 
 class Recipe(Model):
@@ -197,8 +195,56 @@ class Recipe(Model):
         return 1 if before is None else self.first_bit(before) + before.n_bits
 
     def expanded(self) -> Recipe:
-        """Return what runs: one mask step for each tier of the cumulative ones, no objects step that keeps nothing."""
-        return self._without_idle()._one_by_one()
+        """Return what runs, with all that follows from other steps said.
+
+        One mask step for each tier of the cumulative ones; no objects step that keeps nothing; fits as wide as the
+        masks of objects need them.
+        """
+        return self._without_idle()._bridging()._one_by_one()
+
+    def keeping(self, keep: float | str | None) -> Recipe:
+        """Return the recipe with ``keep`` of its objects step changed; see `ObjectsStep`.
+
+        Raises
+        ------
+        ParameterError
+            No objects step; a size that is none.
+        """
+        step = self.objects
+        if step is None:
+            raise ParameterError(
+                f"keep = {keep}: recipe {self.name} has no objects step that could keep any; leave keep out, or use "
+                "a recipe with one, as deep-sky"
+            )
+        kept = validated(ObjectsStep, {**step.model_dump(exclude_none=True), "keep": keep}, source=f"keep = {keep}")
+        return self._with(kept)
+
+    @property
+    def needs_scale(self) -> bool:
+        """Whether it gives a size in arcseconds."""
+        return self.objects is not None and isinstance(self.objects.keep, str)
+
+    def on_scale(self, arcsec: float) -> Recipe:
+        """Return the recipe with ``keep`` in pixels, for an image with pixels of ``arcsec`` arcseconds."""
+        return self if self.objects is None else self._with(self.objects.in_pixels(arcsec))
+
+    def _with(self, changed: AnyStep) -> Recipe:
+        """Return the recipe with the step of the same name replaced."""
+        steps = tuple(changed if step.name == changed.name else step for step in self.steps)
+        return self.model_copy(update={"steps": steps})
+
+    def _bridging(self) -> Recipe:
+        """Return the recipe with fits that are wide enough to bridge masked objects, where no width is given."""
+        steps: list[AnyStep] = []
+        for step in self.steps:
+            if isinstance(step, BackgroundStep) and self.objects_for(step) is not None:
+                law = step.interpolator
+                if isinstance(law, LocalPolynomialInterpolator) and law.bandwidth == "auto" and not law.bandwidth_max:
+                    widest = max(min(_BRIDGE * max(step.box_size), MAX_BANDWIDTH), law.bandwidth_min)
+                    step = step.model_copy(update={"interpolator": law.model_copy(update={"bandwidth_max": widest})})
+            steps.append(step)
+        same = all(a is b for a, b in zip(steps, self.steps, strict=True))
+        return self if same else self.model_copy(update={"steps": tuple(steps)})
 
     def _without_idle(self) -> Recipe:
         """Return the recipe without an objects step that keeps no object: its own mask stands in for it."""
@@ -258,7 +304,7 @@ class Recipe(Model):
         """
         if isinstance(name_or_path, Recipe):
             return name_or_path
-        return cls.from_dict(*_read(name_or_path))
+        return cls.from_dict(*read(name_or_path))
 
     def to_toml(self) -> str:
         """Write the recipe as TOML, every parameter spelled out."""
@@ -306,7 +352,7 @@ def checks_of(name_or_path: str | Path) -> Checks:
     ParameterError
         As `Recipe.load`.
     """
-    data, source = _read(name_or_path)
+    data, source = read(name_or_path)
     if set(data) == {"checks"}:
         return validated(_ChecksAlone, data, source=source).checks
     return Recipe.from_dict(data, source).checks
@@ -316,43 +362,3 @@ class _ChecksAlone(Model):
     """A file of limits."""
 
     checks: Checks
-
-
-def _read(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
-    """Return what a preset or a recipe file holds, and what to call it in messages."""
-    text, source = recipe_text(name_or_path)
-    try:
-        return tomllib.loads(text), source
-    except tomllib.TOMLDecodeError as error:
-        raise ParameterError(f"{source}: not valid TOML: {error}") from None
-    except ValueError:  # a number of thousands of digits
-        raise ParameterError(f"{source}: not valid TOML: a number is too long to be read; shorten it") from None
-    except RecursionError:
-        raise ParameterError(f"{source}: brackets are nested too deep to be read; a recipe needs five") from None
-
-
-def preset_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    folder = resources.files("tiledsky.recipe") / "presets"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
-
-
-def recipe_text(name_or_path: str | Path) -> tuple[str, str]:
-    """Text of a preset or a recipe file, and what to call it in messages."""
-    name = str(name_or_path)
-    if name in preset_names():
-        return (resources.files("tiledsky.recipe") / "presets" / f"{name}.toml").read_text(), f"recipe {name}"
-    path = Path(name)
-    if not path.is_file():
-        names = preset_names()
-        raise ParameterError(
-            f"no recipe {name!r}: neither a file nor one of {', '.join(names)}{did_you_mean(name, names)}"
-        )
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ParameterError(f"recipe {path} has more than the {MAX_BYTES} bytes of a recipe; give another file")
-        return data.decode("utf-8"), f"recipe {path}"
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError(f"recipe {path} cannot be read: {error}") from None

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from tiledsky.errors import ParameterError
 from tiledsky.plain import did_you_mean
 from tiledsky.recipe.checks import Checks, Limit
-from tiledsky.recipe.parameters import MAX_STEPS, MAXIMA, AnyInterpolator, AnyStep, MeshCeiling, Model, SigmaClip, Tier
+from tiledsky.recipe.parameters import MAX_STEPS, MAXIMA, AnyInterpolator, MeshCeiling, Model, SigmaClip, Tier
+from tiledsky.recipe.steps import AnyStep
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 

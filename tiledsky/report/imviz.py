@@ -11,8 +11,8 @@ from tiledsky.engine.result import Run
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Region
 from tiledsky.io.fits.cards import label_value
+from tiledsky.io.fits.wcs import wcs_of
 from tiledsky.report.windows import planes_to_look_at, read_window
-from tiledsky.workflows.sky import wcs_of
 
 _DEFAULT = ("science", "background", "subtracted", "mask")
 

@@ -22,6 +22,7 @@ from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair
 from tiledsky.io.fits.image import NewImage, Plane, check_target, new_fits
 from tiledsky.io.fits.plane import parse_header
+from tiledsky.io.fits.wcs import on_scale
 from tiledsky.io.options import InputOptions
 from tiledsky.io.plane_reader import SourcePlane
 from tiledsky.io.source import Source
@@ -115,15 +116,16 @@ def estimate(
     check_target(target, overwrite=overwrite)
     _check_names(planes)
     threads = _threads(threads)
-    recipe = Recipe.load(recipe).expanded()
+    recipe = Recipe.load(recipe)
     opened = open_input(source, **inputs)
+    header = parse_header(opened.header)
+    recipe = on_scale(recipe, header).expanded()
     _check_not_read(target, opened)
     bits = check_planes(recipe, opened)
     rows = band_rows(recipe, opened.shape, threads)
     band = (rows, opened.shape[1])
     check_memory(recipe, opened, planes, band=band, halo=halo_rows(recipe), threads=threads)
     warn_of_constants(opened, bits)
-    header = parse_header(opened.header)
     with ExitStack() as stack:
         sky = _sky(recipe, opened, header, rows, stack)
         arrays = [getattr(sky, name) for name in planes]

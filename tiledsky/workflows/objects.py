@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from tiledsky.io.files import write_bytes
 from tiledsky.io.fits.table import Column, table_bytes
+from tiledsky.io.fits.wcs import wcs_of
 from tiledsky.io.fits.write import check_target
-from tiledsky.workflows.sky import wcs_of
 
 
 def object_columns(objects: NDArray[Any], header: Any) -> list[Column]:
