@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -239,3 +240,15 @@ def test_public_names_that_the_readme_promises() -> None:
     asked = " and ".join(f"callable(tiledsky.{name})" for name in names)
     # in a process that has imported nothing else
     subprocess.run([sys.executable, "-c", f"import tiledsky; assert {asked}"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("tiledsky merge", {"merge-masks"}), ("tiledsky verify --lev", {"--level"})]
+)
+def test_a_shell_completes_commands_and_options(typed: str, offered: set[str]) -> None:
+    words = typed.split()
+    shell = {"_TILEDSKY_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)}
+    code = "import sys; sys.argv = ['tiledsky']; from tiledsky.cli import main; main()"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, **shell}, capture_output=True, text=True, check=False)
+    assert set(done.stdout.split()) == offered, done.stderr

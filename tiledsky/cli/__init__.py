@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import os
 import shlex
 import sys
 import warnings
@@ -39,6 +40,7 @@ _MODULES = {
     "quality": ("check", "inject", "advise"),
     "reports": ("report", "compare", "view"),
     "files": ("simulate", "ingest", "export", "merge-masks", "restore", "recipes", "info"),
+    "warm": ("warm-up",),
     "publish": ("publish",),
     "arrays": ("submit",),
     "clusters": ("cluster",),
@@ -109,11 +111,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors are one line on standard error and an exit code."""
     if arguments is None:  # what ends with the process need not be looked through for garbage: half a second
         atexit.register(gc.freeze)
-    words = sys.argv[1:] if arguments is None else arguments
+    words = _words() if arguments is None else arguments
     with warnings.catch_warnings():
         warnings.simplefilter("always", InputWarning)
         warnings.showwarning = _said
         _run(arguments, words)
+
+
+def _words() -> list[str]:
+    """Return the words of the command line; of one that a shell completes, those that are there so far."""
+    if "_TILEDSKY_COMPLETE" not in os.environ:
+        return sys.argv[1:]
+    return (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")).split()[1:]
 
 
 def _run(arguments: list[str] | None, words: Sequence[str]) -> None:

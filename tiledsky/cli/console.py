@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from tiledsky.cli.compiling import told
 from tiledsky.cluster.stop import StopSignal, stoppable
 from tiledsky.plain import plain
 
@@ -28,6 +29,7 @@ class Reporter:
         self.console = Console(stderr=True)
         self.bar: Bar | None = None
         self.last = time.monotonic()
+        self.compiled: float | None = None
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}", markup=False),
@@ -49,6 +51,15 @@ class Reporter:
     def line(self, text: str) -> None:
         """Say one line."""
         self.console.print(plain(text), highlight=False, markup=False, soft_wrap=True)
+
+    def compiling(self, done: int, most: int) -> None:
+        """Say that kernels are compiled, while nothing else moves."""
+        text = f"compiling kernels (once on this machine) {done}/{most}"
+        if self.bar is not None:
+            self.bar.update(self.task, description=text)
+        elif self.compiled is None or time.monotonic() - self.compiled > _INTERVAL:
+            self.compiled = time.monotonic()
+            self.line(text)
 
     def tiles(self, state: Progress) -> None:
         """Show how far a run is."""
@@ -87,7 +98,7 @@ def reporting(*, goes_on: bool = False) -> Iterator[Reporter]:
     """Show progress, and end in order when a signal asks to; ``goes_on``: the same command goes on where it ended."""
     reporter = Reporter()
     try:
-        with stoppable():
+        with stoppable(), told(reporter.compiling):
             yield reporter
     except KeyboardInterrupt as stopped:
         # another error than KeyboardInterrupt, which Typer would end without a word

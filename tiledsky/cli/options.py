@@ -18,7 +18,6 @@ from tiledsky.recipe import Recipe
 LOOK, FILES, BATCH = "How good it is", "Files", "Queues and clusters"
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

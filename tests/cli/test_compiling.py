@@ -1,0 +1,62 @@
+"""Kernels that are compiled on first use, and ahead of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from astropy.io import fits
+
+from tests.engine.scenes import make_planes
+from tiledsky.cli import compiling
+
+END = f"py{sys.version_info.major}{sys.version_info.minor}"
+
+
+def test_what_is_compiled_meanwhile_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiling, "_EVERY", 0.01)
+    (tmp_path / "a").mkdir()
+    for name in (f"old-1.{END}.nbi", f"stale-1.{END}.nbi"):
+        (tmp_path / "a" / name).write_text("index")
+    os.utime(tmp_path / "a" / f"stale-1.{END}.nbi", ns=(1, 1))
+    seen: list[tuple[int, int]] = []
+    said = threading.Event()
+
+    def say(done: int, most: int) -> None:
+        seen.append((done, most))
+        if done == 2:
+            said.set()
+
+    with compiling.told(say):
+        (tmp_path / "a" / f"stale-1.{END}.nbi").write_text("compiled anew")
+        (tmp_path / "a" / f"new-1.{END}.nbi").write_text("index")
+        (tmp_path / "a" / "other-1.py20.nbi").write_text("of another Python")
+        assert said.wait(60)
+    assert seen[-1] == (2, compiling.kernels() - 2)
+    assert 100 < compiling.kernels() < 1000
+
+
+def test_warm_up_compiles_what_a_command_then_finds(tmp_path: Path) -> None:
+    """In processes of their own, with an empty cache: the first says what it does, the second has nothing to do."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+
+    def command(*words: str) -> tuple[str, str]:
+        line = [sys.executable, "-m", "tiledsky", *words]
+        done = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout, done.stderr
+
+    fits.PrimaryHDU(make_planes((200, 210))["science"]).writeto(tmp_path / "scene.fits")
+    out, err = command("warm-up", "--recipe", "sextractor")
+    assert re.search(r"^compiling kernels \(once on this machine\) [1-9]\d*/[1-9]\d*$", err, re.MULTILINE), err
+    assert re.fullmatch(rf"\d+ compiled kernels in {re.escape(str(tmp_path / 'cache'))}, \d+ s\n", out)
+    before = sorted((tmp_path / "cache").rglob("*.nbc"))
+    assert before
+    _, err = command("estimate", "scene.fits", "--recipe", "sextractor")
+    assert "compiling" not in err
+    assert sorted((tmp_path / "cache").rglob("*.nbc")) == before

@@ -1,0 +1,76 @@
+"""Says that kernels are compiled: the first command on a machine takes a minute of which nothing else can be seen.
+
+numba tells nobody when it compiles. What it keeps are files, an index for each function, written when the function is
+ready, by whichever process compiled it: these are counted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tiledsky
+
+#: Variable with the folder of compiled kernels, and the end of the name of an index of this Python.
+_VARIABLE, _INDEX = "NUMBA_CACHE_DIR", f"*.py{sys.version_info.major}{sys.version_info.minor}*.nbi"
+_PACKAGE = Path(tiledsky.__file__).parent
+#: A function that is compiled, in the source.
+_KERNEL = re.compile(r"^@njit\(.*cache=True", re.MULTILINE)
+#: Seconds between counts.
+_EVERY = 1.0
+
+
+def folders() -> list[Path]:
+    """Folders that compiled kernels may be in: that of the variable, else the package or the cache of the user."""
+    if chosen := os.environ.get(_VARIABLE):
+        return [Path(chosen)]
+    if os.access(_PACKAGE, os.W_OK):
+        return [_PACKAGE]
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
+    return [_PACKAGE, user]
+
+
+def compiled() -> dict[Path, int]:
+    """Indices of compiled kernels, and when each was written (ns)."""
+    found = {}
+    for folder in folders():
+        for path in folder.rglob(_INDEX):
+            try:
+                found[path] = path.stat().st_mtime_ns
+            except OSError:  # removed while looked at
+                continue
+    return found
+
+
+def kernels() -> int:
+    """How many functions of the package are compiled if all are used."""
+    return sum(len(_KERNEL.findall(path.read_text())) for path in _PACKAGE.rglob("*.py"))
+
+
+@contextmanager
+def told(say: Callable[[int, int], None]) -> Iterator[None]:
+    """Call ``say`` while kernels are compiled, by whatever process: how many in this block, of how many at most."""
+    before, ended = compiled(), threading.Event()
+
+    def count() -> int:
+        return sum(before.get(path) != written for path, written in compiled().items())
+
+    def watch() -> None:
+        last, most = 0, None
+        while not ended.wait(_EVERY):
+            if (done := count()) > last:
+                last, most = done, max(kernels() - len(before), 0) if most is None else most
+                say(done, max(done, most))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
