@@ -27,7 +27,7 @@ from tiledsky.recipe import BackgroundStep
 #: Tiles of a mesh begin at multiples of this many cells, so that sums over blocks are the same for any tiles.
 UNIT = 32
 #: Side of the tiles of a mesh, in cells: so many tiles along the longer side, but no smaller and no larger than this.
-_TILES, _SMALLEST, LARGEST = 8, 256, 512
+_TILES, SMALLEST, LARGEST = 8, 256, 512
 
 
 class MapRead(NamedTuple):
@@ -172,9 +172,15 @@ class CellOperation(Operation):
 
     # --- on stores
 
+    @property
+    def smallest(self) -> int:
+        """Side of its tiles on small meshes, in cells: larger where they would be all halo."""
+        return LARGEST if max(max(read.halo) for read in self.map_reads()) >= SMALLEST else SMALLEST
+
     def tile(self, shape: Pair, tile_size: int) -> Pair:
         """Size of its tiles in pixels, for an image of ``shape`` whose tiles are near ``tile_size``."""
-        side = min(max(max(mesh_shape(shape, self.box_size)) // _TILES // UNIT * UNIT, _SMALLEST), LARGEST)
+        longer = max(mesh_shape(shape, self.box_size))
+        side = min(max(longer // _TILES // UNIT * UNIT, self.smallest), LARGEST)
         sides = (min(side, max(2 * tile_size // box // UNIT * UNIT, UNIT)) for box in self.box_size)
         return tuple(s * b for s, b in zip(sides, self.box_size, strict=True))  # type: ignore[return-value]
 
