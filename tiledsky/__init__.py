@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tiledsky import diagnostics
     from tiledsky.arrays.background2d import Background2D
     from tiledsky.arrays.estimate import Sky, estimate_background
+    from tiledsky.arrays.light_kept import light_kept
     from tiledsky.engine.result import Run, open_run
     from tiledsky.engine.runner import run
     from tiledsky.operations.filters import ring_median, smooth
@@ -38,6 +39,7 @@ __all__ = [
     "diagnostics",
     "estimate_background",
     "global_statistics",
+    "light_kept",
     "open_run",
     "ring_median",
     "run",
@@ -55,6 +57,7 @@ __all__ = [
 _PLACES = {
     "arrays.background2d": ("Background2D",),
     "arrays.estimate": ("Sky", "estimate_background"),
+    "arrays.light_kept": ("light_kept",),
     "engine.result": ("Run", "open_run"),
     "engine.runner": ("run",),
     "operations.filters": ("ring_median", "smooth"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from typing import NamedTuple
 
 from tiledsky.errors import ParameterError
@@ -138,3 +138,25 @@ def inner_chunk(tile: int, *, target: int = 256, largest: int = 512) -> int:
         return tile
     divisors = [d for d in range(target // 2, largest + 1) if tile % d == 0]
     return min(divisors, key=lambda d: abs(math.log(d / target))) if divisors else tile
+
+
+def places(shape: Pair, size: Pair) -> Iterator[Region]:
+    """Yield all squares of a grid of ``size`` in an image, so that the first ones are spread evenly over it.
+
+    The order is that of Roberts' sequence, multiples of the plastic number's powers modulo 1 (M. Roberts, "The
+    Unreasonable Effectiveness of Quasirandom Sequences", 2018): by place alone, the same each time.
+    """
+    counts = shape[0] // size[0], shape[1] // size[1]
+    first = [(n - count * s) // 2 for n, count, s in zip(shape, counts, size, strict=True)]
+    total = counts[0] * counts[1]
+    sequence = (
+        (int((0.5 + k * 0.7548776662466927) % 1 * counts[0]), int((0.5 + k * 0.5698402909980532) % 1 * counts[1]))
+        for k in range(4 * total)
+    )
+    rest = ((iy, ix) for iy in range(counts[0]) for ix in range(counts[1]))
+    seen = set()
+    for iy, ix in chain(sequence, rest):
+        if (iy, ix) not in seen:
+            seen.add((iy, ix))
+            y, x = first[0] + iy * size[0], first[1] + ix * size[1]
+            yield Region(y, y + size[0], x, x + size[1])

@@ -14,6 +14,7 @@ from tiledsky.errors import InputError, PlanError
 from tiledsky.geometry import inner_chunk
 from tiledsky.operations.background import measured_by
 from tiledsky.operations.cells import LARGEST, UNIT, CellOperation
+from tiledsky.operations.injection import Injection
 from tiledsky.operations.stages import compiled_run
 
 RECIPES = {"complex-sky": Recipe.load("complex-sky"), "sextractor": Recipe.load("sextractor"), "keeping": KEEPING}
@@ -54,6 +55,7 @@ def test_stages_of_complex_sky() -> None:
         ("bkg5-surfaces", "surfaces"),
         ("bkg5-mesh", "mesh"),
         ("output", "output"),
+        ("injection", "injection"),
         ("diagnostics", "diagnostics"),
     ]
     measures = {s.name: s.measures for s in plan.stages if s.measures}
@@ -80,7 +82,7 @@ def test_stages_of_a_biweight() -> None:
 def test_stages_of_sextractor() -> None:
     names = [s.name for s in plan_of("sextractor", ingest=False).stages]
     finished = ["mesh64-chosen", "mesh64-noise", "mesh64-maps", "mesh64-surfaces", "mesh64-mesh"]
-    assert names == ["mesh64-boxes", *finished, "output", "diagnostics"]
+    assert names == ["mesh64-boxes", *finished, "output", "injection", "diagnostics"]
 
 
 def test_boxes_without_a_mask_have_a_stage_of_their_own() -> None:
@@ -99,11 +101,11 @@ def test_same_boxes_under_another_mask_are_measured_again() -> None:
 
 
 def _has_own_tiles(recipe: str, stage: Stage) -> bool:
-    """Whether a stage is one task, or works on tiles of a mesh or on blocks of tiles."""
+    """Whether a stage is one task, or works on tiles of a mesh, on blocks of tiles or on cells with windows."""
     return (
         stage.kind in GATHER
         or stage.merges is not None
-        or isinstance(compiled_run(RECIPES[recipe])[stage.name], CellOperation)
+        or isinstance(compiled_run(RECIPES[recipe])[stage.name], CellOperation | Injection)
     )
 
 
@@ -180,7 +182,7 @@ def test_inner_chunks() -> None:
 def test_box_larger_than_the_image_is_refused() -> None:
     with pytest.raises(InputError, match=r"'mesh64': a box of 64 x 64 px is larger than the 500 x 63 px image"):
         plan_of("sextractor", (500, 63))
-    assert plan_of("sextractor", (64, 64)).n_tasks == 9
+    assert plan_of("sextractor", (64, 64)).n_tasks == 10
 
 
 @pytest.mark.parametrize("tile_size", [0, -5])

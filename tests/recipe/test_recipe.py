@@ -220,7 +220,9 @@ def test_all_faults_are_told_at_once():
 
 
 def test_faults_of_the_recipe_itself():
-    known = "name, description, dq_flags, fill_value, uncovered, bandwidth_plane, objects_plane, checks, steps"
+    known = (
+        "name, description, dq_flags, fill_value, uncovered, bandwidth_plane, objects_plane, injection, checks, steps"
+    )
     with pytest.raises(ParameterError, match=f"unknown key 'colour'; known are {known}"):
         _recipe(BACKGROUND, colour="red")
     with pytest.raises(ParameterError, match="key 'name' is missing"):

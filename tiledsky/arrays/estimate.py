@@ -14,8 +14,8 @@ from tiledsky.errors import InputError, InputWarning
 from tiledsky.images import Image, as_float, float_dtype, same_kind, taken_apart
 from tiledsky.io.fits.wcs import on_scale
 from tiledsky.nodata import AUTO, Candidate, checked, empty, look, places, without
-from tiledsky.operations.base import INPUTS, NO_HALO, PixelOperation
-from tiledsky.operations.compile import compiled
+from tiledsky.operations.base import NO_HALO
+from tiledsky.operations.nodes import Nodes
 from tiledsky.operations.surface import surface_pixels
 from tiledsky.overlap import Patch, blank, call, is_dask_array, map_patches
 from tiledsky.planes import SOURCES, base_mask, roots, uncovered
@@ -192,7 +192,7 @@ def estimated(
         pixels = None if nodata is None else whole
         outside = map_patches(func, base, coverage, pixels, halo=NO_HALO, dtype=bool, name="uncovered", nodata=nodata)
     fill = float(recipe.fill_value)
-    surfaces = nodes.values[nodes.operations.meshes[recipe.result.name].name]
+    surfaces = nodes.values[nodes.result]
     background, rms, deviation = (
         surface_pixels(blank(image), surface, dtype=image.dtype, name=name, coverage=outside, fill_value=fill)
         for surface, name in zip(surfaces, ("background", "background_rms", "background_error"), strict=True)
@@ -267,38 +267,16 @@ def _warned(mesh: Any, found: Candidate) -> Any:
     return mesh
 
 
-class _Nodes:
-    """Planes and values of a recipe on arrays (`tiledsky.operations.base.Arrays`).
-
-    ``found``: a look at the image, which the result warns of if it is lazy.
-    """
+class _Nodes(Nodes):
+    """Planes and values of a recipe; ``found``: a look at the image, which the result warns of if it is lazy."""
 
     def __init__(self, recipe: Recipe, planes: Mapping[str, Any], *, found: Any) -> None:
-        self.operations = compiled(recipe)
-        self.nodes: dict[str, Any] = dict(planes)
-        self.values: dict[str, Any] = {}
-        self.meshes: dict[str, Any] = {}
-        self._result = self.operations.meshes[recipe.result.name].name
+        super().__init__(recipe, planes)
         self._found = None if isinstance(found, Candidate) else found
-
-    def plane(self, node: str) -> Any:
-        """Pixels of a plane, made if nothing has asked for them before; None of a plane that is not given."""
-        if node not in self.nodes and node not in INPUTS:
-            self.operations.planes[node].on_arrays(self)
-        return self.nodes.get(node)
 
     def checked(self, value: Any, name: str) -> Any:
         """Return a value, which warns when it is made if it is the result's."""
-        return call(_warned, value, self._found) if name == self._result and self._found is not None else value
-
-    def run(self) -> None:
-        """Do all operations; planes that a run would not store are kept until the next that it would."""
-        for operation in self.operations.stages:
-            operation.on_arrays(self)
-            if isinstance(operation, PixelOperation):
-                for node, maker in self.operations.planes.items():
-                    if not maker.stored:
-                        self.nodes.pop(node, None)
+        return call(_warned, value, self._found) if name == self.result and self._found is not None else value
 
 
 def _base_patch(image: Patch, *planes: Patch, names: tuple[str, ...], dq_bits: int | None) -> Patch:

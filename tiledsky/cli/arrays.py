@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import BATCH, KeepOption, OutOption, app, kept, say, with_inputs, words_of
+from tiledsky.cli.options import (
+    BATCH,
+    InjectionOption,
+    KeepOption,
+    OutOption,
+    app,
+    injecting,
+    kept,
+    say,
+    with_inputs,
+    words_of,
+)
 from tiledsky.cluster.configuration import load_cluster
 from tiledsky.cluster.local import parse_memory
 from tiledsky.engine.runner import PreparedRun, prepare
@@ -50,12 +61,13 @@ def submit(
     keep: KeepOption = None,
     tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels; the result is the same.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Delete an earlier run in --out.")] = False,
+    injection: InjectionOption = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the scripts; submit nothing.")] = False,
 ) -> None:
     """Submit a run to SLURM as one job array for each stage, without Dask; write the scripts to RUN.zarr.jobs."""
     config, out = load_cluster(cluster).changed(memory=memory_limit), str(located(out).absolute())
     prepared = prepare(
-        kept(recipe, keep),
+        injecting(kept(recipe, keep), injection),
         source,
         out,
         tile_size=tile_size,
@@ -66,6 +78,7 @@ def submit(
     words = [source, "--recipe", recipe, "--out", out, *words_of(inputs)]
     words += ["--keep", keep] if keep is not None else []
     words += ["--tile-size", str(tile_size)] if tile_size is not None else []
+    words += [] if injection else ["--no-injection"]
     folder = Path(f"{out}.jobs")
     jobs = array_jobs(prepared, words, array, config, folder)
     prepared.check(restart=restart)

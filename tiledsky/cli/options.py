@@ -110,6 +110,17 @@ def _parameters(function: Callable[..., object]) -> dict[str, Parameter]:
 
 
 _INPUT = _parameters(_options)
+#: Whether a run puts profiles into windows of the image.
+InjectionOption = Annotated[
+    bool, typer.Option("--injection/--no-injection", help="Measure what the recipe takes from objects.")
+]
+
+
+def injecting(recipe: Recipe, injection: bool) -> Recipe:
+    """Return a recipe, without its injection unless that is wanted."""
+    return recipe if injection else recipe.model_copy(update={"injection": False})
+
+
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 

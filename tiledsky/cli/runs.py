@@ -20,7 +20,17 @@ from tiledsky.cli.defaults import (
     on_this_machine,
     tell_verdict,
 )
-from tiledsky.cli.options import KeepOption, RunArgument, app, kept, placed, say, with_inputs
+from tiledsky.cli.options import (
+    InjectionOption,
+    KeepOption,
+    RunArgument,
+    app,
+    injecting,
+    kept,
+    placed,
+    say,
+    with_inputs,
+)
 from tiledsky.cli.reports import write_after
 from tiledsky.cluster.configuration import ClusterFile, load_cluster
 from tiledsky.cluster.job_queues import check_report, cluster_client, reported
@@ -51,13 +61,15 @@ def plan_of(
     threads: Annotated[int, typer.Option(help="Threads of each worker.")] = 1,
     memory_limit: MemoryOption = None,
     tile_size: Annotated[int | None, typer.Option(help="Side of the tiles in pixels.")] = None,
+    injection: InjectionOption = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: integers, sizes in bytes.")] = False,
 ) -> None:
     """Print the tasks, bytes, worker memory and disk space of a run. Reads headers and a few pixels."""
     workers, memory_limit = fitting(workers=workers, threads=threads, memory_limit=memory_limit)
     check_sizes(workers, threads)
     limit = parse_memory(memory_limit)
-    made = planned(kept(recipe, keep), source, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
+    chosen = injecting(kept(recipe, keep), injection)
+    made = planned(chosen, source, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
     made.check_fits(memory_limit=limit, threads=threads)
     report = describe(made.recipe, made.plan, made.source, workers=workers, memory_limit=limit, threads=threads)
     if as_json:
@@ -104,6 +116,7 @@ def run(
         str, typer.Option("--verify", help="Depth of the check of finished tasks: markers, sizes, crc or decode.")
     ] = "sizes",
     restart: Annotated[bool, typer.Option("--restart", help="Delete an earlier run in --out.")] = False,
+    injection: InjectionOption = True,
     performance_report: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="Write Dask's record of all tasks as a page that opens offline."),
@@ -120,7 +133,7 @@ def run(
 ) -> None:
     """Estimate and subtract the sky by a recipe."""
     began = time.monotonic()
-    chosen = kept(recipe, keep)
+    chosen = injecting(kept(recipe, keep), injection)
     check_level(verify_done)
     out = out or placed(name_beside(source, ".zarr"))
     if stage is not None and worker_slice is None:

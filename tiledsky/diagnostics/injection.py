@@ -103,10 +103,15 @@ def _stamp(source: np.void) -> tuple[int, int, NDArray[np.float64]]:
     along = dx * np.cos(source["theta"]) + dy * np.sin(source["theta"])
     across = dy * np.cos(source["theta"]) - dx * np.sin(source["theta"])
     radius = np.sqrt(along**2 * source["ratio"] + across**2 / source["ratio"]) / source["size"]
-    # half of the light within radius 1 (S. Graham and S. Driver, 2005)
-    b = special.gammaincinv(2 * source["n"], 0.5)
-    profile = np.where(radius <= REACH, np.exp(-b * (radius ** (1 / source["n"]) - 1)), 0.0)
+    profile = sersic(radius, source["n"])
     return cy - reach, cx - reach, source["flux"] * profile / profile.sum()
+
+
+def sersic(radius: NDArray[np.float64], n: float) -> NDArray[np.float64]:
+    """Surface brightness at radii in half-light radii, 1 at the half-light radius and 0 beyond `REACH`."""
+    # half of the light within radius 1 (A. Graham and S. Driver, 2005)
+    b = special.gammaincinv(2 * n, 0.5)
+    return np.where(radius <= REACH, np.exp(-b * (radius ** (1 / n) - 1)), 0.0)
 
 
 def changes(sources: NDArray[np.void], before: Any, after: Any) -> NDArray[np.float64]:

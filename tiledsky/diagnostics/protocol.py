@@ -16,6 +16,7 @@ from tiledsky.diagnostics.curve import Figure
 from tiledsky.diagnostics.fields import Fields, Place
 from tiledsky.diagnostics.parts import Cells, Part
 from tiledsky.diagnostics.patches import Floats, PatchSums
+from tiledsky.diagnostics.windows import Taken
 from tiledsky.geometry import Pair
 
 F = TypeVar("F", bound=Fields)
@@ -55,6 +56,8 @@ class ImageFacts:
         Of the image.
     bandwidths : Bandwidths, optional
         Of the result's mesh.
+    taken : Taken, optional
+        What the recipe takes of profiles.
     """
 
     tile: Pair
@@ -64,6 +67,7 @@ class ImageFacts:
     to_sky: ToSky | None = None
     unit: str | None = None
     bandwidths: Bandwidths | None = None
+    taken: Taken | None = None
 
 
 class ImageSums:

@@ -9,6 +9,7 @@ from tiledsky.diagnostics import (
     edges,
     fit,
     image,
+    light_kept,
     masked_bias,
     negative,
     positions,
@@ -33,4 +34,5 @@ MEASURES: tuple[Measure[Any], ...] = (
     worst.MEASURE,
     constants.MEASURE,
     fit.MEASURE,
+    light_kept.MEASURE,
 )

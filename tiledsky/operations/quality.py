@@ -20,10 +20,12 @@ from tiledsky.diagnostics.protocol import Bandwidths, ImageFacts, ToSky
 from tiledsky.diagnostics.seams import DEEP, LINE, LINES, MOST_ROWS
 from tiledsky.diagnostics.summary import N_COLUMNS, Collector, TileSummary, summarise
 from tiledsky.diagnostics.verdict import judge
+from tiledsky.diagnostics.windows import Taken
 from tiledsky.geometry import Pair, TileGrid
 from tiledsky.kernels.residual.cell_sums import CELL, KEPT
 from tiledsky.operations.base import Operation, Read, Task, TaskOutput
 from tiledsky.operations.fitted_maps import FittedMaps
+from tiledsky.operations.injection import LEFT_OUT, Injection
 from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.operations.memory import Phase, Sizes
 from tiledsky.operations.passes import HISTOGRAM
@@ -80,13 +82,15 @@ class Diagnostics(Operation):
     kind = name = "diagnostics"
     whole = True
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, injection: Injection | None = None) -> None:
+        self.recipe, self.injection = recipe, injection
         self.interpolator = interpolator_of(recipe.result.interpolator)
 
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`."""
         yield Read("output", None)
+        if self.injection is not None:
+            yield Read(self.injection.name, None)
         if self.interpolator.chooses_bandwidths:
             yield Read(f"{self.recipe.result.name}-{FittedMaps.kind}", None, kept=True)  # its bandwidths
 
@@ -108,6 +112,7 @@ class Diagnostics(Operation):
                 to_sky=_to_sky(header),
                 unit=task.unit(),
                 bandwidths=self._bandwidths(task) if self.interpolator.chooses_bandwidths else None,
+                taken=Taken(reason=LEFT_OUT) if self.injection is None else self.injection.taken(task),
             )
         )
         return TaskOutput(task.write_facts(DIAGNOSTICS, {**found, "verdict": judge(found, self.recipe.checks)}))

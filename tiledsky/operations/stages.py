@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from tiledsky.operations.base import Operation
 from tiledsky.operations.compile import Operations, compiled
+from tiledsky.operations.injection import Injection
 from tiledsky.operations.inputs import Ingest
 from tiledsky.operations.output import Output
 from tiledsky.operations.quality import Diagnostics
@@ -14,9 +15,10 @@ from tiledsky.recipe import Recipe
 
 @lru_cache(maxsize=32)
 def compiled_run(recipe: Recipe) -> Operations:
-    """Compile a recipe for runs: with the copies of the input before its steps, and output and measures after them."""
+    """Compile a recipe for runs: copies of the input before its steps; output, injection and measures after them."""
     steps = list(compiled(recipe).all.values())
-    return Operations([Ingest(), *steps, Output(recipe, steps), Diagnostics(recipe)])
+    injection = [Injection(recipe, steps)] if recipe.injection else []
+    return Operations([Ingest(), *steps, Output(recipe, steps), *injection, Diagnostics(recipe, *injection)])
 
 
 def whole_kinds() -> frozenset[str]:

@@ -52,6 +52,8 @@ class Recipe(Model):
         Write the plane ``bandwidth`` too: that of the result's fit at each pixel, in pixels.
     objects_plane : bool
         Write the plane ``object_light`` too: the light of the models of large objects.
+    injection : bool
+        Measure what the recipe takes from objects, with profiles of known light in windows of the image.
     checks : Checks
         Limits of the verdict on the background that the recipe gives.
     """
@@ -63,6 +65,7 @@ class Recipe(Model):
     uncovered: Literal["coverage", "invalid"] = "coverage"
     bandwidth_plane: bool = False
     objects_plane: bool = False
+    injection: bool = True
     checks: Checks = Checks()
     steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tiledsky.diagnostics.document import CheckResult, Diagnostics
+from tiledsky.diagnostics.light_kept import MEASURE as LIGHT
 from tiledsky.diagnostics.text import measured_text
 from tiledsky.engine.result import Run
 from tiledsky.io.fits.cards import label_value
@@ -105,6 +106,8 @@ def run_facts(run: Run, diagnostics: Diagnostics) -> list[tuple[str, str]]:
         facts.append(("Noise of a pixel", measured_text(image.noise)))
         facts.append(("Masked", f"{100 * (image.masked_fraction or 0):.1f} % of the pixels"))
         facts.append(("Without data", f"{100 * (image.invalid_fraction or 0):.1f} % of the pixels"))
+    if (kept := diagnostics.of(LIGHT)) is not None:
+        facts.append(("Objects", kept.headline or f"not measured: {kept.not_measured}"))
     facts += [("Recipe", run.recipe.name), ("Run", run.run_id)]
     versions = run.provenance.get("versions", {})
     facts.append(("Made by", ", ".join(f"{name} {versions[name]}" for name in versions)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, Unpack
 
 import numpy as np
@@ -16,7 +16,7 @@ from tiledsky.diagnostics import measure
 from tiledsky.diagnostics.advice import DEFINITION, Trial, advice, box_advice, box_range, rank
 from tiledsky.engine.inputs import open_input, warn_of_constants
 from tiledsky.errors import InputError, ParameterError, TiledSkyError
-from tiledsky.geometry import Pair, Region
+from tiledsky.geometry import Region, places
 from tiledsky.io.fits.plane import parse_header
 from tiledsky.io.options import InputOptions
 from tiledsky.io.source import Source
@@ -236,25 +236,3 @@ def _samples(source: Source, count: int, size: int, bits: int | None) -> list[_S
             "no sample for the recipes; use a smaller --sample-size, or check weight and DQ planes"
         )
     return found
-
-
-def places(shape: Pair, size: Pair) -> Iterator[Region]:
-    """Yield all squares of a grid of ``size`` in an image, so that the first ones are spread evenly over it.
-
-    The order is that of Roberts' sequence, multiples of the plastic number's powers modulo 1 (M. Roberts, "The
-    Unreasonable Effectiveness of Quasirandom Sequences", 2018): by place alone, the same each time.
-    """
-    counts = shape[0] // size[0], shape[1] // size[1]
-    first = [(n - count * s) // 2 for n, count, s in zip(shape, counts, size, strict=True)]
-    total = counts[0] * counts[1]
-    sequence = (
-        (int((0.5 + k * 0.7548776662466927) % 1 * counts[0]), int((0.5 + k * 0.5698402909980532) % 1 * counts[1]))
-        for k in range(4 * total)
-    )
-    rest = ((iy, ix) for iy in range(counts[0]) for ix in range(counts[1]))
-    seen = set()
-    for iy, ix in chain(sequence, rest):
-        if (iy, ix) not in seen:
-            seen.add((iy, ix))
-            y, x = first[0] + iy * size[0], first[1] + ix * size[1]
-            yield Region(y, y + size[0], x, x + size[1])

@@ -21,6 +21,7 @@ from tiledsky.geometry import Pair
 from tiledsky.images import float_dtype
 from tiledsky.io.source import Source
 from tiledsky.operations.compile import compiled
+from tiledsky.operations.nodes import most_held
 from tiledsky.recipe import Recipe
 
 #: Python, libraries and compiled kernels: 255 MB measured.
@@ -65,11 +66,7 @@ def _kept(recipe: Recipe, source: Source, planes: Sequence[str]) -> float:
             always += np.dtype(plane.dtype).itemsize
     if source.planes["science"].nodata is not None:
         always += size + 1  # the image as it is, and where it has no data
-    most = 0.0
-    for operation in operations.stages:
-        held = operation.array_bytes(size, source.shape)
-        most, always = max(most, always + held.working), always + held.kept
-    return most
+    return most_held(recipe, always, size=size, shape=source.shape)
 
 
 def check_memory(recipe: Recipe, source: Source, planes: Sequence[str], *, band: Pair, halo: int, threads: int) -> None:

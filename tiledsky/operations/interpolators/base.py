@@ -48,6 +48,8 @@ class Interpolator(ABC, Generic[Parameters]):
         Working maps of the boxes that it needs, and those whose holes are filled.
     box_halo, surface_halo, lookup_halo : (int, int)
         Cells beside a tile that `box_parts`, `values` and `lookups` need.
+    of_whole_image : bool
+        Whether the sky at a pixel depends on all of the image: in a window of it the sky would be another.
     """
 
     parameters: Parameters
@@ -59,6 +61,7 @@ class Interpolator(ABC, Generic[Parameters]):
     box_halo: ClassVar[Pair] = (0, 0)
     surface_halo: ClassVar[Pair] = (0, 0)
     lookup_halo: ClassVar[Pair] = (0, 0)
+    of_whole_image: ClassVar[bool] = False
 
     # --- from boxes to maps
 

@@ -27,6 +27,7 @@ class GlobalPolynomial(Fitted[GlobalPolynomialInterpolator]):
     """
 
     fit_maps: ClassVar[Mapping[str, str | None]] = {"degree": None}
+    of_whole_image: ClassVar[bool] = True
 
     @property
     def points(self) -> int:
