@@ -22,7 +22,8 @@ def noise(shape: tuple[int, int], seed: int = 1, sigma: float = 1.0) -> np.ndarr
 
 
 def without_seams(found: dict[str, Any]) -> str:
-    measures = {k: v for k, v in found["measures"].items() if k != "seams"}
+    """Measures of the planes, but those of tiles; ``light_kept`` is of the recipe."""
+    measures = {k: v for k, v in found["measures"].items() if k not in ("seams", "light_kept")}
     return json.dumps({**found, "measures": measures, "verdict": None}, sort_keys=True)
 
 

@@ -78,7 +78,7 @@ def test_check(image: Path, tmp_path: Path) -> None:
     failed = CliRunner().invoke(app, words)
     assert failed.exit_code == 1
     assert failed.output.splitlines()[-1] == f"{done.path}: fail"
-    assert len(failed.output.splitlines()) == 2 + len(done.diagnostics["verdict"]["checks"])
+    assert len(failed.output.splitlines()) == 3 + len(done.diagnostics["verdict"]["checks"])
     told = CliRunner().invoke(app, [*words, "--json"])
     assert json.loads(told.output) == done.diagnostics["verdict"]
     # by other limits

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.diagnostics.curve import Curve, Points, Reference, Section, floats
+from tiledsky.diagnostics.curve import BIAS, Curve, Points, Reference
 from tiledsky.diagnostics.fields import Fields, Number, Numbers
 from tiledsky.diagnostics.patches import number
 from tiledsky.diagnostics.protocol import ImageSums, Measure, ToSky
@@ -32,7 +32,6 @@ DEFINITION = (
     "(taken_1, taken_2: within 1 and 2); errors: of the scatter over profiles, or over the quarters of each; by size: "
     "of the level that loses most among profiles of at least 10 sigma; sizes: half-light radii, px"
 )
-SECTION = Section("objects", "Light of objects", "What the background takes from objects, by their size.")
 
 
 class Group(Fields):
@@ -81,7 +80,7 @@ def summary(rows: NDArray[np.void], reason: str, *, scale: float | None = None) 
     by_size = list(_by_size(groups))
     found: dict[str, Any] = {
         "unit": "1",
-        "not_measured": None if by_size else reason or "no profile is as bright as an object",
+        "not_measured": None if by_size else reason or "no share of an object is known to 5%",
         "left_out": reason or None,
         "headline": None,
         "kept_to": None,
@@ -117,7 +116,7 @@ def _groups(rows: NDArray[np.void]) -> Iterator[dict[str, Any]]:
 
 
 def _by_size(groups: Sequence[dict[str, Any]]) -> Iterator[tuple[float, float, float]]:
-    """Size, share and its error of the level that loses most, of profiles that are objects."""
+    """Size, share and its error of the level that loses most, of profiles that are objects; none that say nothing."""
     objects = [group for group in groups if group["signal"] >= OBJECT and group["taken"] is not None]
     for size in sorted({group["size"] for group in objects}):
         levels = []
@@ -125,7 +124,9 @@ def _by_size(groups: Sequence[dict[str, Any]]) -> Iterator[tuple[float, float, f
             of = [g for g in objects if g["size"] == size and g["level"] == level]
             error = math.sqrt(sum((g["taken_error"] or 0.0) ** 2 for g in of)) / len(of)
             levels.append((sum(g["taken"] for g in of) / len(of), error))
-        yield (size, *max(levels))
+        taken, error = max(levels)
+        if error <= max(_KEPT, taken / _ERRORS):
+            yield size, taken, error
 
 
 def _reach(by_size: Sequence[tuple[float, float, float]], share: float) -> float:
@@ -177,30 +178,27 @@ def _points(found: LightKept, level: float, color: int) -> Points:
             by_size.setdefault(g.size, []).append((g.taken, g.taken_error or 0.0))
     rows = [(s, np.mean([t for t, _ in of]), math.hypot(*(e for _, e in of)) / len(of)) for s, of in by_size.items()]
     x, share, error = np.array(rows, float).reshape(-1, 3).T
-    return Points(f"{level:g} of the noise of a pixel at Re", x, 100 * share, 100 * error, color=color)
+    return Points(f"{level:g} x noise at Re", x, 100 * share, 100 * error, color=color)
 
 
 def _figure(found: LightKept) -> Curve | None:
     if not found.size:
         return None
     levels = sorted({g.level for g in found.groups if g.level is not None}, reverse=True)
-    x, y = floats(found.size), floats(found.taken)
+    sizes = sorted({g.size for g in found.groups if g.size is not None})
     return Curve(
         name="light_kept",
-        section=SECTION,
+        section=BIAS,
         title="Light that the background takes",
         x_label="half-light radius Re [px]",
         y_label="share taken within 4 Re [%]",
         caption=f"This recipe {found.headline}. Profiles of known light were added to windows of the image.",
         alt=f"Share of the light of added profiles that the background takes, by size: it {found.headline}.",
         points=tuple(_points(found, level, color) for color, level in enumerate(levels)),
-        expected=(
-            Reference("the level that loses most", x, 100 * y),
-            Reference("5%", np.array([x[0], x[-1]]), np.full(2, 100 * _KEPT), faint=True),
-        ),
+        expected=(Reference("5%", np.array([sizes[0], sizes[-1]]), np.full(2, 100 * _KEPT), faint=True),),
         level=0.0,
         x_scale="log2",
-        ticks=tuple(x.tolist()),
+        ticks=tuple(sizes),
         rank=0,
     )
 

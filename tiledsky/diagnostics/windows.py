@@ -35,7 +35,7 @@ _SMALLEST = 5
 _WIDTHS = 8
 #: Pixels that windows may have in all, each counted as often as it is estimated: at least, as a share of the image's
 #: (a pixel of a run takes two to three times as long), and at most.
-_PIXELS, _SHARE, _MOST = 7_000_000, 0.3, 42_000_000
+_PIXELS, _SHARE, _MOST = 8_000_000, 0.3, 40_000_000
 #: Share of valid pixels that is enough for a window, the least, and how many places are looked at.
 _ENOUGH, _LEAST, _LOOKS = 0.75, 0.5, 16
 #: Share of the light of a profile that must lie on valid pixels.
@@ -69,10 +69,11 @@ class Skies(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """Where a window is valid, and its sky with some light added to the image (None: as it is)."""
+    """A window: its image, which pixels are valid, and the sky that the recipe finds in such an image."""
 
+    image: NDArray[np.floating]
     valid: NDArray[np.bool_]
-    sky: Callable[[Floats | None], Skies]
+    sky: Callable[[NDArray[np.floating]], Skies]
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,12 @@ class Profile:
         half = math.pi * n * self.level * math.exp(b) * b ** (-2 * n) * float(special.gamma(2 * n))
         return half * self.size / math.sqrt(math.pi)
 
-    def region(self, side: int) -> Region:
-        """Part of a window that has its light."""
-        reach, y, x = math.ceil(REACH * self.size), math.floor(self.y), math.floor(self.x)
-        return Region(y, y + 2, x, x + 2).grown((reach, reach), (side, side))
+    def quarters(self, side: int) -> list[Region]:
+        """Parts of a window that have its light, on the four sides of its centre: a quarter takes little memory."""
+        reach, y, x = math.ceil(REACH * self.size), math.ceil(self.y), math.ceil(self.x)
+        rows = (max(y - reach, 0), y), (y, min(y + reach, side))
+        columns = (max(x - reach, 0), x), (x, min(x + reach, side))
+        return [Region(*of_rows, *of_columns) for of_rows in rows for of_columns in columns]
 
     def distance(self, region: Region) -> Floats:
         """Of the pixels of a part of its window from its centre, px."""
@@ -122,9 +125,9 @@ class Design:
     sides: tuple[int, ...]
 
 
-def _cost(side: int) -> int:
-    """Pixels that the windows of a side take at one place."""
-    return (1 + len(arrangements(side, 0))) * side**2
+def _cost(sides: tuple[int, ...]) -> int:
+    """Pixels that windows take at one place."""
+    return sum((1 + len(arrangements(side, 0, alone=side == max(sides)))) * side**2 for side in sides)
 
 
 def design(shape: Pair) -> Design:
@@ -134,10 +137,8 @@ def design(shape: Pair) -> Design:
     if shortest < side:
         return Design(shape, ())
     most = min(max(_PIXELS, int(_SHARE * math.prod(shape))), _MOST)
-    sides: tuple[int, ...] = (side,)
-    if shortest >= LARGE_SIDE and _cost(SIDE) + _cost(LARGE_SIDE) <= most:
-        sides = (SIDE, LARGE_SIDE)
-    count = most // sum(map(_cost, sides))
+    sides = (SIDE, LARGE_SIDE) if shortest >= LARGE_SIDE else (side,)
+    count = most // _cost(sides)
     return Design(_cells(shape, count, max(sides)), sides)
 
 
@@ -154,19 +155,30 @@ def _cells(shape: Pair, count: int, side: int) -> Pair:
     return tile
 
 
-def arrangements(side: int, place: int) -> list[list[Profile]]:
-    """Profiles of a window, those that are put in at one time; ``place``: number of the cell, by which kinds rotate.
+def arrangements(side: int, place: int, *, alone: bool = True) -> list[list[Profile]]:
+    """Profiles of a window, those that are put in at one time.
 
     Those of one time have one level and lie far apart: what a recipe takes of a bright one must not count for a faint
     one beside it.
+
+    Parameters
+    ----------
+    side : int
+    place : int
+        Number of the cell, by which kinds rotate.
+    alone : bool
+        Whether there are no larger windows, which have the largest profiles of this one, too.
     """
     largest, odd = side // _WIDTHS, place % 2
     (middle,), (a, b, c, d), cells = _middles(side, 1), _middles(side, 2), _middles(side, 4)
     if side == LARGE_SIDE:
-        return [[Profile(*middle, largest, FAINT[odd], 1.0)]]
+        two = [
+            Profile(*at, largest // 2, *kind) for at, kind in zip((a, d), zip(LEVELS, SERSIC, strict=True), strict=True)
+        ]
+        return [two, [Profile(*middle, largest, FAINT[odd], 1.0)]]
     found = []
     for level in LEVELS:
-        found.append(_profiles([middle], largest, level, odd))
+        found.append(_profiles([middle] * alone, largest, level, odd))
         found.append(_profiles([b, c] if odd else [a, d], largest // 2, level, 0))
         found.append(_profiles([a, b, d, c], largest // 4, level, odd))
         smaller = _profiles([cells[k] for k in (0, 2, 10, 8)], largest // 8, level, odd)
@@ -230,46 +242,54 @@ def measured(
             reason = f"no window of {side} px has half of its pixels valid"
             continue
         try:
-            rows += _of_window(pixels(region), side, index[0] * grid.counts[1] + index[1])
+            place = index[0] * grid.counts[1] + index[1]
+            rows += _of_window(pixels(region), arrangements(side, place, alone=side == max(plan.sides)))
         except TiledSkyError as error:
             reason = f"the recipe cannot work on a window of {side} px: {error}"
     found = np.concatenate(rows)
     return found, reason or ("" if found.size else "no window has noise and profiles on valid pixels")
 
 
-def _of_window(pixels: Pixels, side: int, place: int) -> list[NDArray[np.void]]:
-    before = pixels.sky(None)
-    noise = float(np.median(before.rms[pixels.valid]))
+def _of_window(pixels: Pixels, times: list[list[Profile]]) -> list[NDArray[np.void]]:
+    before, rms = pixels.sky(pixels.image)
+    noise = float(np.median(rms[pixels.valid]))
+    del rms
     if not (math.isfinite(noise) and noise > 0):
         return []
-    rows = []
-    for profiles in arrangements(side, place):
-        light = np.zeros((side, side))
+    rows, side = [], pixels.image.shape[0]
+    for profiles in times:
+        image = pixels.image.copy()
         for profile in profiles:
-            region = profile.region(side)
-            light[region.slices] += profile.drawn(region, noise)
-        rise = pixels.sky(light).background.astype(np.float64) - before.background
-        rows += [_taken(profile, noise, rise, pixels.valid) for profile in profiles]
+            for region in profile.quarters(side):
+                image[region.slices] += profile.drawn(region, noise).astype(image.dtype)
+        after = pixels.sky(image).background
+        rows += [_taken(profile, noise, before, after, pixels.valid) for profile in profiles]
     return rows
 
 
-def _taken(profile: Profile, noise: float, rise: Floats, valid: NDArray[np.bool_]) -> NDArray[np.void]:
+def _taken(
+    profile: Profile,
+    noise: float,
+    before: NDArray[np.floating],
+    after: NDArray[np.floating],
+    valid: NDArray[np.bool_],
+) -> NDArray[np.void]:
     """What was taken of a profile, as a share of its light on valid pixels; no row if too little of it is.
 
     Quarters of a round profile lose the same share: their scatter is the error.
     """
-    region = profile.region(rise.shape[0])
-    light, rise, valid = profile.drawn(region, noise), rise[region.slices], valid[region.slices]
-    flux = light[valid].sum()
-    if not flux >= _LIT * light.sum():
+    quarters = profile.quarters(valid.shape[0])
+    rises, lit, whole = np.zeros((len(quarters), len(WITHIN))), 0.0, 0.0
+    for rise, region in zip(rises, quarters, strict=True):
+        light, known = profile.drawn(region, noise), valid[region.slices]
+        lit, whole = lit + light[known].sum(), whole + light.sum()
+        distance, difference = profile.distance(region), after[region.slices].astype(np.float64)
+        difference -= before[region.slices]
+        rise[:] = [difference[known & (distance <= times * profile.size)].sum() for times in WITHIN]
+    if not lit >= _LIT * whole:
         return np.empty(0, ROW)
     row = np.zeros(1, ROW)
     for name in ("size", "level", "sersic", "signal"):
         row[name] = getattr(profile, name)
-    distance, y, x = profile.distance(region), math.ceil(profile.y) - region.y0, math.ceil(profile.x) - region.x0
-    for k, times in enumerate(WITHIN):
-        inside = np.where(valid & (distance <= times * profile.size), rise, 0.0)
-        quarters = [part.sum() / flux for half in (inside[:y], inside[y:]) for part in (half[:, :x], half[:, x:])]
-        row["taken"][0, k] = math.fsum(quarters)
-        row["error"][0, k] = 4 * np.std(quarters, ddof=1) / 2
+    row["taken"], row["error"] = rises.sum(axis=0) / lit, 2 * rises.std(axis=0, ddof=1) / lit
     return row

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.diagnostics.patches import Floats
 from tiledsky.diagnostics.windows import LARGE_SIDE, ROW, Pixels, Skies, Taken, design, measured
 from tiledsky.geometry import Pair, Region
 from tiledsky.operations.base import INPUTS, Operation, Read, SummaryOperation, Task, TaskOutput
@@ -20,8 +20,8 @@ from tiledsky.recipe import BackgroundStep, Recipe
 
 #: Name of the operation.
 INJECTION = "injection"
-#: Freed arrays leave holes in memory; light of a window's profiles, float64, a few of them at a time, and differences.
-_MORE, _LIGHT = 1.25, 60
+#: Freed arrays leave holes in memory; bytes a pixel of a window beside the steps: skies, a quarter of a profile.
+_MORE, _LIGHT = 1.25, 10
 #: Why a recipe is not measured.
 _OF_THE_WHOLE = "step {} is a polynomial of the whole image, which windows do not show"
 LEFT_OUT = "left out by injection = false in the recipe, or by --no-injection"
@@ -118,18 +118,17 @@ def windows_of(
 
     def pixels(region: Region) -> Pixels:
         given = planes(region)
-        return Pixels(given["base"] == 0, lambda light: _sky(recipe, given, values, light))
+        return Pixels(given["science"], given["base"] == 0, partial(_sky, recipe, given, values))
 
     return measured(shape, index, lambda region: planes(region)["base"] == 0, pixels)
 
 
-def _sky(recipe: Recipe, planes: Mapping[str, Any], values: Mapping[str, Any], light: Floats | None) -> Skies:
-    image = planes["science"]
-    if light is not None:
-        image = (image + light).astype(image.dtype)
+def _sky(recipe: Recipe, planes: Mapping[str, Any], values: Mapping[str, Any], image: NDArray[np.floating]) -> Skies:
     nodes = Nodes(recipe, {**planes, "science": image}, values=values)
     for operation in nodes.operations.stages:
         operation.check(image.shape)
     nodes.run()
-    background, rms, _ = (surface.evaluate(Region.whole(image.shape)) for surface in nodes.values[nodes.result])
+    surfaces = nodes.values[nodes.result]
+    del nodes  # planes that are made on the way are not held while the sky is drawn
+    background, rms = (surface.evaluate(Region.whole(image.shape)) for surface in surfaces[:2])
     return Skies(background, rms)
