@@ -30,7 +30,7 @@ DEFINITION = (
     "signal: light within the half-light radius over its noise) are added to windows of the image, and the recipe is "
     "run on these with them and without; taken: rise of the background within 4 half-light radii over the light "
     "(taken_1, taken_2: within 1 and 2); errors: of the scatter over profiles, or over the quarters of each; by size: "
-    "of the level that loses most among profiles of at least 10 sigma; sizes: half-light radii, px"
+    "of the level that is farthest from 0 among profiles of at least 10 sigma; sizes: half-light radii, px"
 )
 
 
@@ -88,7 +88,10 @@ def summary(rows: NDArray[np.void], reason: str, *, scale: float | None = None) 
         "arcsec": None if scale is None else number(scale, 5),
     }
     if by_size:
-        kept, lost = _reach(by_size, _KEPT), _reach(by_size, _LOST)
+        kept, lost = (
+            _reach([(size, abs(taken), error) for size, taken, error in by_size], _KEPT),
+            _reach(by_size, _LOST),
+        )
         found |= {"headline": _headline(by_size, kept, lost, scale), "kept_to": _at(kept), "half_lost_at": _at(lost)}
     for k, name in enumerate(("size", "taken", "taken_error")):
         found[name] = [number(row[k], 4) for row in by_size]
@@ -116,7 +119,7 @@ def _groups(rows: NDArray[np.void]) -> Iterator[dict[str, Any]]:
 
 
 def _by_size(groups: Sequence[dict[str, Any]]) -> Iterator[tuple[float, float, float]]:
-    """Size, share and its error of the level that loses most, of profiles that are objects; none that say nothing."""
+    """Size, share and its error of the level that is farthest from 0, of profiles that are objects; if it is known."""
     objects = [group for group in groups if group["signal"] >= OBJECT and group["taken"] is not None]
     for size in sorted({group["size"] for group in objects}):
         levels = []
@@ -124,8 +127,8 @@ def _by_size(groups: Sequence[dict[str, Any]]) -> Iterator[tuple[float, float, f
             of = [g for g in objects if g["size"] == size and g["level"] == level]
             error = math.sqrt(sum((g["taken_error"] or 0.0) ** 2 for g in of)) / len(of)
             levels.append((sum(g["taken"] for g in of) / len(of), error))
-        taken, error = max(levels)
-        if error <= max(_KEPT, taken / _ERRORS):
+        taken, error = max(levels, key=lambda level: abs(level[0]))
+        if error <= max(_KEPT, abs(taken) / _ERRORS):
             yield size, taken, error
 
 
@@ -148,14 +151,17 @@ def _headline(by_size: Sequence[tuple[float, float, float]], kept: float, lost: 
 
     largest = by_size[-1][0]
     if kept == 0:
-        said = f"takes {100 * by_size[0][1]:.0f}% of objects of Re {text(by_size[0][0])}, the smallest measured"
+        size, taken, _ = by_size[0]
+        does = "takes {:.0f}% of" if taken > 0 else "adds {:.0f}% to"
+        said = f"{does.format(100 * abs(taken))} objects of Re {text(size)}, the smallest measured"
     else:
         said = f"keeps {100 * (1 - _KEPT):.0f}% of objects up to Re {text(min(kept, largest))}"
     if math.isinf(kept):
         return f"{said}, the largest measured"
     if math.isinf(lost):
         taken = by_size[-1][1]
-        return f"{said}; of Re {text(largest)}, the largest measured, {100 * taken:.0f}% is lost"
+        does = "lost" if taken > 0 else "added"
+        return f"{said}; of Re {text(largest)}, the largest measured, {100 * abs(taken):.0f}% is {does}"
     return f"{said}; half is lost at {text(lost)}" if lost else said
 
 
