@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from tests.engine.scenes import make_planes
 from tiledsky import Recipe, estimate_background, open_run
-from tiledsky.cli.defaults import name_beside
+from tiledsky.cli.options import name_beside
 from tiledsky.cluster.local import fitting
 from tiledsky.recipe import RECOMMENDED
 
@@ -23,7 +23,7 @@ def test_the_image_is_enough(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     # in place of the recommended one, whose kernels take half a minute to compile; tests/cli/options.txt has its name
     text = (Path(__file__).parents[2] / "tiledsky/recipe/presets/sextractor.toml").read_text()
-    monkeypatch.setattr("tiledsky.recipe.recipe.recipe_text", lambda name: (text, f"recipe {name}"))
+    monkeypatch.setattr("tiledsky.recipe.reading.recipe_text", lambda name: (text, f"recipe {name}"))
     pixels = make_planes((130, 140))["science"]
     fits.PrimaryHDU(pixels).writeto("mosaic.fits")
     code, out, err = call("run", "mosaic.fits")

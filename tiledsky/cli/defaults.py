@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -16,20 +15,10 @@ from tiledsky.cluster.local import fitting
 from tiledsky.diagnostics import remarks
 from tiledsky.engine.plan import Plan
 from tiledsky.engine.result import Run
-from tiledsky.io.fits.image import split_hdu
 
-RecipeOption = Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")]
 MemoryOption = Annotated[
     str | None, typer.Option(help="Memory of each worker (default: 2GB, or what this machine has).")
 ]
-#: Ends of names that say of what kind an image is.
-_ENDS = re.compile(r"(\.(fits|fit|fts|zarr))?(\.(gz|bz2|fz))?$", re.IGNORECASE)
-
-
-def name_beside(source: str, end: str) -> str:
-    """Return the name of an output in this folder after that of an input: "mosaic.sky" and ``end`` for mosaic.fits."""
-    name = re.split(r"[/\\]", split_hdu(source)[0].rstrip("/\\"))[-1]
-    return f"{_ENDS.sub('', name) or 'image'}.sky{end}"
 
 
 def on_this_machine(config: ClusterFile) -> ClusterFile:

@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.console import reporting
-from tiledsky.cli.defaults import RecipeOption, name_beside
 from tiledsky.cli.options import (
     KeepOption,
+    RecipeOption,
     app,
     kept,
+    name_beside,
     names_of,
     say,
     with_inputs,

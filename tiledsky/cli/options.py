@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -45,7 +46,10 @@ KeepOption = Annotated[
         help="Largest half-light radius of objects that are kept out of the sky (default: any); 0: all light is sky.",
     ),
 ]
+RecipeOption = Annotated[str, typer.Option(help="Preset or TOML file; see `tiledsky recipes`.")]
 _PLANE = "FILE[:HDU]"
+#: Ends of names that say of what kind an image is.
+_ENDS = re.compile(r"(\.(fits|fit|fts|zarr))?(\.(gz|bz2|fz))?$", re.IGNORECASE)
 
 
 def _options(
@@ -148,6 +152,14 @@ def with_inputs(*, checksum: bool = True) -> Callable[[_Command], _Command]:
         return cast(_Command, made)
 
     return decorate
+
+
+def name_beside(source: str, end: str) -> str:
+    """Return the name of an output in this folder after that of an input: "mosaic.sky" and ``end`` for mosaic.fits."""
+    from tiledsky.io.fits.image import split_hdu  # takes astropy, which help needs not
+
+    name = re.split(r"[/\\]", split_hdu(source)[0].rstrip("/\\"))[-1]
+    return f"{_ENDS.sub('', name) or 'image'}.sky{end}"
 
 
 def kept(recipe: str, keep: str | None) -> Recipe:

@@ -14,8 +14,6 @@ from tiledsky.cli.arrays import do_slice
 from tiledsky.cli.console import reporting
 from tiledsky.cli.defaults import (
     MemoryOption,
-    RecipeOption,
-    name_beside,
     no_more_than_tasks,
     on_this_machine,
     tell_verdict,
@@ -23,10 +21,12 @@ from tiledsky.cli.defaults import (
 from tiledsky.cli.options import (
     InjectionOption,
     KeepOption,
+    RecipeOption,
     RunArgument,
     app,
     injecting,
     kept,
+    name_beside,
     placed,
     say,
     with_inputs,

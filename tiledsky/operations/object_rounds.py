@@ -25,9 +25,9 @@ from tiledsky.kernels.statistics.counted import CountedValues
 from tiledsky.operations.cells import CellNumbers, CellOperation, CellOutput, Cells, MapRead, MeshSource
 from tiledsky.operations.chosen_boxes import ChosenBoxes, Noise
 from tiledsky.operations.filtered_maps import working_reads
-from tiledsky.operations.fitted_maps import BoxWeights, FittedMaps, fit_operations
+from tiledsky.operations.fitted_maps import BoxWeights, FittedMaps
 from tiledsky.operations.interpolators import interpolator_of
-from tiledsky.operations.interpolators.local_polynomial import LocalPolynomial
+from tiledsky.operations.interpolators.local_polynomial import background_alone
 from tiledsky.operations.memory import Phase, Sizes
 from tiledsky.recipe import ObjectsStep
 
@@ -256,17 +256,8 @@ def round_operations(step: ObjectsStep, measured: BoxMaps, unmasked: BoxMaps) ->
         stiff = step.sky_without(outliers=k == 1)
         coarse: Pair = (stiff.box_size[0] * COARSE, stiff.box_size[1] * COARSE)
         mesh = StiffMesh(stiff.model_copy(update={"name": f"{step.name}-{k}", "box_size": coarse}), (), "")
-        law = interpolator_of(stiff.interpolator)
-        assert isinstance(law, LocalPolynomial)
-        found += fit_operations(
-            mesh,
-            law.model,
-            robust=law.parameters.robust_bandwidth,
-            noise=noise.name,
-            above=None,
-            weights=StiffBoxes(mesh, first, lists[-1]),
-            parts=("background",),
-        )
+        weights = StiffBoxes(mesh, first, lists[-1])
+        found += background_alone(interpolator_of(stiff.interpolator), mesh, noise=noise.name, weights=weights)
         # the last list, and that which the last sky of the same kind knew: the first has weights of its own
         searched(mesh, lists[-1:] if k <= 2 else lists[:-3:-1])
     for operation in found:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tiledsky.geometry import Pair
 from tiledsky.kernels.fit.local_polynomial import FitModel, fit_model
 from tiledsky.operations.cells import Above, CellNumbers, CellOperation, MeshSource
 from tiledsky.operations.filtered_maps import FilledRms
 from tiledsky.operations.fitted_maps import fit_operations
+from tiledsky.operations.interpolators.base import Interpolator
 from tiledsky.operations.interpolators.fitted import Fitted
 from tiledsky.recipe import LocalPolynomialInterpolator
 
@@ -39,3 +40,13 @@ class LocalPolynomial(Fitted[LocalPolynomialInterpolator]):
         """Fits of the background with their errors; the rms is filled and filtered."""
         yield from fit_operations(mesh, self.model, robust=self.parameters.robust_bandwidth, noise=noise, above=above)
         yield FilledRms(mesh, noise=noise)
+
+
+def background_alone(
+    law: Interpolator[Any], mesh: MeshSource, *, noise: str, weights: CellOperation
+) -> Iterator[CellOperation | CellNumbers]:
+    """Fits of the background alone, neither errors nor rms, through boxes that ``weights`` weighs."""
+    assert isinstance(law, LocalPolynomial)
+    robust = law.parameters.robust_bandwidth
+    parts = ("background",)
+    yield from fit_operations(mesh, law.model, robust=robust, noise=noise, above=None, weights=weights, parts=parts)
