@@ -129,6 +129,19 @@ def test_a_core_that_is_masked_but_for_its_rim_is_found():
     assert 60.0 < objects["extent"][0] < 150.0
 
 
+def test_an_object_in_the_light_of_another_does_not_take_that():
+    wide = galaxies([(450.0, 400.0)], scale=110.0, peak=30.0)
+    values = wide + 60.0 * np.exp(-radius(452.5, 700.5) / 8.0) + noise(12)
+    objects = no_objects()
+    for _ in range(4):
+        rows = find(window(values, 1 / 6, masked=40.0), objects, Region.whole(SHAPE))
+        objects = accepted([rows], objects, image=(900, 1140))
+    beside = objects[np.hypot(objects["y"] - 452.5, objects["x"] - 700.5) < 13.0]
+    assert beside.size == 1
+    np.testing.assert_allclose(beside["flux"], 2 * np.pi * 60.0 * 8.0**2, rtol=0.3)
+    np.testing.assert_allclose(objects["flux"][0], 2 * np.pi * 30.0 * 110.0**2, rtol=0.1)
+
+
 BLOBS = {
     "a blemish": 3.0 * np.exp(-0.5 * (radius(450.0, 600.0) / 60.0) ** 2),
     "a blemish with rings": 3.0 * np.sinc(radius(450.0, 600.0) / (np.pi * 40.0)),

@@ -233,7 +233,7 @@ def examined(maps: Maps, place: Shape, edges: Floats, *, level: bool) -> Seen | 
     """
     value, error, radius, under, uneven, unlike, covered = rings(maps, place.ellipse, edges, level)
     v, e, x, u, d = value[under], error[under], radius[under], uneven[under], unlike[under]
-    if v.size < 4:
+    if v.size < 1 or value.size < 4:
         return None
     ground = float(v[_lowest(v, e)]) if level else 0.0
     v = v - ground

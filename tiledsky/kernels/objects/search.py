@@ -25,7 +25,7 @@ from tiledsky.geometry import Pair, Region
 from tiledsky.kernels._simd.elementary import sine_cosine
 from tiledsky.kernels.objects.candidates import LEAST, SCALES, candidates, filled, from_below, smoothings
 from tiledsky.kernels.objects.catalogue import KNOTS, OBJECT, Objects, inside, light, no_objects, ordered
-from tiledsky.kernels.objects.examine import Seen, Shape, depth, refined
+from tiledsky.kernels.objects.examine import FAINTEST, Seen, Shape, depth, refined
 from tiledsky.kernels.objects.profiles import EDGES, Floats, Maps
 
 #: Boxes beside a tile that `find` needs: rings of profiles end at 192 boxes of a centre, which may lie 25 boxes from a
@@ -49,6 +49,8 @@ _CORED, _PLAIN = 1.0, 3.0
 #: An extent grows by so much in a round; that of an object in the light of a brighter one does not, and its light falls
 #: by this power beyond its profile: the others' light is known to a few percent only.
 _GROWTH, _STEEP = 3.0, -4.0
+#: Share of the light of objects so many times brighter, at its centre, that an object may hold by mistake.
+_THEIRS, _GREAT = 0.5, 5.0
 #: Share of the image that one object may cover, of the way to the farthest corner, and all of them, of the area: a sky
 #: is made of the rest. All extents shrink by this till that is so.
 _FARTHEST, _COVERED, _SHRINK = 0.9, 0.95, 0.85
@@ -235,13 +237,24 @@ def _again(boxes: Boxes, maps: Maps, objects: Objects, edges: Floats, interior: 
             continue
         if seen is None or seen.near < _outshone(seen) * _at(np.delete(objects, k), one) / boxes.unit:
             continue
+        within = _at(objects[:k], one) > _ALONE * float(one["scores"][1])
+        if within:
+            seen = seen._replace(extent=min(seen.extent, first), slope=min(seen.slope, _STEEP))
+            great = objects[:k][objects["flux"][:k] > _GREAT * one["flux"]]
+            seen = _above(seen, _THEIRS * _at(great, one) / boxes.unit)
         row = _row(seen, _KNOWN if seen.is_object or core > 0.0 else _LIKE_SKY, boxes.unit, edges)
         row["scores"][0, 2:] = first, abs(core) if seen.cored or core > 0.0 else -abs(core)
-        if _at(objects[:k], one) > _ALONE * float(one["scores"][1]):
-            row["extent"], row["slope"] = min(seen.extent, first), min(seen.slope, _STEEP)
-        else:
+        if not within:
             row["extent"] = min(max(float(one["extent"]), seen.extent), _GROWTH * float(one["extent"]))
         yield row
+
+
+def _above(seen: Seen, others: float) -> Seen:
+    """Object without the light at its end, as far as that may be of far brighter ones; its profile ends there."""
+    end = float(np.interp(seen.extent, seen.radius, seen.light))
+    light = seen.light - min(max(end - FAINTEST, 0.0), others)
+    n = max(int(np.count_nonzero((light > FAINTEST) & (seen.radius <= seen.extent))), 1)
+    return seen._replace(radius=seen.radius[:n], light=np.maximum(light[:n], FAINTEST))
 
 
 def _outshone(seen: Seen) -> float:
