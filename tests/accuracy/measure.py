@@ -59,14 +59,15 @@ def _single_mean(scene: Scene) -> Estimate:
 
 
 PRESETS = ("deep-sky", "extended-light", "complex-sky")
-#: All light that is not in a mask is sky; measured where it is asked for.
+#: All light that is not in a mask is sky.
 KEEP_NOTHING = "deep-sky keep 0"
 #: Tools that are for some of the notebook's scenes alone: extended light that is no sky; no sky at all.
 EXTENDED, SINGLE = "extended-light", "single mean"
 PLAIN = tuple(f"{name} box {box}" for name in ("photutils", "sep") for box in (15, 30))
 TOOLS: dict[str, Callable[[Scene], Estimate]] = {
-    **{name: partial(_recipe, name) for name in PRESETS},
+    "deep-sky": partial(_recipe, "deep-sky"),
     KEEP_NOTHING: partial(_recipe, with_objects(0.0)),
+    **{name: partial(_recipe, name) for name in PRESETS[1:]},
     **{f"photutils box {box}": partial(_photutils, box) for box in (15, 30)},
     **{f"sep box {box}": partial(_sep, box) for box in (15, 30)},
     SINGLE: _single_mean,
@@ -76,10 +77,10 @@ TOOLS: dict[str, Callable[[Scene], Estimate]] = {
 CHAIN, CHAIN_PIXELS = ("photutils bkg3", "photutils bkg5"), 1_000_000
 #: What a group of families is measured with.
 USUAL = {
-    "notebooks": (*PRESETS, *PLAIN, SINGLE, *CHAIN),
-    "survey": (*PRESETS, *PEERS),
-    "kelvin": (*PRESETS, *PEERS),
-    "real": (*PRESETS, *PEERS),
+    "notebooks": (*PRESETS, KEEP_NOTHING, *PLAIN, SINGLE, *CHAIN),
+    "survey": (*PRESETS, KEEP_NOTHING, *PEERS),
+    "kelvin": (*PRESETS, KEEP_NOTHING, *PEERS),
+    "real": (*PRESETS, KEEP_NOTHING, *PEERS),
 }
 
 

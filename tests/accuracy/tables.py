@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tests.accuracy.measure import CHAIN, TOOLS
+from tests.accuracy.measure import CHAIN, KEEP_NOTHING, TOOLS
 
 Rows = list[dict[str, Any]]
 #: Electrons that published runs find, as mean sky of fields of low and high density, n 1 and n 4 (Kelvin et al. 2023).
@@ -67,7 +67,7 @@ def details(rows: Rows) -> list[str]:
     body = []
     for kind in _kinds(rows):
         here = _of(rows, kind)
-        for preset in ("deep-sky", "extended-light"):
+        for preset in ("deep-sky", KEEP_NOTHING, "extended-light"):
             found = [r for r in here if r["tool"] == preset]
             if not found:
                 continue
@@ -87,7 +87,7 @@ def survey_details(rows: Rows) -> list[str]:
     """Bias, pulls, light left outside the masks and light kept of large objects, of the presets."""
     body = []
     for kind in _kinds(rows):
-        for preset in ("deep-sky", "complex-sky", "extended-light"):
+        for preset in ("deep-sky", KEEP_NOTHING, "complex-sky", "extended-light"):
             found = [r for r in _of(rows, kind) if r["tool"] == preset]
             if found:
                 noise = found[0]["noise"]
