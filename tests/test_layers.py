@@ -258,3 +258,16 @@ def test_modules_and_functions_stay_small():
                 body = node.body[1:] if ast.get_docstring(node) else node.body
                 length = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
                 assert length <= 60, f"{path}: {node.name} has {length} lines"
+
+
+def test_help_of_a_command_loads_nothing_heavy():
+    """Not even of one that reads, computes and draws."""
+    heavy = {"numba", "numpy", "dask", "distributed", "zarr", "astropy", "scipy", "matplotlib", "bokeh"}
+    code = (
+        "import sys; from tiledsky.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        f"finally: print({heavy} & set(sys.modules), file=sys.stderr)"
+    )
+    for words in (["--help"], ["run", "--help"], ["estimate", "--help"], ["report", "--help"], ["cluster", "--help"]):
+        result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+        assert result.stderr.strip() == "set()", words

@@ -51,7 +51,7 @@ def test_no_place_for_compiled_kernels(closed: dict[str, str], tmp_path: Path) -
 
 
 def test_no_place_at_all(closed: dict[str, str], tmp_path: Path) -> None:
-    code = "import tempfile; tempfile.tempdir = '/proc/none'; from tiledsky.cli import main; main(['plan'])"
+    code = "import tempfile; tempfile.tempdir = '/proc/none'; from tiledsky.cli import main; main(['plan', 'a.fits'])"
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, env=closed, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 4

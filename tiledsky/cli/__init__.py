@@ -22,7 +22,7 @@ import typer
 
 from tiledsky.cli.console import SignalExit
 from tiledsky.cli.options import app as _app
-from tiledsky.cli.options import say
+from tiledsky.cli.options import loading, say
 from tiledsky.errors import InputWarning, RunError, TiledSkyError
 from tiledsky.io.remote import keeps_no_secret
 
@@ -33,6 +33,8 @@ __all__ = ["app", "main"]
 
 #: Errors of the system for too many open files.
 _FILES = (errno.EMFILE, errno.ENFILE)
+#: Beginning of the warning of kernels that cannot be kept.
+_NOT_KEPT = "kernels are compiled for this process alone"
 #: Modules that add commands to the app, in the order of the help, and the names of these.
 _MODULES = {
     "runs": ("plan", "run", "verify"),
@@ -48,22 +50,16 @@ _MODULES = {
 
 
 def _load(words: Sequence[str]) -> None:
-    """Import the module of the command that ``words`` begin with, or all: most take seconds, and are not needed."""
+    """Import the module of the command that ``words`` begin with, or all."""
     if words and words[0] == "--version":
         return
     chosen = [module for module, names in _MODULES.items() if words and words[0] in names]
     modules = [f"tiledsky.cli.{module}" for module in chosen or _MODULES]
     if all(module in sys.modules for module in modules):
         return
-    # said in one line, by `main`
-    warnings.filterwarnings("ignore", "kernels are compiled for this process alone", RuntimeWarning)
-    gc.disable()  # what modules make stays: to look through it for garbage again and again is an eighth of a start
-    try:
+    with loading():
         for module in modules:
             import_module(module)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def __getattr__(name: str) -> Any:
@@ -100,6 +96,8 @@ def _said(message: Warning | str, category: type[Warning], *where: Any, **option
     """Say a warning about the input in one line; others as Python does."""
     if issubclass(category, InputWarning):
         say(f"tiledsky: warning: {message}", err=True)
+    elif str(message).startswith(_NOT_KEPT):
+        say(f"tiledsky: {message}", err=True)
     else:
         _as_python(message, category, *where, **options)
 
@@ -130,8 +128,6 @@ def _run(arguments: list[str] | None, words: Sequence[str]) -> None:
         _load(words)
         for word in words:  # before anything can repeat them
             keeps_no_secret(word)
-        if (kernels := sys.modules.get("tiledsky.kernels")) and kernels.NOT_KEPT:
-            say(f"tiledsky: {kernels.NOT_KEPT}", err=True)
         _app(arguments)
     except SignalExit as ended:
         said = "tiledsky: stopped"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,22 +16,25 @@ from tiledsky.cli.options import (
     app,
     injecting,
     kept,
+    loading,
     say,
     with_inputs,
     words_of,
 )
-from tiledsky.cluster.configuration import load_cluster
-from tiledsky.cluster.local import parse_memory
-from tiledsky.engine.runner import PreparedRun, prepare
-from tiledsky.engine.slices import Slice, run_slice, stage_named
 from tiledsky.errors import RunError
 from tiledsky.io.address import located
 from tiledsky.io.options import InputOptions
-from tiledsky.workflows.submit import FINISH, array_jobs, submit_scripts, write_scripts
+
+if TYPE_CHECKING:
+    from tiledsky.engine.runner import PreparedRun
 
 
 def do_slice(prepared: PreparedRun, text: str, stage: str | None) -> None:
     """Do what one job of an array does."""
+    with loading():
+        from tiledsky.engine.slices import Slice, run_slice, stage_named
+        from tiledsky.workflows.submit import FINISH
+
     share = Slice.parse(text)
     with reporting(goes_on=True) as report:
         if stage == FINISH:
@@ -65,6 +68,12 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the scripts; submit nothing.")] = False,
 ) -> None:
     """Submit a run to SLURM as one job array for each stage, without Dask; write the scripts to RUN.zarr.jobs."""
+    with loading():
+        from tiledsky.cluster.configuration import load_cluster
+        from tiledsky.cluster.local import parse_memory
+        from tiledsky.engine.runner import prepare
+        from tiledsky.workflows.submit import array_jobs, submit_scripts, write_scripts
+
     config, out = load_cluster(cluster).changed(memory=memory_limit), str(located(out).absolute())
     prepared = prepare(
         injecting(kept(recipe, keep), injection),

@@ -8,11 +8,8 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import BATCH, app, say
-from tiledsky.cluster.configuration import QUEUES, load_cluster
-from tiledsky.cluster.job_queues import cluster_client, job_script
+from tiledsky.cli.options import BATCH, app, loading, say
 from tiledsky.errors import ParameterError
-from tiledsky.workflows.check_cluster import SAME, check_cluster
 
 clusters = typer.Typer(no_args_is_help=True, help="Check the workers that a cluster file describes.")
 app.add_typer(clusters, name="cluster", rich_help_panel=BATCH)
@@ -27,6 +24,11 @@ def check(
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a tcp:// scheduler on another machine.")] = False,
 ) -> None:
     """Start the workers, compare their versions, run a tile on each, and stop them."""
+    with loading():
+        from tiledsky.cluster.configuration import load_cluster
+        from tiledsky.cluster.job_queues import cluster_client
+        from tiledsky.workflows.check_cluster import SAME, check_cluster
+
     config = load_cluster(cluster)
     with reporting() as report:
         report.line(f"waiting for the first of {config.workers} workers ({config.kind})")
@@ -40,6 +42,10 @@ def check(
 @clusters.command("script")
 def script(cluster: _File) -> None:
     """Print the job script of one job; start nothing."""
+    with loading():
+        from tiledsky.cluster.configuration import QUEUES, load_cluster
+        from tiledsky.cluster.job_queues import job_script
+
     config = load_cluster(cluster)
     if config.kind not in QUEUES:
         raise ParameterError(f"cluster of kind {config.kind} has no job script; kinds with one: {', '.join(QUEUES)}")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tiledsky.cli.options import say
+from tiledsky.cli.options import loading, say
 from tiledsky.cli.verdict import findings
-from tiledsky.cluster.configuration import ClusterFile
-from tiledsky.cluster.local import fitting
-from tiledsky.diagnostics import remarks
-from tiledsky.engine.plan import Plan
-from tiledsky.engine.result import Run
+
+if TYPE_CHECKING:
+    from tiledsky.cluster.configuration import ClusterFile
+    from tiledsky.engine.plan import Plan
+    from tiledsky.engine.result import Run
 
 MemoryOption = Annotated[
     str | None, typer.Option(help="Memory of each worker (default: 2GB, or what this machine has).")
@@ -23,6 +23,9 @@ MemoryOption = Annotated[
 
 def on_this_machine(config: ClusterFile) -> ClusterFile:
     """Return a cluster of this machine with what fits it, where neither a file nor an option says how many and much."""
+    with loading():
+        from tiledsky.cluster.local import fitting
+
     if config.kind != "local":
         return config
     known = config.model_fields_set
@@ -42,6 +45,9 @@ def no_more_than_tasks(config: ClusterFile, plan: Plan) -> ClusterFile:
 
 def tell_verdict(run: Run) -> None:
     """Say how good the sky of a run is: in one word, and of what is not good where, and what to try."""
+    with loading():
+        from tiledsky.diagnostics import remarks
+
     found: Mapping[str, Any] = run.diagnostics
     verdict = found.get("verdict")
     if not verdict:

@@ -14,16 +14,14 @@ from tiledsky.cli.options import (
     RecipeOption,
     app,
     kept,
+    loading,
     name_beside,
     names_of,
     say,
     with_inputs,
 )
-from tiledsky.cluster.process_memory import keep_freed, process_peak
 from tiledsky.io.options import InputOptions
-from tiledsky.nodata import number_text
 from tiledsky.recipe import RECOMMENDED
-from tiledsky.workflows.estimate_file import estimate as estimate_file
 from tiledsky.workflows.outputs import EXPORTED
 
 
@@ -44,6 +42,11 @@ def estimate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
     """Estimate the sky of an image that fits in memory, FITS to FITS: no store, no quality measures, no resuming."""
+    with loading():
+        from tiledsky.cluster.process_memory import keep_freed, process_peak
+        from tiledsky.nodata import number_text
+        from tiledsky.workflows.estimate_file import estimate as estimate_file
+
     began = time.monotonic()
     keep_freed()
     out = out or Path(name_beside(source, ".fits"))

@@ -8,19 +8,23 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import FILES, ChecksumOption, HduOption, RunArgument, app, names_of, placed, say, with_inputs
-from tiledsky.engine.result import open_run
+from tiledsky.cli.options import (
+    FILES,
+    ChecksumOption,
+    HduOption,
+    RunArgument,
+    app,
+    loading,
+    names_of,
+    placed,
+    say,
+    with_inputs,
+)
 from tiledsky.errors import ParameterError
 from tiledsky.io.address import located
-from tiledsky.io.fits.cards import label_value
-from tiledsky.io.fits.image import image_hdus, open_image, split_hdu
 from tiledsky.io.options import InputOptions
 from tiledsky.recipe import Recipe, preset_names, recipe_text
-from tiledsky.workflows import export as streams
-from tiledsky.workflows.arrays_of import arrays_of
-from tiledsky.workflows.merge_masks import merge_masks
 from tiledsky.workflows.outputs import EXPORTED
-from tiledsky.workflows.restore import restore
 
 _DIGITS = 10  # of a side in pixels: beyond what any scene can have
 
@@ -34,6 +38,9 @@ def simulate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
     """Simulate a difficult sky: gradient, sinc blemishes, noise 0.1, elliptical Gaussian sources."""
+    with loading():
+        from tiledsky.workflows import export as streams
+
     with reporting() as report:
         streams.simulate(
             out, shape=_shape(size), seed=seed, truth=truth, overwrite=overwrite, progress=report.rows("simulate")
@@ -60,6 +67,9 @@ def ingest(
     inputs: InputOptions,
 ) -> None:
     """Copy a FITS image and its planes to a Zarr store, which runs read in place."""
+    with loading():
+        from tiledsky.workflows import export as streams
+
     with reporting() as report:
         streams.ingest(source, out, **inputs, progress=report.rows("ingest"))
 
@@ -72,6 +82,9 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
     """Write planes of a run to FITS, with header and WCS of the science image, and its large objects; these to CSV."""
+    with loading():
+        from tiledsky.workflows import export as streams
+
     with reporting() as report:
         streams.export(source, out, planes=names_of(planes), overwrite=overwrite, progress=report.rows("export"))
 
@@ -84,6 +97,9 @@ def merge(
     out: Annotated[Path, typer.Option(metavar="M.zarr", help="Store for the mask; give it to run with --mask.")],
 ) -> None:
     """Combine the source masks of runs, for a second run of each band."""
+    with loading():
+        from tiledsky.workflows.merge_masks import merge_masks
+
     with reporting() as report:
         merged = merge_masks(runs, out, progress=report.rows("merge-masks"))
     ny, nx = merged.shape
@@ -100,6 +116,9 @@ def add_sky(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.fits.")] = False,
 ) -> None:
     """Add the background back, to restore the image of a run or of a file written by export."""
+    with loading():
+        from tiledsky.workflows.restore import restore
+
     with reporting() as report:
         result = restore(source, out, overwrite=overwrite, checksum=checksum, progress=report.rows("restore"))
     (ny, nx), compared = result.shape, result.comparison
@@ -140,6 +159,10 @@ def recipes(
 @app.command()
 def info(source: Annotated[str, typer.Argument(metavar="RUN.zarr|IN.fits[:HDU]")], hdu: HduOption = None) -> None:
     """Describe a run store, another Zarr store or a FITS file."""
+    with loading():
+        from tiledsky.engine.result import open_run
+        from tiledsky.workflows.arrays_of import arrays_of
+
     if not located(source).is_dir():
         _info_fits(source, hdu)
         return
@@ -169,6 +192,10 @@ def info(source: Annotated[str, typer.Argument(metavar="RUN.zarr|IN.fits[:HDU]")
 
 
 def _info_fits(source: str, hdu: str | None) -> None:
+    with loading():
+        from tiledsky.io.fits.cards import label_value
+        from tiledsky.io.fits.image import image_hdus, open_image, split_hdu
+
     path, named = split_hdu(source)
     chosen = [named if hdu is None else hdu]
     if chosen == [None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, TypeVar, cast, get_type_hints
@@ -24,6 +26,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Estimate and subtract the sky background of astronomical mosaics of any size.",
 )
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Import here what a command needs, in its function: --help, and other commands, do not wait for it.
+
+    What modules make stays: to look through it for garbage again and again is an eighth of a start.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def placed(text: str) -> str:

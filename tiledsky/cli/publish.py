@@ -7,10 +7,7 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import FILES, RunArgument, app, say
-from tiledsky.engine.result import open_run
-from tiledsky.io.store import RUN_FOLDER, SUCCESS
-from tiledsky.workflows.publish import upload
+from tiledsky.cli.options import FILES, RunArgument, app, loading, say
 
 
 @app.command("publish", rich_help_panel=FILES)
@@ -19,6 +16,11 @@ def publish(
     url: Annotated[str, typer.Argument(metavar="URL", help="s3://, gs:// or az://")],
 ) -> None:
     """Copy a finished run to a bucket; the file that marks it as finished goes last."""
+    with loading():
+        from tiledsky.engine.result import open_run
+        from tiledsky.io.store import RUN_FOLDER, SUCCESS
+        from tiledsky.workflows.publish import upload
+
     open_run(source)
     with reporting(goes_on=True) as report:
         size = upload(

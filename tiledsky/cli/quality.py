@@ -10,17 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import LOOK, RunArgument, app, placed, say, with_inputs
+from tiledsky.cli.options import LOOK, RunArgument, app, loading, placed, say, with_inputs
 from tiledsky.cli.verdict import findings, number_of, table, verdict_table
-from tiledsky.diagnostics import judge, remarks
-from tiledsky.diagnostics.injection import Injection
-from tiledsky.engine.result import open_run
 from tiledsky.errors import ParameterError
 from tiledsky.io.options import InputOptions
 from tiledsky.recipe import checks_of
-from tiledsky.workflows.advise import BOXES, RECIPES, SMALLEST
-from tiledsky.workflows.advise import advise as try_recipes
-from tiledsky.workflows.inject import inject
+from tiledsky.workflows.advice import BOXES, RECIPES, SMALLEST
 
 #: Exit code of `check` where a check fails: the run is there, its sky is not good enough.
 NOT_GOOD = 1
@@ -37,6 +32,10 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
 ) -> None:
     """Print the quality checks of a finished run; exit code 1 if a check fails."""
+    with loading():
+        from tiledsky.diagnostics import judge, remarks
+        from tiledsky.engine.result import open_run
+
     run = open_run(source)
     found = run.diagnostics
     checks = run.recipe.checks if recipe is None else checks_of(recipe)
@@ -67,6 +66,11 @@ def inject_sources(
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Add sources of known flux to the image of a run, run its recipe again, measure what the background takes."""
+    with loading():
+        from tiledsky.diagnostics.injection import Injection
+        from tiledsky.engine.result import open_run
+        from tiledsky.workflows.inject import inject
+
     wanted = Injection(count, _numbers("--flux", flux), _numbers("--size", size), sersic, seed)
     with reporting() as report:
         found = inject(open_run(source), out, wanted, progress=report.tiles)
@@ -100,6 +104,9 @@ def advise(
     as_json: Annotated[bool, typer.Option("--json", help="Print all results as JSON.")] = False,
 ) -> None:
     """Try recipes and box sizes on samples of an image, rank them with errors, and recommend one."""
+    with loading():
+        from tiledsky.workflows.advise import advise as try_recipes
+
     sizes = _numbers("--boxes", boxes, "6,10,15", whole=True)
     names = None if recipes is None else [name.strip() for name in recipes.split(",")]
     with reporting() as report:

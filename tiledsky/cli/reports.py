@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tiledsky.cli.options import LOOK, RunArgument, app, placed, say
-from tiledsky.engine.result import Run, open_run
+from tiledsky.cli.options import LOOK, RunArgument, app, loading, placed, say
 from tiledsky.errors import ParameterError
+
+if TYPE_CHECKING:
+    from tiledsky.engine.result import Run
 
 
 def write_after(run: Run, *, wanted: bool = True) -> None:
@@ -47,6 +49,9 @@ def report_of(
     pdf: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also write the figures as PDF files.")] = None,
 ) -> None:
     """Write the report of a run as one page that opens offline: verdict, planes, figures, memory and time."""
+    with loading():
+        from tiledsky.engine.result import open_run
+
     from tiledsky.report import save_figures, write_report
 
     run = open_run(source)
@@ -69,6 +74,9 @@ def compare_runs(
     ] = None,
 ) -> None:
     """Compare several runs of one image on one page: verdicts, residuals, noise against scale."""
+    with loading():
+        from tiledsky.engine.result import open_run
+
     from tiledsky.report import write_comparison
 
     say(str(write_comparison([open_run(path) for path in runs], out, truth=truth)))
@@ -81,6 +89,9 @@ def view_run(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
 ) -> None:
     """Show every pixel of all planes of a run in a browser on this machine; Ctrl-C ends it."""
+    with loading():
+        from tiledsky.engine.result import open_run
+
     if not 0 <= port <= 65535:
         raise ParameterError(f"port {port} does not exist; use 0 (any free port) to 65535")
     from tiledsky.report.view import serve

@@ -6,7 +6,7 @@ import json
 import shlex
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,25 +26,20 @@ from tiledsky.cli.options import (
     app,
     injecting,
     kept,
+    loading,
     name_beside,
     placed,
     say,
     with_inputs,
 )
 from tiledsky.cli.reports import write_after
-from tiledsky.cluster.configuration import ClusterFile, load_cluster
-from tiledsky.cluster.job_queues import check_report, cluster_client, reported
-from tiledsky.cluster.local import check_sizes, fitting, parse_memory
-from tiledsky.engine.executors import TASK_TIMEOUT
-from tiledsky.engine.forecast import describe
-from tiledsky.engine.result import open_run
-from tiledsky.engine.runner import planned, prepare
-from tiledsky.engine.verify import check_level, verify
+from tiledsky.engine.limits import TASK_TIMEOUT
 from tiledsky.errors import ClockError, ParameterError, RunError
 from tiledsky.io.options import InputOptions
-from tiledsky.nodata import number_text
 from tiledsky.recipe import RECOMMENDED
-from tiledsky.workflows.submit import FINISH
+
+if TYPE_CHECKING:
+    from tiledsky.cluster.configuration import ClusterFile
 
 
 @app.command("plan")
@@ -65,6 +60,11 @@ def plan_of(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: integers, sizes in bytes.")] = False,
 ) -> None:
     """Print the tasks, bytes, worker memory and disk space of a run. Reads headers and a few pixels."""
+    with loading():
+        from tiledsky.cluster.local import check_sizes, fitting, parse_memory
+        from tiledsky.engine.forecast import describe
+        from tiledsky.engine.runner import planned
+
     workers, memory_limit = fitting(workers=workers, threads=threads, memory_limit=memory_limit)
     check_sizes(workers, threads)
     limit = parse_memory(memory_limit)
@@ -132,6 +132,15 @@ def run(
     ] = True,
 ) -> None:
     """Estimate and subtract the sky by a recipe."""
+    with loading():
+        from tiledsky.cluster.job_queues import check_report, cluster_client, reported
+        from tiledsky.cluster.local import parse_memory
+        from tiledsky.engine.result import open_run
+        from tiledsky.engine.runner import prepare
+        from tiledsky.engine.verify import check_level
+        from tiledsky.nodata import number_text
+        from tiledsky.workflows.submit import FINISH
+
     began = time.monotonic()
     chosen = injecting(kept(recipe, keep), injection)
     check_level(verify_done)
@@ -204,6 +213,9 @@ def _cluster(
     dashboard: bool,
 ) -> ClusterFile:
     """Return where the workers come from, by the options of the command line."""
+    with loading():
+        from tiledsky.cluster.configuration import load_cluster
+
     config = load_cluster(cluster)
     sized = config.changed(workers=workers, threads=threads, memory=memory, dashboard=dashboard or None)
     if scheduler is None:
@@ -221,6 +233,9 @@ def verify_run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON.")] = False,
 ) -> None:
     """List damaged files of a run store and mark them for repair; exit code 4 if there are any."""
+    with loading():
+        from tiledsky.engine.verify import check_level, verify
+
     check_level(level)
     faults = verify(source, level=level, discard=not dry_run)
     if as_json:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tiledsky.diagnostics import next_steps, places
-from tiledsky.engine.result import Run
-from tiledsky.io.fits.wcs import wcs_of
+from tiledsky.cli.options import loading
+
+if TYPE_CHECKING:
+    from tiledsky.engine.result import Run
 
 
 def number_of(value: float | None) -> str:
@@ -39,6 +40,9 @@ def verdict_table(verdict: Mapping[str, Any], *, reasons: bool) -> list[str]:
 
 def findings(run: Run, verdict: Mapping[str, Any]) -> list[str]:
     """Lines of the checks that fail, then of those that warn: where, and what to try next."""
+    with loading():
+        from tiledsky.diagnostics import next_steps, places
+
     where = places(run.diagnostics)
     lines = []
     for result, does in (("fail", "fails"), ("warn", "warns")):
@@ -50,6 +54,9 @@ def findings(run: Run, verdict: Mapping[str, Any]) -> list[str]:
 
 
 def _place(run: Run, where: tuple[float, float] | None) -> str:
+    with loading():
+        from tiledsky.io.fits.wcs import wcs_of
+
     if where is None:
         return "over the whole image"
     x, y = where

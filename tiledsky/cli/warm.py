@@ -9,9 +9,8 @@ import typer
 
 from tiledsky.cli.compiling import compiled, folders
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import FILES, app, names_of, say
+from tiledsky.cli.options import FILES, app, loading, names_of, say
 from tiledsky.recipe import RECOMMENDED
-from tiledsky.workflows.warm_up import warm_up
 
 #: What is compiled without being asked: the recommended recipe, and those that papers compare with.
 _RECIPES = (RECOMMENDED, "complex-sky", "sextractor")
@@ -22,6 +21,9 @@ def warm(
     recipe: Annotated[str, typer.Option(help="Presets or TOML files, separated by commas.")] = ",".join(_RECIPES),
 ) -> None:
     """Compile the kernels of recipes ahead of the first image, for containers and nodes; NUMBA_CACHE_DIR says where."""
+    with loading():
+        from tiledsky.workflows.warm_up import warm_up
+
     began = time.monotonic()
     with reporting() as report:
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from tiledsky.engine.attempt import TIMED_OUT, TIMEOUTS, Failure, StageTasks, attempt, read_timeout, timeout_failure
 from tiledsky.engine.context import forget
 from tiledsky.engine.leases import process_name
+from tiledsky.engine.limits import TASK_TIMEOUT
 from tiledsky.engine.locks import guard_at
 from tiledsky.engine.pace import tasks_together
 from tiledsky.errors import ClockError, ParameterError, RunError
@@ -30,8 +31,6 @@ from tiledsky.io.folders import Folder, folder_at
 Outcome = dict[str, Any] | Failure
 Outcomes = Generator[tuple[Pair, Outcome], None, None]
 
-#: Seconds until a task counts as hung: tiles take seconds to minutes, the largest mesh some ten minutes.
-TASK_TIMEOUT = 3600.0
 #: Seconds to wait before an attempt that follows a failed one.
 _WAITS = (0.0, 0.5, 4.0)
 #: Groups of tasks that the scheduler knows at once, at 4 to 8 kB each: they keep any cluster busy while more are sent.

@@ -12,9 +12,10 @@ from tiledsky.cluster.local import worker_limits
 from tiledsky.cluster.versions import versions
 from tiledsky.cluster.workers import check_client, check_workers
 from tiledsky.engine.driver import Progress, TaskTotals, drive
-from tiledsky.engine.executors import TASK_TIMEOUT, Options
+from tiledsky.engine.executors import Options
 from tiledsky.engine.forecast import check_fits, describe, fitted_plan, planes_of
 from tiledsky.engine.inputs import check_planes, open_input, warn_of_constants
+from tiledsky.engine.limits import TASK_TIMEOUT
 from tiledsky.engine.plan import Plan, identity, make_plan
 from tiledsky.engine.result import Run, open_run
 from tiledsky.engine.run_store import RunStore, stored_plan

@@ -25,15 +25,12 @@ from tiledsky.planes import INVALID, SOURCES, base_mask
 from tiledsky.recipe import Recipe
 from tiledsky.recipe.dq import dq_bits
 from tiledsky.scratch import drop, scratch_folder
+from tiledsky.workflows.advice import BOXES, RECIPES, SMALLEST
 
-#: What is tried unless told: one mesh, the notebook's chain, the most accurate one, that of CEERS.
-RECIPES = ("sextractor", "complex-sky", "deep-sky", "ceers-nircam")
-#: Boxes of the last background step that are tried.
-BOXES = (6, 10, 15, 24, 32, 50)
 #: Pixels around a sample that recipes see and measures do not: at the border of an image a sky is worse.
 MARGIN = 64
-#: Smallest sample (16 patches of 64 px: half of them can be measured), and the share of it that has to be valid.
-SMALLEST, _VALID = 256, 0.5
+#: Share of a sample that has to be valid.
+_VALID = 0.5
 #: Places looked at for each sample that is wanted.
 _LOOKS = 32
 
