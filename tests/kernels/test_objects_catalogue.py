@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tiledsky.kernels.objects.catalogue import OBJECT, REACH, inside, light, no_objects, ordered
+from tiledsky.kernels.objects.catalogue import OBJECT, REACH, faint_light, inside, light, no_objects, ordered
 
 SHAPE = 211, 167
 
@@ -72,12 +72,31 @@ def test_tabulated_radii_are_exact():
     np.testing.assert_allclose(light(one, 0, 0, square.shape)[near], expected[near], rtol=1e-11)
 
 
+@pytest.mark.parametrize("box", [(1, 1), (6, 4)])
+def test_faint_light_against_numpy(box):
+    """Within the extent it is what the model has there, whether knots end before it or not."""
+    objects = catalogue()
+    objects[2]["extent"] = 0.5 * (objects[2]["radius"][0] + objects[2]["radius"][1])
+    ny, nx = (-(-n // b) for n, b in zip(SHAPE, box, strict=True))
+    y, x = (np.arange(n) * b + (b - 1) / 2 for n, b in zip((ny, nx), box, strict=True))
+    expected = np.zeros((ny, nx))
+    for one in objects:
+        r, extent = radii(one, y, x), float(one["extent"])
+        at_extent = plain_light(one, np.array(extent))
+        beyond = np.where(r > REACH * extent, 0.0, at_extent * (np.maximum(r, 1e-9) / extent) ** one["slope"])
+        expected = np.maximum(expected, np.where(r <= extent, at_extent, beyond))
+    np.testing.assert_allclose(faint_light(objects, 0, 0, (ny, nx), box), expected, rtol=3e-3)  # as `light`
+    assert not faint_light(no_objects(), 0, 0, (ny, nx), box).any()
+
+
 def test_same_bits_in_any_region():
     objects = catalogue(12, seed=2)
+    faint = faint_light(objects, 0, 0, SHAPE)
     whole, covered = light(objects, 0, 0, SHAPE), inside(objects, 0, 0, SHAPE)
     for y0, x0, shape in ((0, 0, (50, 60)), (37, 101, (40, 66)), (200, 5, (11, 7)), (113, 83, (1, 1))):
         part = slice(y0, y0 + shape[0]), slice(x0, x0 + shape[1])
         np.testing.assert_array_equal(light(objects, y0, x0, shape), whole[part])
+        np.testing.assert_array_equal(faint_light(objects, y0, x0, shape), faint[part])
         np.testing.assert_array_equal(inside(objects, y0, x0, shape), covered[part])
 
 

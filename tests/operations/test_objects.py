@@ -9,7 +9,7 @@ import pytest
 from tests.objects_scene import Scene, galaxy_scene, with_objects, without_objects
 from tiledsky import Recipe, Sky, estimate_background
 from tiledsky.geometry import Region
-from tiledsky.kernels.objects.catalogue import from_rows, inside, light, to_rows
+from tiledsky.kernels.objects.catalogue import faint_light, from_rows, inside, light, to_rows
 from tiledsky.operations.cells_on_arrays import do_on_arrays
 from tiledsky.operations.compile import compiled
 from tiledsky.overlap import Patch
@@ -38,6 +38,21 @@ def test_a_galaxy_keeps_its_light(n, half):
     assert np.hypot(one["y"] - 0.45 * 480, one["x"] - 0.55 * 480) < 6
     np.testing.assert_allclose(one["flux"], scene.light.sum(), rtol=0.25)
     np.testing.assert_allclose(one["half_light_radius"], half, rtol=0.3)
+
+
+def test_the_error_knows_what_objects_leave():
+    """About an object it is at least twice its faintest light; far from all it is that of the fits alone."""
+    scene = galaxy_scene()
+    sky = estimate_background(scene.image, with_objects())
+    mesh = sky.meshes["sky"]
+    faint = faint_light(sky.objects, 0, 0, mesh.error.shape, (6, 6))
+    assert (mesh.error >= 1.999 * faint).all()
+    assert faint[inside(sky.objects, 0, 0, mesh.error.shape, (6, 6))].min() > 0.01
+    pull = (sky.background - scene.sky) / sky.background_error
+    assert 0.3 < np.sqrt(np.mean(pull**2)) < 1.3
+    far = faint == 0
+    assert far.any()
+    assert np.median(mesh.error[far]) < 0.03
 
 
 def test_the_model_is_light_beside_the_sky():

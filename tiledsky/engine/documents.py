@@ -72,6 +72,7 @@ class _Provenance(_Document):
 class _Tier(_Document):
     threshold: float | None = None
     fill: float | None = None
+    skewness: float | None = None
 
 
 class _MeshFacts(_Document):

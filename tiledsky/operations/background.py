@@ -24,9 +24,18 @@ from tiledsky.operations.base import (
     Task,
     TaskOutput,
     bits_of,
+    catalogue_of,
     image_of,
 )
-from tiledsky.operations.boxes import array_box_statistics, box_statistics, cells_of, largest_box, level_box, same_boxes
+from tiledsky.operations.boxes import (
+    array_box_statistics,
+    box_statistics,
+    cells_of,
+    largest_box,
+    level_box,
+    of_noise,
+    same_boxes,
+)
 from tiledsky.operations.cells import Above, MeshSource
 from tiledsky.operations.filtered_maps import SURFACES
 from tiledsky.operations.interpolators import interpolator_of
@@ -34,7 +43,7 @@ from tiledsky.operations.memory import READ, Phase, Sizes
 from tiledsky.operations.mesh import SurfaceValues, finished, mesh_operations
 from tiledsky.operations.surface import Surface, in_memory, surface_pixels
 from tiledsky.overlap import Patch, blank, call
-from tiledsky.recipe import AnyMask, BackgroundStep, ObjectsStep, Recipe
+from tiledsky.recipe import AnyMask, AnyStep, BackgroundStep, MaskStep, ObjectsStep, Recipe
 
 #: On arrays: bytes a cell of the mesh that is made, and of one that is kept for its pixels.
 _MADE, _KEPT = 350, 32
@@ -65,13 +74,14 @@ def mesh_terms(phase: Phase, step: BackgroundStep, sizes: Sizes) -> Phase:
 class Boxes(Operation):
     """Statistics of the boxes of a tile: of a step, and of its larger boxes.
 
-    A mask operation measures those of the backgrounds that use it in its own pass.
+    A mask operation measures those of the backgrounds that use it in its own pass. ``noise``: the statistics that say
+    whether the noise is skewed, where the step has a clip for that.
     """
 
     kind = "boxes"
 
-    def __init__(self, step: BackgroundStep, bits: str, image: str) -> None:
-        self.parameters, self.bits, self.image, self.step = step, bits, image, step.name
+    def __init__(self, step: BackgroundStep, bits: str, image: str, noise: str | None) -> None:
+        self.parameters, self.bits, self.image, self.step, self.noise = step, bits, image, step.name, noise
         self.name = f"{step.name}-boxes"
         self.measured = (self,)
 
@@ -85,7 +95,11 @@ class Boxes(Operation):
 
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`."""
-        yield from (Read(self.image), Read(self.bits))
+        yield from (Read(self.image), Read(self.bits), *self.noise_read())
+
+    def noise_read(self) -> list[Read]:
+        """Read of the statistics of the noise, if it needs them."""
+        return [] if self.noise is None else [Read(self.noise, None)]
 
     def arrays(self, image: Image, tile: Pair) -> dict[str, ArraySpec]:
         """See `Operation.arrays`."""
@@ -108,17 +122,18 @@ class Boxes(Operation):
         """Measure and write the boxes of a tile; return the paths."""
         science = task.patch(self.image, task.region)
         assert science is not None
-        written = []
+        written, step = [], of_noise(self.parameters, None if self.noise is None else task.value(self.noise))
         for level in range(self.parameters.grow_boxes + 1):
             cells = boxes_of(science.region, level_box(self.parameters, level))
-            for part, values in box_statistics(science.data, ignore, self.parameters, level=level)._asdict().items():
+            for part, values in box_statistics(science.data, ignore, step, level=level)._asdict().items():
                 written.append(task.write(f"{self.folder(level)}/{part}", cells, values))
         return written
 
     def on_arrays(self, arrays: Arrays) -> None:
         """See `Operation.on_arrays`."""
         bits = arrays.plane(self.bits)
-        arrays.values[self.name] = array_box_statistics(arrays.plane(self.image), bits != 0, self.parameters)
+        limits = None if self.noise is None else arrays.values[self.noise]
+        arrays.values[self.name] = array_box_statistics(arrays.plane(self.image), bits != 0, self.parameters, limits)
 
     @staticmethod
     def terms(phase: Phase, sizes: Sizes, measured: Iterable[Boxes]) -> Phase:
@@ -152,7 +167,10 @@ class MeshOperation(Operation):
         assert above is None or isinstance(above, BackgroundStep)
         self.above = above
         self.interpolator = interpolator_of(step.interpolator)
-        self.source = MeshSource(step, tuple(boxes.folder(k) for k in range(step.grow_boxes + 1)), source)
+        objects = recipe.objects_for(step)
+        self.objects = None if objects is None else catalogue_of(objects.name)
+        folders = tuple(boxes.folder(k) for k in range(step.grow_boxes + 1))
+        self.source = MeshSource(step, folders, source, self.objects)
         limit = None if above is None else Above(mesh_name(above), f"{above.name}-{SurfaceValues.kind}")
         self.operations = mesh_operations(self.source, above=limit)
 
@@ -223,7 +241,8 @@ class MeshOperation(Operation):
         """See `Operation.on_arrays`: all of its operations."""
         boxes, image = arrays.values[self.measured_by.name], arrays.nodes["science"].shape
         above = None if self.above is None else in_memory(arrays.values[mesh_name(self.above)], image)
-        made = finished(boxes, self.parameters, image=image, above=above)
+        objects = None if self.objects is None else arrays.values[self.objects]
+        made = finished(boxes, self.parameters, image=image, above=above, objects=objects)
         mesh, surfaces, told = made.mesh, made.surfaces, arrays.checked(None, self.name)
         if told is not None:  # whoever computes a part of the sky is warned
             mesh = call(_first, mesh, told)
@@ -298,6 +317,26 @@ def cell_values(values: Any, region: Region, box: Pair) -> NDArray[Any]:
     return held[np.ix_(rows - cells.y0, columns - cells.x0)]
 
 
+def noise_of(recipe: Recipe, step: AnyStep) -> str | None:
+    """Statistics that know the noise of pixels under the mask of a step; None: none do.
+
+    Those of the last mask before it that has a tier with a reliability.
+    """
+    before = recipe.mask_for(step)
+    while before is not None:
+        if isinstance(before, MaskStep) and any(tier.reliability is not None for tier in before.tiers):
+            return f"{before.name}-statistics"
+        before = recipe.mask_for(before)
+    return None
+
+
+def boxes_for(recipe: Recipe, step: BackgroundStep | ObjectsStep) -> Boxes:
+    """Boxes of a background step, or of the stiff sky of an objects step."""
+    measured = step.sky if isinstance(step, ObjectsStep) else step
+    noise = None if measured.skewed_clip is None else noise_of(recipe, step)
+    return Boxes(measured, bits_of(recipe, step), image_of(recipe, step), noise)
+
+
 def measured_under(recipe: Recipe, mask: AnyMask) -> tuple[Boxes, ...]:
     """Boxes that are measured in the pass that makes a mask: of the backgrounds and objects that use it."""
     later = recipe.steps[recipe.steps.index(mask) + 1 :]
@@ -305,10 +344,8 @@ def measured_under(recipe: Recipe, mask: AnyMask) -> tuple[Boxes, ...]:
     for user in later:
         if recipe.mask_for(user) is not mask:
             continue
-        if isinstance(user, ObjectsStep):
-            found.append(Boxes(user.sky, mask.name, image_of(recipe, user)))
-        elif isinstance(user, BackgroundStep) and measured_by(recipe, user) is user:
-            found.append(Boxes(user, mask.name, image_of(recipe, user)))
+        if isinstance(user, ObjectsStep) or (isinstance(user, BackgroundStep) and measured_by(recipe, user) is user):
+            found.append(boxes_for(recipe, user))
     return tuple(found)
 
 
@@ -318,7 +355,7 @@ def background_operations(recipe: Recipe, step: BackgroundStep, before: Sequence
     found = ((o, boxes) for o in before for boxes in o.measured if boxes.parameters is first)
     source, boxes = next(found, (None, None))
     if source is None or boxes is None:
-        source = boxes = Boxes(step, bits_of(recipe, step), image_of(recipe, step))
+        source = boxes = boxes_for(recipe, step)
         yield boxes
     mesh = MeshOperation(recipe, step, boxes, source.name)
     yield from mesh.operations.all

@@ -55,6 +55,11 @@ def bits_of(recipe: Recipe, step: AnyStep) -> str:
     return "base" if before is None else before.name
 
 
+def catalogue_of(objects: str) -> str:
+    """Name of the operation whose value is the catalogue of the objects of a step."""
+    return f"{objects}-catalogue"
+
+
 def without_light(objects: str) -> str:
     """Node of the image minus the light of the objects of a step."""
     return f"{objects}/science"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from tiledsky.kernels.boxes import boxes
 from tiledsky.kernels.boxes.boxes import BoxStatistics
 from tiledsky.kernels.mesh import mesh as kernel
 from tiledsky.kernels.mesh.guards import grown_boxes
+from tiledsky.operations.thresholds import Thresholds
 from tiledsky.overlap import align, is_dask_array
 from tiledsky.recipe import BackgroundStep, InterpolatorParameters, SigmaClip
 
@@ -54,6 +55,9 @@ class MeshParameters:
     inclusive: bool = False
 
 
+Step = TypeVar("Step", "BackgroundStep", "BackgroundStep | MeshParameters")
+
+
 def kernel_clip(clip: SigmaClip | None) -> boxes.Clip | None:
     """Return the clip as the box kernel takes it."""
     return None if clip is None else boxes.Clip(**clip.model_dump())
@@ -67,6 +71,13 @@ def level_box(step: BackgroundStep | MeshParameters, level: int) -> Pair:
 def largest_box(step: BackgroundStep | MeshParameters) -> Pair:
     """Largest box that a step measures; tiles are whole numbers of it."""
     return level_box(step, step.grow_boxes)
+
+
+def of_noise(step: Step, limits: Thresholds | None) -> Step:
+    """Return the step with the clip that it has for the noise that its mask found; None: nothing is known of it."""
+    if limits is None or limits.skewness is None or isinstance(step, MeshParameters) or step.skewed_clip is None:
+        return step
+    return step.model_copy(update={"clip": step.skewed_clip})
 
 
 def box_statistics(
@@ -84,14 +95,20 @@ def box_statistics(
 
 def same_boxes(one: BackgroundStep, other: BackgroundStep) -> bool:
     """Whether two steps measure the same numbers in the same boxes (given the same mask)."""
-    keys = ("box_size", "clip", "estimator", "rms_estimator", "grow_boxes")
+    keys = ("box_size", "clip", "skewed_clip", "estimator", "rms_estimator", "grow_boxes")
     return all(getattr(one, key) == getattr(other, key) for key in keys)
 
 
-def array_box_statistics(image: Any, ignore: Any, step: BackgroundStep | MeshParameters) -> list[Any]:
-    """Box statistics of each level, of a numpy array, or of a dask array (lazily, from chunks cut at box corners)."""
+def array_box_statistics(
+    image: Any, ignore: Any, step: BackgroundStep | MeshParameters, limits: Any = None
+) -> list[Any]:
+    """Box statistics of each level, of a numpy array, or of a dask array (lazily, from chunks cut at box corners).
+
+    ``limits``: `tiledsky.operations.thresholds.Thresholds` of the mask that knows the noise, lazy for a dask array.
+    """
     cells_of(image.shape, step)
     if not is_dask_array(image):
+        step = of_noise(step, limits)
         return [box_statistics(image, ignore, step, level=k) for k in range(step.grow_boxes + 1)]
     import dask.array as da
 
@@ -104,6 +121,7 @@ def array_box_statistics(image: Any, ignore: Any, step: BackgroundStep | MeshPar
         stacked = da.map_blocks(
             partial(_stacked, step=step, level=level),
             *blocks,
+            limits=limits,
             dtype=float,
             meta=np.empty((0, 0, 0)),
             new_axis=0,
@@ -115,8 +133,14 @@ def array_box_statistics(image: Any, ignore: Any, step: BackgroundStep | MeshPar
 
 
 def _stacked(
-    science: NDArray[Any], ignore: NDArray[np.bool_] | None = None, *, step: BackgroundStep | MeshParameters, level: int
+    science: NDArray[Any],
+    ignore: NDArray[np.bool_] | None = None,
+    *,
+    limits: Thresholds | None,
+    step: BackgroundStep | MeshParameters,
+    level: int,
 ) -> NDArray[Any]:
+    step = of_noise(step, limits)
     return np.stack([np.asarray(a, float) for a in box_statistics(science, ignore, step, level=level)])
 
 

@@ -98,12 +98,14 @@ class Above(NamedTuple):
 class MeshSource:
     """A mesh that is to be finished: its step, and where the statistics of its boxes are.
 
-    ``measured``: folders of the statistics, level by level; ``maker``: the operation that writes them.
+    ``measured``: folders of the statistics, level by level; ``maker``: the operation that writes them; ``objects``: the
+    operation whose catalogue has the objects whose light was taken off, if any was.
     """
 
     step: BackgroundStep | MeshParameters
     measured: tuple[str, ...]
     maker: str
+    objects: str | None = None
 
     @property
     def name(self) -> str:

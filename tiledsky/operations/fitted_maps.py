@@ -20,6 +20,7 @@ from tiledsky.kernels.fit.robust import ROUNDS, below, judge_boxes, judge_halo, 
 from tiledsky.kernels.fit.sums import BoxSums, ExactSums, FitNumbers, normal_sums, polynomials
 from tiledsky.kernels.fit.weights import NOISE_HALO, box_weights
 from tiledsky.kernels.fit.windows import Window
+from tiledsky.kernels.objects.catalogue import error_about
 from tiledsky.kernels.statistics.counted import CountedValues
 from tiledsky.operations.cells import Above, CellNumbers, CellOperation, CellOutput, Cells, MapRead, MeshSource
 from tiledsky.operations.filtered_maps import limited, ranged, working_reads
@@ -318,6 +319,10 @@ class FittedMaps(_Fits):
         super().__init__(mesh, model, numbers)
         self.above, self.parts = above, parts
 
+    def numbers(self) -> list[str]:
+        """See `CellOperation.numbers`."""
+        return [*super().numbers(), *([] if self.mesh.objects is None else [self.mesh.objects])]
+
     def map_reads(self) -> list[MapRead]:
         """See `CellOperation.map_reads`."""
         halo = SCORE_HALO * BLOCK, SCORE_HALO * BLOCK
@@ -337,6 +342,9 @@ class FittedMaps(_Fits):
         found = self.fit(cells).fit(cells.region, *boxes, _blocks(counts, cells.shape), _blocks(scores, cells.shape))
         dtype = values.data.dtype
         made = {part: getattr(found, part).astype(dtype) for part in self.parts}
+        if self.mesh.objects is not None and "error" in made:
+            objects, corner = cells.number(self.mesh.objects), (cells.region.y0, cells.region.x0)
+            made["error"] = error_about(objects, found.error, *corner, self.box_size).astype(dtype)
         made["background"] = limited(made["background"], cells, self.mesh.step, self.above)
         return ranged(self.mesh, made)
 

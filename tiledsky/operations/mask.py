@@ -65,10 +65,17 @@ class MaskStatistics(StepStatistics):
         of_images = dict(zip(self.request.images, self.of_images(task), strict=True))
         statistics = [of_images[noise_image(t, fill=fill)] for t in step.tiers]
         found = self.detections(task)
-        limits = thresholds(step.tiers, statistics, found, fill=fill)
+        limits = thresholds(step.tiers, statistics, found, self.law(task), fill=fill)
+        law = {} if limits.skewness is None else {"skewness": limits.skewness}
         return [
             # a tier that finds nothing has no threshold
-            {**known(s), "threshold": x if math.isfinite(x) else None, "fill": limits.fill, **reliability.known(n)}
+            {
+                **known(s),
+                "threshold": x if math.isfinite(x) else None,
+                "fill": limits.fill,
+                **reliability.known(n),
+                **law,
+            }
             for s, x, n in zip(statistics, limits.values, found, strict=True)
         ]
 
@@ -76,7 +83,7 @@ class MaskStatistics(StepStatistics):
         """Thresholds of the tiers."""
         facts = task.tiers(str(self.step))
         values = tuple(math.inf if fact["threshold"] is None else fact["threshold"] for fact in facts)
-        return Thresholds(values, facts[0]["fill"])
+        return Thresholds(values, facts[0]["fill"], facts[0].get("skewness"))
 
     def on_arrays(self, arrays: Arrays) -> None:
         """See `Operation.on_arrays`."""
@@ -119,6 +126,8 @@ class Mask(PixelOperation):
         """See `Operation.reads`."""
         yield from super().reads()
         yield from (Read(node) for node in dict.fromkeys(boxes.image for boxes in self.measured))
+        noises = dict.fromkeys(read for boxes in self.measured for read in boxes.noise_read())
+        yield from (read for read in noises if read.node not in self.values().values())
 
     def apply(self) -> Callable[..., Patch]:
         """See `PixelOperation.apply`."""

@@ -151,6 +151,7 @@ def finished(
     *,
     image: Pair = (0, 0),
     above: Any = None,
+    objects: Any = None,
     side: int = LARGEST,
 ) -> FinishedMesh:
     """Finish a mesh on arrays.
@@ -164,6 +165,8 @@ def finished(
         Shape of the image, for a step with a ceiling.
     above : sequence of Surface, optional
         Surfaces of the step that limits it, lazy for dask arrays.
+    objects : ndarray of `tiledsky.kernels.objects.catalogue.OBJECT`, optional
+        Whose light was taken off the image, lazy for dask arrays.
     side : int
         Of the tiles, in cells. Any gives the same bits.
 
@@ -172,11 +175,12 @@ def finished(
     InputError
         No box with enough pixels; for dask arrays when they are computed.
     """
-    mesh = MeshSource(step, tuple(f"level {k}" for k in range(len(measured))), "boxes")
+    known = None if objects is None else "objects"
+    mesh = MeshSource(step, tuple(f"level {k}" for k in range(len(measured))), "boxes", known)
     maps = {f"level {k}/{name}": part for k, found in enumerate(measured) for name, part in found._asdict().items()}
     shape, dtype = measured[0].background.shape, measured[0].background.dtype
     operations = mesh_operations(mesh, above=None if above is None else Above("above", ""))
-    numbers: dict[str, Any] = {"above": above}
+    numbers: dict[str, Any] = {"above": above, "objects": objects}
     do_on_arrays(operations.all, maps, numbers, shape=shape, image=image, dtype=dtype, side=side)
     chosen = interpolator_of(step.interpolator)
     lookups = {name: maps[mesh.path(name)] for name in chosen.lookup_maps}

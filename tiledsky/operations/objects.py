@@ -11,7 +11,7 @@ import numpy as np
 
 from tiledsky.geometry import Pair, mesh_shape
 from tiledsky.kernels.objects.catalogue import Objects, inside, light, to_rows
-from tiledsky.operations.background import Boxes
+from tiledsky.operations.background import Boxes, boxes_for
 from tiledsky.operations.base import (
     Arrays,
     Operation,
@@ -21,7 +21,7 @@ from tiledsky.operations.base import (
     Task,
     TaskOutput,
     bits_of,
-    image_of,
+    catalogue_of,
     without_light,
 )
 from tiledsky.operations.boxes import cells_of
@@ -46,7 +46,7 @@ class Catalogue(Operation):
     kind, whole, shared = "objects", True, True
 
     def __init__(self, step: ObjectsStep, measured: Boxes, maker: str, unmasked: Boxes) -> None:
-        self.parameters, self.step, self.name = step, step.name, f"{step.name}-catalogue"
+        self.parameters, self.step, self.name = step, step.name, catalogue_of(step.name)
         self.sources, self.light = (measured, unmasked), object_light(step.name)
         makers = BoxMaps(measured.folder(0), maker), BoxMaps(unmasked.folder(0), unmasked.name)
         self.rounds: Rounds = round_operations(step, *makers)
@@ -214,9 +214,10 @@ def objects_operations(recipe: Recipe, step: ObjectsStep, before: Sequence[Opera
     found = ((o, boxes) for o in before for boxes in o.measured if boxes.parameters.name == step.name)
     source, measured = next(found, (None, None))
     if source is None or measured is None:
-        source = measured = Boxes(step.sky, bits_of(recipe, step), image_of(recipe, step))
+        source = measured = boxes_for(recipe, step)
         yield measured
-    unmasked = Boxes(step.sky.model_copy(update={"name": f"{step.name}-unmasked"}), "base", "science")
+    sky = step.sky.model_copy(update={"name": f"{step.name}-unmasked"})
+    unmasked = Boxes(sky, "base", "science", measured.noise)
     unmasked.step = step.name
     yield unmasked
     catalogue = Catalogue(step, measured, source.name, unmasked)

@@ -19,6 +19,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.kernels.statistics import skewness
 from tiledsky.kernels.statistics.biweight import BiweightSums
 from tiledsky.kernels.statistics.histogram import KeyHistogram
 from tiledsky.kernels.statistics.refinement import Refinement, merged_bytes
@@ -27,7 +28,7 @@ from tiledsky.operations.base import Read, SummaryOperation, Task, TaskOutput
 from tiledsky.operations.memory import MEGABYTE, Phase, Sizes
 from tiledsky.operations.merging import Summarised
 from tiledsky.operations.search import StepInput, search_phases
-from tiledsky.operations.thresholds import NoiseImage, noise_image, ranks_halo, ranks_patch
+from tiledsky.operations.thresholds import NoiseImage, law_patch, law_tier, noise_image, ranks_halo, ranks_patch
 from tiledsky.overlap import Patch
 from tiledsky.recipe import SigmaClip, Tier
 
@@ -74,7 +75,7 @@ class StatisticsRequest:
     def array_bytes(self) -> int:
         """Bytes a pixel on arrays: an image of which medians are asked for is kept between the passes over it."""
         counted = sum(tier.reliability is not None for tier in self.tiers)  # image and mask, with the halo of the tier
-        return 4 * sum(image.refine for image in self.images) + 5 * counted
+        return 4 * sum(image.refine for image in self.images) + 5 * counted + 2 * (counted > 0)
 
     @property
     def passes(self) -> list[str]:
@@ -232,14 +233,17 @@ class Biweight(TilePass):
 
 
 class Detections(MergedPass):
-    """Third pass of tiers with a reliability: what searches of the image and of its negative find."""
+    """Third pass of tiers with a reliability: what searches of the image and of its negative find.
+
+    The last part of a summary is the law of the noise of pixels.
+    """
 
     kind = "detections"
 
     @property
     def count(self) -> int:
         """See `MergedPass.count`."""
-        return len(self.request.tiers)
+        return len(self.request.tiers) + 1
 
     @property
     def _counted(self) -> list[Tier]:
@@ -261,15 +265,22 @@ class Detections(MergedPass):
                 continue
             found: Patch = ranks_patch(detection, ignore, tier=tier, statistics=centers[noise_image(tier)])
             parts.append(reliability.to_bytes(reliability.counts(found.crop(task.region))))
+        of = law_tier(self.request.tiers)
+        assert of is not None
+        law: Patch = law_patch(detection, ignore, tier=of, statistics=centers[noise_image(of)])
+        parts.append(reliability.to_bytes(skewness.counts(law.crop(task.region))))
         return TaskOutput(task.write_parts(parts))
 
     @staticmethod
     def merged(parts: Sequence[bytes]) -> bytes:
         """See `MergedPass.merged`."""
-        return reliability.to_bytes(reliability.merged(map(reliability.from_bytes, parts)))
+        return reliability.to_bytes(np.sum([np.frombuffer(part, "<i8") for part in parts], axis=0))
 
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`: searches of the image and of its negative with several thresholds."""
         held = (("image, detection", sizes.size + 4), ("bits", 1), ("negative, ranks", 5))
         source = self.request.source
-        return [*source.phases(sizes), *(search_phases(sizes, source, tier, held) for tier in self._counted)]
+        law = Phase("law").add("image, detection, blanked", sizes.size + 8, "px read", sizes.read)
+        # the sums and their terms are of a quarter of the rows
+        law.add("bits, places", 3, "px read", sizes.read).add("sums", 12, "px read", sizes.read)
+        return [*source.phases(sizes), *(search_phases(sizes, source, tier, held) for tier in self._counted), law]

@@ -160,6 +160,13 @@ class StepStatistics(Reduction):
             for k, tier in enumerate(self.request.tiers)
         ]
 
+    def law(self, task: Task) -> NDArray[np.int64] | None:
+        """Counts of the noise of pixels, of the whole image; None where no tier has a reliability."""
+        if not self.request.detections:
+            return None
+        parts = self._parts(task, "detections", len(self.request.tiers))
+        return np.asarray(np.sum([np.frombuffer(part, "<i8") for part in parts], axis=0))
+
 
 def known(statistics: Statistics) -> dict[str, float | None]:
     """Statistics as plain data, those that were asked for."""

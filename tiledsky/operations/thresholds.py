@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair
+from tiledsky.kernels.statistics import skewness
 from tiledsky.nodata import nodata_option
 from tiledsky.operations.filters import smooth_patch, taps_of
 from tiledsky.operations.reliability import Counts, counts, merged, ranks, reliable_n_sigma
@@ -77,7 +80,9 @@ def clip_of(step: RingStep | MaskStep) -> SigmaClip:
 def center_and_noise(tier: Tier, statistics: Statistics) -> tuple[float, float]:
     """What the threshold of a tier is counted from, and in units of; a local noise counts 0 here.
 
-    The center goes with the noise: of the clipped pixels if the noise is clipped or local, else of all.
+    The center goes with the noise: of the clipped pixels if the noise is clipped or local, else of all. The center
+    "sky" is zero, but the mean where this lies above the threshold, and so most pixels do: then the sky that was taken
+    off is not that of the image, as a median of few photons is not.
     """
     _check_pixels(statistics)
     clipped = tier.noise in ("clipped_std", "local")
@@ -101,16 +106,27 @@ def center_and_noise(tier: Tier, statistics: Statistics) -> tuple[float, float]:
             "and every pixel above it would count as a source; if that value means no data, give "
             f'{nodata_option()}, else use a recipe whose tiers have noise = "clipped_std", as complex-sky'
         )
-    return centers[tier.center], noises[tier.noise]
+    noise = noises[tier.noise]
+    if tier.center == "sky":
+        return (centers["mean"] if 0.0 < tier.n_sigma * noise < centers["mean"] else 0.0), noise
+    return centers[tier.center], noise
 
 
-def threshold(tier: Tier, statistics: Statistics, found: Counts | None = None) -> float:
+def threshold(tier: Tier, statistics: Statistics, found: Counts | None = None, *, skewed: float | None = None) -> float:
     """Threshold of a tier: center + n_sigma x noise; for a local noise the center alone.
 
-    ``found``: what the search with each threshold finds, of a tier with a reliability.
+    ``found``: what the search with each threshold finds, of a tier with a reliability; ``skewed``: skewness of the
+    noise of pixels. Where the smoothed noise is still skewed, its negative says nothing of it, and the tier finds
+    nothing.
     """
     center, noise = center_and_noise(tier, statistics)
+    if found is not None and skewed is not None and skewness.smoothed_skewness(skewed, _taps(tier)) >= skewness.LEAST:
+        return math.inf
     return center + (tier.n_sigma if found is None else reliable_n_sigma(tier, found)) * noise
+
+
+def _taps(tier: Tier) -> NDArray[np.float64] | None:
+    return taps_of(fwhm=tier.fwhm, sigma=tier.sigma, kernel_radius=tier.kernel_radius)
 
 
 def search_radius(tier: Tier) -> int:
@@ -120,7 +136,13 @@ def search_radius(tier: Tier) -> int:
 
 def ranks_halo(tiers: Sequence[Tier]) -> Pair:
     """Halo of the counts for those tiers that have a reliability."""
-    return (max((search_radius(t) for t in tiers if t.reliability is not None), default=0),) * 2
+    radii = [max(search_radius(t), skewness.HALO) for t in tiers if t.reliability is not None]
+    return (max(radii, default=0),) * 2
+
+
+def law_tier(tiers: Sequence[Tier]) -> Tier | None:
+    """Return the tier by whose noise the law of the noise of pixels is counted: the first with a reliability."""
+    return next((tier for tier in tiers if tier.reliability is not None), None)
 
 
 def _searched(tier: Tier) -> NoiseImage:
@@ -134,6 +156,16 @@ def ranks_patch(detection: Patch, ignore: Patch | None, *, tier: Tier, statistic
     left_out = None if ignore is None else ignore.crop(smoothed.region)
     found = smoothed.replaced(ranks(smoothed.data, tier, center=center, noise=noise, mask=left_out))
     return found.cropped(found.region.inner((tier.n_pixels - 1,) * 2, found.shape))
+
+
+def law_patch(detection: Patch, ignore: Patch | None, *, tier: Tier, statistics: Statistics) -> Patch:
+    """Places of the pixels with dark neighbours (`tiledsky.kernels.statistics.skewness.dark_places`)."""
+    _, noise = center_and_noise(tier, statistics)
+    taps = _taps(tier) if tier.noise_of == "smoothed" else None
+    unit = noise if taps is None else noise / math.fsum((taps * taps).tolist())
+    pixels = detection.data if ignore is None else np.where(ignore.data, np.float32(np.nan), detection.data)
+    places = detection.replaced(skewness.dark_places(pixels, detection.region.y0, unit=unit))
+    return places.cropped(places.region.inner((skewness.HALO,) * 2, places.shape))
 
 
 def _check_pixels(statistics: Statistics) -> None:
@@ -162,18 +194,32 @@ def fill_value(statistics: Statistics) -> float:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What the search of a mask step goes by: a threshold a tier, and the value of masked pixels (None: left out)."""
+    """What the search of a mask step goes by: a threshold a tier, and the value of masked pixels (None: left out).
+
+    ``skewness``: of the noise of pixels, where it is skewed and a tier has a reliability; else None.
+    """
 
     values: tuple[float, ...]
     fill: float | None = None
+    skewness: float | None = None
 
 
 def thresholds(
-    tiers: Sequence[Tier], statistics: Sequence[Statistics], found: Sequence[Counts | None], *, fill: bool
+    tiers: Sequence[Tier],
+    statistics: Sequence[Statistics],
+    found: Sequence[Counts | None],
+    law: skewness.Counts | None,
+    *,
+    fill: bool,
 ) -> Thresholds:
-    """Return the thresholds of tiers from the statistics of their noise images and their counts, one a tier."""
-    values = tuple(threshold(t, s, n) for t, s, n in zip(tiers, statistics, found, strict=True))
-    return Thresholds(values, fill_value(statistics[0]) if fill else None)
+    """Return the thresholds of tiers from the statistics of their noise images and their counts, one a tier.
+
+    ``law``: counts of the noise of pixels, for tiers with a reliability.
+    """
+    noise = None if law is None else skewness.noise_law(law)
+    skewed = noise.skewness if noise is not None and noise.skewed else None
+    values = tuple(threshold(t, s, n, skewed=skewed) for t, s, n in zip(tiers, statistics, found, strict=True))
+    return Thresholds(values, fill_value(statistics[0]) if fill else None, skewed)
 
 
 def tier_thresholds(detection: Any, tiers: Sequence[Tier], *, mask: Any, clip: SigmaClip, masked: str = "omit") -> Any:
@@ -185,18 +231,19 @@ def tier_thresholds(detection: Any, tiers: Sequence[Tier], *, mask: Any, clip: S
         pixels = map_patches(image.patch, detection, mask, halo=image.halo, dtype=np.float32, name="noise_image")
         statistics[image] = image_statistics(pixels, mask, clip, refine=image.refine, biweight=image.biweight)
     found: list[Any] = []
+    law: Any = None
     for tier, image in zip(tiers, wanted, strict=True):
         if tier.reliability is None:
             found.append(None)
             continue
-        ranked = map_patches(
-            partial(ranks_patch, tier=tier),
-            detection,
-            mask,
-            halo=ranks_halo([tier]),
-            dtype=np.int8,
-            name="ranks",
-            statistics=statistics[image],
-        )
+        options = {"halo": ranks_halo([tier]), "statistics": statistics[image]}
+        ranked = map_patches(partial(ranks_patch, tier=tier), detection, mask, dtype=np.int8, name="ranks", **options)
         found.append(reduced(counts, merged, ranked, None))
-    return call(thresholds, tuple(tiers), [statistics[i] for i in wanted], found, fill=fill)
+        if law is None:
+            dark = map_patches(partial(law_patch, tier=tier), detection, mask, dtype=np.int16, name="dark", **options)
+            law = reduced(skewness.counts, _added, dark, None)
+    return call(thresholds, tuple(tiers), [statistics[i] for i in wanted], found, law, fill=fill)
+
+
+def _added(parts: list[skewness.Counts]) -> skewness.Counts:
+    return np.asarray(sum(parts[1:], parts[0]))

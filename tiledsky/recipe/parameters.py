@@ -26,10 +26,8 @@ def _none(value: Any) -> Any:
 #: Largest numbers of steps, each far beyond use; what a step holds and how long it takes grows with them, so that more
 #: would fill the memory or never end. A ring, kernel or growth of so many pixels, a box, a window of boxes, ...
 MAX_RADIUS, MAX_BOX, MAX_WINDOW, MAX_NEIGHBORS, MAX_POWER, MAX_BANDWIDTH = 2048, 1 << 16, 99, 1000, 16.0, 20_000.0
-#: Largest count of anything else, and largest multiple of a noise: what 64 bit integers and float64 hold with room.
-MAX_COUNT, MAX_SIGMA = 1 << 40, 1e9
-#: Most steps of a recipe.
-MAX_STEPS = 99
+#: Largest count of anything else, and multiple of a noise: what 64 bit integers and float64 hold; most steps.
+MAX_COUNT, MAX_SIGMA, MAX_STEPS = 1 << 40, 1e9, 99
 #: All of them: a number that is beyond one of these is beyond memory and time, not beyond meaning.
 MAXIMA = {MAX_RADIUS, MAX_RADIUS / 2, MAX_RADIUS / 4, MAX_BOX, MAX_WINDOW, MAX_NEIGHBORS, MAX_POWER, MAX_BANDWIDTH}
 MAXIMA |= {MAX_COUNT, MAX_SIGMA, MAX_STEPS}
@@ -198,7 +196,7 @@ class Tier(Model):
 
     With a ``reliability`` the threshold is the lowest, from ``n_sigma`` up to three times that, at which the search of
     the negative image finds no more than ``1 - reliability`` of the pixels that the search of the image finds; where
-    there is none, the tier finds nothing (`tiledsky.operations.reliability`).
+    there is none, or the smoothed noise is skewed, the tier finds nothing (`tiledsky.operations.reliability`).
     """
 
     n_sigma: float = Field(ge=-MAX_SIGMA, le=MAX_SIGMA)
@@ -208,7 +206,7 @@ class Tier(Model):
     n_pixels: int = Field(1, ge=1, le=MAX_RADIUS)
     grow: float = Field(0.0, ge=0, le=MAX_RADIUS)
     grow_shape: Literal["disc", "tophat", "square"] = "disc"
-    center: Literal["zero", "mean", "median", "biweight"] = "mean"
+    center: Literal["zero", "sky", "mean", "median", "biweight"] = "mean"
     noise: Literal["std", "clipped_std", "mad_std", "biweight", "local"] = "clipped_std"
     noise_of: Literal["unsmoothed", "smoothed"] = "unsmoothed"
     reliability: float | None = Field(None, ge=0, le=1)
@@ -311,6 +309,7 @@ class BackgroundStep(Model):
 
     Parameters have the meaning they have in `photutils.background.Background2D`. ``mask`` names the mask step to use
     (default: the last one before, if any); "none" uses the invalid pixels alone. ``clip = "none"``: no rejection.
+    ``skewed_clip``: instead of ``clip`` where a mask with a ``reliability`` finds the noise skewed.
 
     Guards, all off unless set: boxes with fewer than ``min_pixels`` good pixels are excluded; a box without enough
     takes the statistics of the box 2, 4, .. 2**``grow_boxes`` times as large that holds it; cells farther than
@@ -325,6 +324,7 @@ class BackgroundStep(Model):
     filter_threshold: float | None = None
     exclude_percentile: Percent = 10.0
     clip: Annotated[SigmaClip | None, BeforeValidator(_none)] = SigmaClip()
+    skewed_clip: SigmaClip | None = None
     estimator: Literal["median", "mean", "mode", "mmm", "sextractor", "biweight"] = "sextractor"
     rms_estimator: Literal["std", "mad_std", "biweight"] = "std"
     interpolator: Interpolator = ZoomInterpolator()
@@ -338,8 +338,7 @@ class BackgroundStep(Model):
     @property
     def words(self) -> str:
         """The step in a few words."""
-        by, bx = self.box_size
-        given = self.interpolator
+        (by, bx), given = self.box_size, self.interpolator
         how = given.words if isinstance(given, GlobalPolynomialInterpolator) else given.kind
         return f"mesh of {by} × {bx} px boxes, {self.estimator}, {how}"
 

@@ -16,6 +16,7 @@ from tiledsky.recipe.parameters import (
     Model,
     Name,
     RingStep,
+    SigmaClip,
 )
 
 #: An angle in place of a number of pixels.
@@ -73,7 +74,8 @@ class ObjectsStep(Model):
         boxes = BackgroundStep(
             name="sky", box_size=(6, 6), filter_size=(9, 9), estimator="mean", exclude_percentile=90, interpolator=law
         )
-        return boxes.model_copy(update={"name": self.name, "mask": self.mask})
+        clip = SigmaClip(sigma_lower=5.0, sigma_upper=5.0)
+        return boxes.model_copy(update={"name": self.name, "mask": self.mask, "skewed_clip": clip})
 
     def in_pixels(self, arcsec: float) -> ObjectsStep:
         """Return the step with ``keep`` in pixels, for an image with pixels of ``arcsec`` arcseconds."""

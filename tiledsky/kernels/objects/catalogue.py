@@ -19,6 +19,9 @@ REACH = 2.0
 #: Light is tabulated at 256 squares of radii from a power of 2 to the next: between knots lines are wrong by 1e-5
 #: of it, where the profile bends at a knot by 1e-3 at most.
 _SHIFT = 52 - 8
+#: The sky about an object may be off by so many times the light that its model has at its extent: pulls of simulated
+#: stars, clusters and galaxies are then about 1.
+_LEFT = 2.0
 #: One object. ``y, x``: centre, px, of whole pixels at whole numbers. ``axis_ratio``: of its ellipses, 0 to 1.
 #: ``angle``: of the major axis, rad, from +x to +y. ``extent``: px along the major axis; its light is below .02 of the
 #: noise of a pixel beyond. ``slope``: of the power law beyond the last knot, below 0. ``flux``, ``half_light_radius``
@@ -93,6 +96,48 @@ def light(objects: Objects, y0: int, x0: int, shape: Pair, box: Pair = (1, 1)) -
             tables = one["radius"][:n].copy(), one["light"][:n].copy()
             _add(total, *near, *_ellipse(one, REACH), *tables, one["slope"], y0, x0, *box)
     return total
+
+
+def faint_light(objects: Objects, y0: int, x0: int, shape: Pair, box: Pair = (1, 1)) -> NDArray[np.float64]:
+    """Light of the models where it is faintest: within an extent that at the extent; parameters as for `light`.
+
+    Of several objects the largest counts.
+    """
+    most = np.zeros(shape)
+    for one in objects:
+        near = _near(one, y0, x0, shape, box, REACH)
+        if near is not None:
+            top, bottom, left, right = near
+            tables = np.array([one["extent"]]), np.array([_light_at_extent(one)])
+            own = np.zeros((bottom - top, right - left))
+            corner = y0 + top, x0 + left
+            _add(own, 0, own.shape[0], 0, own.shape[1], *_ellipse(one, REACH), *tables, one["slope"], *corner, *box)
+            part = most[top:bottom, left:right]
+            np.maximum(part, own, out=part)
+    return most
+
+
+def error_about(
+    objects: Objects, error: NDArray[np.float64], y0: int, x0: int, box: Pair = (1, 1)
+) -> NDArray[np.float64]:
+    """Error of a sky about objects, from that without them; other parameters as for `light`.
+
+    Light that a model misses lifts the sky by about the light that the model has at its extent.
+    """
+    left = _LEFT * faint_light(objects, y0, x0, (error.shape[0], error.shape[1]), box)
+    return np.sqrt(error * error + left * left)
+
+
+def _light_at_extent(one: Any) -> float:
+    n, extent = int(one["n_knots"]), float(one["extent"])
+    radius, light = one["radius"][:n].tolist(), one["light"][:n].tolist()
+    k = int(np.searchsorted(radius, extent, side="right")) - 1
+    if k < 0:
+        return float(light[0])
+    rise = float(one["slope"])
+    if k < n - 1:
+        rise = (log(light[k + 1]) - log(light[k])) / (log(radius[k + 1]) - log(radius[k]))
+    return float(light[k] * exp(rise * (log(extent) - log(radius[k]))))
 
 
 def inside(objects: Objects, y0: int, x0: int, shape: Pair, box: Pair = (1, 1)) -> NDArray[np.bool_]:
