@@ -21,7 +21,7 @@ import tiledsky
 from tests.engine.scenes import make_planes
 from tiledsky import cli, open_run, run
 from tiledsky.cli.verdict import table
-from tiledsky.diagnostics import next_steps
+from tiledsky.diagnostics import next_step
 from tiledsky.recipe import Checks
 
 Call = Callable[..., tuple[int, str, str]]
@@ -151,7 +151,7 @@ def test_failed_checks_say_where_and_what_next(call: Call, finished: Path) -> No
 
 
 def test_every_check_has_a_next_step() -> None:
-    assert all(next_steps(name) for name in Checks.names())
+    assert all(next_step(name) for name in Checks.names())
 
 
 def test_columns_do_not_merge() -> None:

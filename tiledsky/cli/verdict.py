@@ -41,7 +41,7 @@ def verdict_table(verdict: Mapping[str, Any], *, reasons: bool) -> list[str]:
 def findings(run: Run, verdict: Mapping[str, Any]) -> list[str]:
     """Lines of the checks that fail, then of those that warn: where, and what to try next."""
     with loading():
-        from tiledsky.diagnostics import next_steps, places
+        from tiledsky.diagnostics import next_step, places
 
     where = places(run.diagnostics)
     lines = []
@@ -49,7 +49,8 @@ def findings(run: Run, verdict: Mapping[str, Any]) -> list[str]:
         for row in verdict["checks"]:
             if row["result"] == result:
                 place = _place(run, where.get(row["name"]))
-                lines.append(f"{row['name'].replace('_', ' ')} {does} {place}: {next_steps(row['name'])}")
+                said, advice = f"{row['name'].replace('_', ' ')} {does} {place}", next_step(row["name"])
+                lines.append(f"{said}: {advice}" if advice else said)
     return lines
 
 

@@ -4,8 +4,7 @@ Each measure is a module that ends in a `tiledsky.diagnostics.protocol.Measure`;
 """
 
 from tiledsky.diagnostics.arrays import measure
-from tiledsky.diagnostics.next_steps import next_steps
-from tiledsky.diagnostics.verdict import judge, places, remarks
+from tiledsky.diagnostics.verdict import judge, next_step, places, remarks
 from tiledsky.recipe import Checks, Limit
 
-__all__ = ["Checks", "Limit", "judge", "measure", "next_steps", "places", "remarks"]
+__all__ = ["Checks", "Limit", "judge", "measure", "next_step", "places", "remarks"]

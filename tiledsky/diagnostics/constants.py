@@ -12,6 +12,7 @@ import numpy as np
 
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.fields import Fields, Number, Position
+from tiledsky.diagnostics.next_steps import LOOK
 from tiledsky.diagnostics.parts import Cells
 from tiledsky.diagnostics.patches import Floats, number, patch_size
 from tiledsky.diagnostics.protocol import Check, ImageSums, Measure, exact
@@ -133,8 +134,20 @@ MEASURE = Measure(
     finalize=finalize,
     parts=(SUMS,),
     checks=(
-        Check("constant_pixels", "1", lambda found, _: exact(found.fraction), place=lambda found: found.largest),
-        Check("no_noise", "1", lambda found, _: exact(found.smooth_fraction), without_noise=True),
+        Check(
+            "constant_pixels",
+            "1",
+            lambda found, _: exact(found.fraction),
+            place=lambda found: found.largest,
+            next_step=f"{LOOK}; if the value means no data, give it with --nodata",
+        ),
+        Check(
+            "no_noise",
+            "1",
+            lambda found, _: exact(found.smooth_fraction),
+            without_noise=True,
+            next_step="measure on the image as it was observed: a smooth or simulated sky has no noise to compare with",
+        ),
     ),
     advice=advice,
 )

@@ -9,6 +9,7 @@ import numpy as np
 
 from tiledsky.diagnostics.curve import BIAS, Curve, Points, errors, floats
 from tiledsky.diagnostics.fields import Fields, Number, Numbers
+from tiledsky.diagnostics.next_steps import DEEPER, WIDER
 from tiledsky.diagnostics.patches import Floats, jackknife, plain, ratio
 from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure, exact, in_noise
 from tiledsky.diagnostics.residual import noise_of
@@ -140,8 +141,13 @@ MEASURE = Measure(
     finalize=finalize,
     parts=(SKY,),
     checks=(
-        Check("edge_light", "sigma", _edge_light),
-        Check("idle_rim", "px", lambda found, _: exact(found.idle_rim.value if found.idle_rim else None)),
+        Check("edge_light", "sigma", _edge_light, next_step=f"{WIDER}, or {DEEPER}"),
+        Check(
+            "idle_rim",
+            "px",
+            lambda found, _: exact(found.idle_rim.value if found.idle_rim else None),
+            next_step="shrink the masks: lower grow of the tiers",
+        ),
     ),
     figures=(_figure,),
 )

@@ -44,5 +44,13 @@ MEASURE = Measure(
     definition=DEFINITION,
     fields=Fit,
     finalize=finalize,
-    checks=(Check("narrow_fit", "1", lambda found, _: exact(found.share_at_narrowest), without_noise=True),),
+    checks=(
+        Check(
+            "narrow_fit",
+            "1",
+            lambda found, _: exact(found.share_at_narrowest),
+            without_noise=True,
+            next_step="use a smaller box_size, or extended-light where large galaxies are to be kept",
+        ),
+    ),
 )

@@ -48,5 +48,13 @@ MEASURE = Measure(
     fields=Image,
     finalize=finalize,
     parts=(SKY,),
-    checks=(Check("masked_fraction", "1", lambda found, _: exact(found.masked_fraction), without_noise=True),),
+    checks=(
+        Check(
+            "masked_fraction",
+            "1",
+            lambda found, _: exact(found.masked_fraction),
+            without_noise=True,
+            next_step="raise n_sigma or lower grow of the tiers; a galaxy that fills the image: try plane or constant",
+        ),
+    ),
 )

@@ -9,6 +9,7 @@ import numpy as np
 
 from tiledsky.diagnostics.curve import BIAS, Rows, floats
 from tiledsky.diagnostics.fields import Bias, Fields, Number
+from tiledsky.diagnostics.next_steps import DEEPER, WIDER
 from tiledsky.diagnostics.patches import Floats, jackknife, number, ratio
 from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure
 from tiledsky.diagnostics.sky import SKY, offset
@@ -160,8 +161,8 @@ MEASURE = Measure(
     finalize=finalize,
     parts=(SKY,),
     checks=(
-        Check("masked_bias", "sigma", _bias_of("all")),
-        Check("bright_bias", "sigma", _bias_of("bright")),
+        Check("masked_bias", "sigma", _bias_of("all"), next_step=f"{WIDER}, or {DEEPER}"),
+        Check("bright_bias", "sigma", _bias_of("bright"), next_step=f"use a larger box_size, or {DEEPER}"),
     ),
     figures=(_figure,),
     comparison=_comparison,

@@ -23,6 +23,7 @@ from tiledsky.diagnostics.blocks import (
     stretch,
 )
 from tiledsky.diagnostics.fields import Fields, Number, Place, Position
+from tiledsky.diagnostics.next_steps import BESIDE, LOOK
 from tiledsky.diagnostics.parts import Limit, Places
 from tiledsky.diagnostics.patches import Floats, number
 from tiledsky.diagnostics.places import random_positions, random_words
@@ -207,13 +208,21 @@ MEASURE = Measure(
             "px",
             lambda found, _: exact(found.largest.area if found.largest else None),
             place=lambda found: found.largest,
+            next_step=BESIDE,
         ),
-        Check("negative_significance", "sigma", lambda found, _: _strength(found), place=lambda found: found.strongest),
+        Check(
+            "negative_significance",
+            "sigma",
+            lambda found, _: _strength(found),
+            place=lambda found: found.strongest,
+            next_step=BESIDE,
+        ),
         Check(
             "positive_significance",
             "sigma",
             lambda found, _: _strength(found.positive),
             place=lambda found: found.positive.strongest if found.positive else None,
+            next_step=f"{LOOK}; light that is no sky: mask it with --user-mask; sky: a smaller box_size or deep-sky",
         ),
     ),
 )

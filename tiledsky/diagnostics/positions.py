@@ -11,6 +11,7 @@ from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.curve import BIAS, Curve, Points, errors, floats
 from tiledsky.diagnostics.fields import Bias, Fields, Number, Numbers
 from tiledsky.diagnostics.masked_bias import group_bias
+from tiledsky.diagnostics.next_steps import DEEPER, WIDER
 from tiledsky.diagnostics.parts import Cells
 from tiledsky.diagnostics.patches import Estimate, Floats, jackknife, number, plain, ratio
 from tiledsky.diagnostics.places import random_positions
@@ -270,6 +271,19 @@ MEASURE = Measure(
     fields=Positions,
     finalize=finalize,
     parts=(SUMS, SKY),
-    checks=(Check("source_bias", "sigma", _source_bias), Check("flux_slope", "sigma", _flux_slope)),
+    checks=(
+        Check(
+            "source_bias",
+            "sigma",
+            _source_bias,
+            next_step=f"use a larger box_size, or {DEEPER}; `tiledsky inject` measures what is lost",
+        ),
+        Check(
+            "flux_slope",
+            "sigma",
+            _flux_slope,
+            next_step=f"{WIDER}, or use a larger box_size; `tiledsky inject` measures what is lost",
+        ),
+    ),
     figures=(_by_flux, _by_size),
 )

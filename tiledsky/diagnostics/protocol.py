@@ -130,6 +130,8 @@ class Check(Generic[F]):
         Whether it means something of an image without noise.
     place : callable, optional
         Of the fields of the measure: where in the image the value is from; None: from all of it.
+    next_step : str
+        What to try where it fails, in one line, for whoever uses the command line; "": nothing to say.
     """
 
     name: str
@@ -137,6 +139,7 @@ class Check(Generic[F]):
     value: Callable[[F, float], CheckValue]
     without_noise: bool = False
     place: Callable[[F], Place | None] | None = None
+    next_step: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.curve import RESIDUAL, SCALE, Curve, Histogram, Points, Reference, errors, floats
 from tiledsky.diagnostics.fields import Fields, Number, Numbers
 from tiledsky.diagnostics.moments import MOMENTS, noise
+from tiledsky.diagnostics.next_steps import DEEPER
 from tiledsky.diagnostics.parts import Distribution
 from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
 from tiledsky.diagnostics.protocol import Check, ImageSums, Measure, in_noise
@@ -293,8 +294,18 @@ MEASURE = Measure(
     finalize=finalize,
     parts=(MOMENTS, VALUES, scale.SUMS),
     checks=(
-        Check("mean_residual", "sigma", lambda found, noise: in_noise(found.mean, found.mean_error, noise)),
-        Check("skewness", "1", lambda found, _: in_noise(found.skewness, found.skewness_error, 1.0)),
+        Check(
+            "mean_residual",
+            "sigma",
+            lambda found, noise: in_noise(found.mean, found.mean_error, noise),
+            next_step=f"light in the sky raises it: {DEEPER}",
+        ),
+        Check(
+            "skewness",
+            "1",
+            lambda found, _: in_noise(found.skewness, found.skewness_error, 1.0),
+            next_step=f"there are sources without a mask: {DEEPER}",
+        ),
     ),
     figures=(_power_figure, _histogram_figure, _correlation_figure),
 )

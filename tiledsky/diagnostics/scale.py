@@ -242,7 +242,20 @@ MEASURE = Measure(
     fields=Scale,
     finalize=finalize,
     parts=(SUMS, MOMENTS),
-    checks=(Check("scale_excess", "1", _excess), Check("scale_overfit", "1", _overfit)),
+    checks=(
+        Check(
+            "scale_excess",
+            "1",
+            _excess,
+            next_step="use a smaller box_size or a fitted recipe (deep-sky); `tiledsky advise` tries several",
+        ),
+        Check(
+            "scale_overfit",
+            "1",
+            _overfit,
+            next_step="use a larger box_size or a fitted recipe (deep-sky); `tiledsky advise` tries several",
+        ),
+    ),
     figures=(_figure,),
     comparison=_comparison,
 )

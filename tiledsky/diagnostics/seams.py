@@ -251,5 +251,12 @@ MEASURE = Measure(
     fields=Seams,
     finalize=finalize,
     parts=(SIDES,),
-    checks=(Check("seam", "sigma", _seam),),
+    checks=(
+        Check(
+            "seam",
+            "sigma",
+            _seam,
+            next_step="run `tiledsky verify`; if nothing is damaged, use another interpolator, and report the fault",
+        ),
+    ),
 )

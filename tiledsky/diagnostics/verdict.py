@@ -54,6 +54,11 @@ def judge(diagnostics: Mapping[str, Any], checks: Checks | None = None) -> dict[
     return {"result": RESULTS[max(counted, default=0)], "checks": rows}
 
 
+def next_step(name: str) -> str:
+    """Return what to try where a check fails, in one line; "": nothing is known."""
+    return _CHECKS[name][1].next_step if name in _CHECKS else ""
+
+
 def places(diagnostics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """Pixels (x, y) of the checks whose value is from one place of the image."""
     given = {**diagnostics.get("measures", {}), IMAGE.name: diagnostics.get("image")}

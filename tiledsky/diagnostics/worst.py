@@ -8,6 +8,7 @@ import numpy as np
 
 from tiledsky.diagnostics.blocks import BLOCKS, away_from_edges, centre, significance, stretch
 from tiledsky.diagnostics.fields import Fields, Position
+from tiledsky.diagnostics.next_steps import LOOK
 from tiledsky.diagnostics.patches import number
 from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure
 from tiledsky.diagnostics.residual import noise_of
@@ -65,5 +66,13 @@ MEASURE = Measure(
     fields=WorstBlocks,
     finalize=finalize,
     parts=(BLOCKS,),
-    checks=(Check("worst_block", "sigma", _worst_block, place=lambda found: next(iter(found.positions), None)),),
+    checks=(
+        Check(
+            "worst_block",
+            "sigma",
+            _worst_block,
+            place=lambda found: next(iter(found.positions), None),
+            next_step=f"{LOOK}; a defect or a source: mask it with --user-mask; sky: use a smaller box_size or deep-sky",
+        ),
+    ),
 )
