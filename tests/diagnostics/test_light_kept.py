@@ -144,6 +144,9 @@ def test_what_is_kept_is_said_by_size() -> None:
     )
     unsure = summary(np.concatenate([rows({5: -0.1}, error=0.4), rows({10: 0.01})]), "")
     assert unsure["size"] == [10.0]
+    moved = summary(rows({10: 0.01, 20: -2.5}, error=0.2), "")
+    assert (moved["headline"], moved["kept_to"], moved["taken"]) == (None, None, [])
+    assert moved["not_measured"].startswith("profiles move the sky by more than their own light")
     nothing = summary(rows({5: 0.5}, signal=3.0), "")
     assert (nothing["headline"], nothing["not_measured"]) == (None, "no share of an object is known to 5%")
 

@@ -72,7 +72,7 @@ MEASURE = Measure(
             "sigma",
             _worst_block,
             place=lambda found: next(iter(found.positions), None),
-            next_step=f"{LOOK}; a defect or a source: mask it with --user-mask; sky: use a smaller box_size or deep-sky",
+            next_step=f"{LOOK}; a defect or a source: mask it with --user-mask; sky: a smaller box_size or deep-sky",
         ),
     ),
 )
