@@ -189,11 +189,14 @@ def test_what_cannot_be_measured_is_said(image: np.ndarray, changes: dict[str, A
         raise AssertionError(found["not_measured"])
 
 
-def test_an_image_that_is_mostly_an_object_has_numbers_with_errors() -> None:
+def test_of_an_image_that_is_mostly_an_object_no_share_is_told() -> None:
+    """Its sky moves by more than the light of a profile: the numbers are there, with errors, and no headline."""
     y, x = np.mgrid[:400, :400]
     image = noise((400, 400)) + 500 * np.exp(-np.hypot(y - 200, x - 200) / 60)
     found = tiledsky.light_kept(image, "deep-sky")
-    assert found["not_measured"] is None
+    assert found["not_measured"].startswith("profiles move the sky by more than their own light")
+    assert found["headline"] is None
+    assert found["groups"]
     assert all(group["taken_error"] > 0 for group in found["groups"])
 
 
