@@ -16,14 +16,15 @@ from tiledsky.engine.forecast import describe
 from tiledsky.engine.runner import planned
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.io.regions import MAX_CORNERS, MAX_REGIONS, open_regions
+from tiledsky.recipe import ObjectsStep
 from tiledsky.recipe import parameters as steps
-from tiledsky.recipe.recipe import MAX_BYTES
+from tiledsky.recipe.reading import MAX_BYTES
 from tiledsky.simulate import simulate_scene
 
 EXTREMES = [0, -1, 5e-324, 1e-30, 1e5, 1e9, 2**31, 2**63, 10**30, 1e300, -1e300]
 MODELS = [
     *(steps.RingStep, steps.MaskStep, steps.Tier, steps.SigmaClip, steps.BackgroundStep, steps.IDWInterpolator),
-    *(steps.LocalPolynomialInterpolator, steps.MeshCeiling, steps.ObjectsStep, Recipe),
+    *(steps.LocalPolynomialInterpolator, steps.MeshCeiling, ObjectsStep, Recipe),
 ]
 
 
@@ -52,7 +53,7 @@ def recipe_with(model, name, value):
     last = {"kind": "background", "name": "last", "box_size": 10}
     last["ceiling"] = made(steps.MeshCeiling, above="first")
     last["interpolator"] = made(steps.LocalPolynomialInterpolator, kind="local-polynomial")
-    objects = made(steps.ObjectsStep, kind="objects")
+    objects = made(ObjectsStep, kind="objects")
     return made(Recipe, name="extreme", steps=[ring, first, mask, objects, last])
 
 

@@ -205,7 +205,7 @@ def _pickles(folder: Path, held: Any) -> None:
 
 def test_nothing_is_unpickled(copy: Path, tmp_path: Path) -> None:
     _group_of_format_2(copy, tmp_path / "mark")
-    out = str(tmp_path / "out")
+    out = str(tmp_path / "out.fits")
     for words in (["report", str(copy), "-o", out], ["export", str(copy), out], ["restore", str(copy), out],
                   ["verify", str(copy), "--level", "decode", "--dry-run"]):  # fmt: skip
         with pytest.raises(SystemExit) as ended:

@@ -211,7 +211,12 @@ def test_reads_are_those_that_were_seen(watched_run: WatchedRun) -> None:
     recipe, plan = watched_run.recipe, watched_run.plan
     for stage in plan.stages:
         seen = {watched_run.writers[f][0] for i in plan.grid(stage) for f in watched_run.reads[stage.name, i]}
-        assert {read.node for read in reads(recipe, plan, stage)} == seen, stage.name
+        declared = {read.node for read in reads(recipe, plan, stage)}
+        if stage.kind == "injection":  # the image has no room for its windows, so that it looks at no pixel
+            assert seen <= declared
+            assert declared - seen <= {"ingest"}
+            continue
+        assert declared == seen, stage.name
 
 
 def test_lost_objects_one_by_one_of_a_finished_run(watched_run: WatchedRun, tmp_path: Path) -> None:

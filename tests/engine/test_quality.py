@@ -16,7 +16,7 @@ import tiledsky
 from tests.diagnostics.test_measures import without_seams
 from tiledsky import Recipe
 from tiledsky.cli import app
-from tiledsky.diagnostics import measure
+from tiledsky.diagnostics import measure, remarks
 
 SHAPE = (301, 320)
 
@@ -78,7 +78,12 @@ def test_check(image: Path, tmp_path: Path) -> None:
     failed = CliRunner().invoke(app, words)
     assert failed.exit_code == 1
     assert failed.output.splitlines()[-1] == f"{done.path}: fail"
-    assert len(failed.output.splitlines()) == 3 + len(done.diagnostics["verdict"]["checks"])
+    checks = done.diagnostics["verdict"]["checks"]
+    bad = sum(check["result"] in ("fail", "warn") for check in checks)
+    assert bad
+    head, verdict = 1, 1
+    told = head + len(checks) + bad + len(remarks(done.diagnostics)) + verdict
+    assert len(failed.output.splitlines()) == told
     told = CliRunner().invoke(app, [*words, "--json"])
     assert json.loads(told.output) == done.diagnostics["verdict"]
     # by other limits
