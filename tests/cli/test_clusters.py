@@ -155,7 +155,7 @@ def test_address_where_somebody_else_answers_or_nobody(
     refused: Callable[..., None], image: Path, tmp_path: Path, answers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever listens and says nothing is not waited for for ever."""
-    monkeypatch.setattr("tiledsky.cluster.local._PATIENCE", 10.0 if answers else 2.0)
+    monkeypatch.setattr("tiledsky.cluster.local._PATIENCE", 120.0 if answers else 2.0)
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Other if answers else Silent) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -101,8 +101,8 @@ class LocalPolynomialInterpolator(InterpolatorParameters):
     Nothing is filled or filtered: boxes without a value of their own do not count; ``filter_size`` is for the rms
     alone. ``order``: degree of the polynomials. ``bandwidth``: the standard deviation in pixels of the Gaussian
     weights, or "auto": fits of many bandwidths, averaged by how well each predicts boxes that it has not seen; none is
-    narrower than ``bandwidth_min`` pixels, or wider than ``bandwidth_max`` (0: 36 boxes). See
-    `tiledsky.kernels.fit.local_polynomial`.
+    narrower than ``bandwidth_min`` pixels, or wider than ``bandwidth_max`` (0: 36 boxes, 144
+    where an objects step is masked). See `tiledsky.kernels.fit.local_polynomial`.
 
     ``robust_bandwidth`` (pixels, 0: off): boxes that stand out from a fit of this bandwidth count less, by rounds of
     `tiledsky.kernels.fit.robust`. It is wider than light that is no sky, as wings of sources, and narrower than the
