@@ -26,6 +26,14 @@ def ties_are_shared() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiling_is_not_told() -> Iterator[None]:
+    """What a command says does not depend on which kernels are compiled meanwhile, by it or by other processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tiledsky.cli.compiling._EVERY", 1e6)
+        yield
+
+
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command line in this process; return exit code, standard output and standard error."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from astropy.io import fits
 
+import tiledsky
 from tests.engine.scenes import make_planes
 from tiledsky.cli import compiling
 
@@ -39,7 +41,14 @@ def test_what_is_compiled_meanwhile_is_counted(tmp_path: Path, monkeypatch: pyte
         (tmp_path / "a" / "other-1.py20.nbi").write_text("of another Python")
         assert said.wait(60)
     assert seen[-1] == (2, compiling.kernels() - 2)
-    assert 100 < compiling.kernels() < 1000
+
+
+def test_all_kernels_are_counted() -> None:
+    """Those of the syntax trees, whatever the decorator is called."""
+    trees = [ast.parse(path.read_text()) for path in Path(tiledsky.__file__).parent.rglob("*.py")]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    kept = [f for f in functions if any(re.search(r"\bnjit\(.*cache=True", ast.unparse(d)) for d in f.decorator_list)]
+    assert compiling.kernels() == len(kept) > 100
 
 
 def test_warm_up_compiles_what_a_command_then_finds(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import tiledsky
@@ -20,7 +21,7 @@ import tiledsky
 _VARIABLE, _INDEX = "NUMBA_CACHE_DIR", f"*.py{sys.version_info.major}{sys.version_info.minor}*.nbi"
 _PACKAGE = Path(tiledsky.__file__).parent
 #: A function that is compiled, in the source.
-_KERNEL = re.compile(r"^@njit\(.*cache=True", re.MULTILINE)
+_KERNEL = re.compile(r"^@(?:numba\.)?njit\(.*cache=True", re.MULTILINE)
 #: Seconds between counts.
 _EVERY = 1.0
 
@@ -39,11 +40,12 @@ def compiled() -> dict[Path, int]:
     """Indices of compiled kernels, and when each was written (ns)."""
     found = {}
     for folder in folders():
-        for path in folder.rglob(_INDEX):
-            try:
-                found[path] = path.stat().st_mtime_ns
-            except OSError:  # removed while looked at
-                continue
+        for place, _, names in os.walk(folder):  # unlike rglob it passes over folders that are removed
+            for path in (Path(place, name) for name in names if fnmatchcase(name, _INDEX)):
+                try:
+                    found[path] = path.stat().st_mtime_ns
+                except OSError:  # removed while looked at
+                    continue
     return found
 
 
