@@ -29,6 +29,7 @@ from tiledsky.diagnostics.windows import (
     design,
     measured,
 )
+from tiledsky.errors import RunError
 from tiledsky.geometry import Region, TileGrid
 
 BOX, WINDOW = 32, Region(0, SMALL_SIDE, 0, SMALL_SIDE)
@@ -187,6 +188,16 @@ def test_what_cannot_be_measured_is_said(image: np.ndarray, changes: dict[str, A
     assert found["groups"] == found["size"] == []
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(found["not_measured"])
+
+
+def test_pixels_that_cannot_be_read_are_an_error_and_no_measure() -> None:
+    """A task that fails is tried again; what the recipe cannot work on stays so."""
+
+    def unread(region: Region) -> Pixels:
+        raise RunError(f"no pixels of {region}")
+
+    with pytest.raises(RunError, match="no pixels of"):
+        measured((400, 400), (0, 0), lambda region: np.ones(region.shape, bool), unread)
 
 
 def test_of_an_image_that_is_mostly_an_object_no_share_is_told() -> None:

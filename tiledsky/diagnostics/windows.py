@@ -241,11 +241,13 @@ def measured(
         if region is None:
             reason = f"no window of {side} px has half of its pixels valid"
             continue
+        given = pixels(region)  # if these cannot be read the task fails, and is tried again
         try:
             place = index[0] * grid.counts[1] + index[1]
-            rows += _of_window(pixels(region), arrangements(side, place, alone=side == max(plan.sides)))
+            rows += _of_window(given, arrangements(side, place, alone=side == max(plan.sides)))
         except TiledSkyError as error:
             reason = f"the recipe cannot work on a window of {side} px: {error}"
+        del given  # before the next window is read
     found = np.concatenate(rows)
     return found, reason or ("" if found.size else "no window has noise and profiles on valid pixels")
 
