@@ -159,6 +159,7 @@ def test_defaults_of_masks_and_detection():
         ([{**BACKGROUND, "exclude_percentile": 101}], r"step '\w+'\.exclude_percentile: .*100 \(got 101\)"),
         ([{**BACKGROUND, "estimator": "mead"}], r"step '\w+'\.estimator: .*'median', 'mean'.*\(got 'mead'\)"),
         ([{**BACKGROUND, "clip": {"sigma": 3}}], r"step '\w+'\.clip: unknown key 'sigma'; known are sigma_lower"),
+        ([{**BACKGROUND, "skewed_clip": {"sigma": 3}}], r"skewed_clip: unknown key 'sigma'; known are sigma_lower"),
         ([{**BACKGROUND, "clip": {"sigma_lower": -1}}], r"step '\w+'\.clip\.sigma_lower: .*greater than 0 \(got -1"),
         ([{**BACKGROUND, "clip": {"maxiters": 0}}], r"step '\w+'\.clip: maxiters 0 rejects nothing"),
         ([{**BACKGROUND, "clip": {"sigma_lower": float("inf")}}], r"step '\w+'\.clip\.sigma_lower: .*finite"),

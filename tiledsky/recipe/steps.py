@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field
 
 from tiledsky.errors import ParameterError
 from tiledsky.recipe.parameters import (
@@ -23,11 +23,12 @@ from tiledsky.recipe.parameters import (
 _ARCSEC = re.compile(r"(\d+\.?\d*|\.\d+) ?arcsec")
 
 
-def _size(value: float | str | None) -> float | str | None:
+def _size(value: Any) -> Any:
     """Check a size in pixels or arcseconds."""
-    if isinstance(value, str) and not _ARCSEC.fullmatch(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not number and not (isinstance(value, str) and _ARCSEC.fullmatch(value)):
         raise ValueError('keep is a number of pixels or a text such as "30 arcsec"')
-    if isinstance(value, float) and not 0 <= value <= MAX_BANDWIDTH:
+    if number and not 0 <= value <= MAX_BANDWIDTH:
         raise ValueError(f"keep is from 0 to {MAX_BANDWIDTH:.0f} px")
     return value
 
@@ -47,7 +48,7 @@ class ObjectsStep(Model):
     kind: Literal["objects"] = "objects"
     name: Name = "objects"
     mask: str | None = None
-    keep: Annotated[float | str | None, AfterValidator(_size)] = None
+    keep: Annotated[float | str | None, BeforeValidator(_size)] = None
 
     @property
     def words(self) -> str:

@@ -34,6 +34,7 @@ _KINDS: dict[str, type[Model]] = {
     **_CHOSEN,
     "tiers": Tier,
     "clip": SigmaClip,
+    "skewed_clip": SigmaClip,
     "ceiling": MeshCeiling,
     "checks": Checks,
     **dict.fromkeys(Checks.names(), Limit),
