@@ -56,14 +56,14 @@ def findings(run: Run, verdict: Mapping[str, Any]) -> list[str]:
 
 def _place(run: Run, where: tuple[float, float] | None) -> str:
     with loading():
-        from tiledsky.io.fits.wcs import wcs_of
+        from tiledsky.io.fits.wcs import sky_of
 
     if where is None:
         return "over the whole image"
     x, y = where
     told = f"at x {x:.1f}, y {y:.1f}"
-    wcs = wcs_of(run.header)
-    if wcs is None:
+    to_sky = sky_of(run.header)
+    if to_sky is None:
         return told
-    sky = wcs.pixel_to_world(x, y).icrs
-    return f"{told} (RA {sky.ra.deg:.6f}, Dec {sky.dec.deg:+.6f})"
+    ra, dec = to_sky(x, y)
+    return f"{told} (RA {ra:.6f}, Dec {dec:+.6f})"

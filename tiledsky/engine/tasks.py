@@ -6,7 +6,7 @@ Functions here are called in the driver's process or on a worker; they know neit
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from tiledsky.engine.plan import Stage
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.fits.cards import label_value
 from tiledsky.io.fits.plane import parse_header
+from tiledsky.io.fits.wcs import sky_of
 from tiledsky.io.store import RUN_FOLDER, summary_path, write_json, zarr_threads
 from tiledsky.io.summaries import read_part, read_summary, write_summary
 from tiledsky.io.zarr.reader import read_plane
@@ -119,6 +120,10 @@ class StoreTask:
     def header(self) -> Any:
         """FITS header of the image."""
         return parse_header(self.ctx.store.header)
+
+    def to_sky(self) -> Callable[[Any, Any], tuple[Any, Any]] | None:
+        """See `tiledsky.operations.base.Task.to_sky`."""
+        return sky_of(self.header())
 
     def unit(self) -> str | None:
         """Unit of the image, if its header has one."""

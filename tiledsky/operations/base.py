@@ -123,8 +123,8 @@ class Task(Protocol):
     def outside(self, base: Patch) -> NDArray[np.bool_] | None:
         """Where the result has the recipe's fill value; None: nowhere."""
 
-    def header(self) -> Any:
-        """FITS header of the image."""
+    def to_sky(self) -> Callable[[Any, Any], tuple[Any, Any]] | None:
+        """Right ascension and declination of pixels (ICRS, degrees), from x and y, if the image has them."""
 
     def unit(self) -> str | None:
         """Unit of the image, if its header has one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from tiledsky.diagnostics.band import Pixels
 from tiledsky.diagnostics.blocks import BLOCK
 from tiledsky.diagnostics.negative import APERTURE, APERTURES
 from tiledsky.diagnostics.patches import patch_size
-from tiledsky.diagnostics.protocol import Bandwidths, ImageFacts, ToSky
+from tiledsky.diagnostics.protocol import Bandwidths, ImageFacts
 from tiledsky.diagnostics.seams import DEEP, LINE, LINES, MOST_ROWS
 from tiledsky.diagnostics.summary import N_COLUMNS, Collector, TileSummary, summarise
 from tiledsky.diagnostics.verdict import judge
@@ -104,12 +103,11 @@ class Diagnostics(Operation):
         for tile, parts in task.tiles("output"):
             collector.add(tile, TileSummary.from_parts(parts))
         source = next((name for name in ("error", "weight") if task.has(name)), None)
-        header = task.header()
         found = collector.finalize(
             ImageFacts(
                 task.tile_of("output"),
                 source=source,
-                to_sky=_to_sky(header),
+                to_sky=task.to_sky(),
                 unit=task.unit(),
                 bandwidths=self._bandwidths(task) if self.interpolator.chooses_bandwidths else None,
                 taken=Taken(reason=LEFT_OUT) if self.injection is None else self.injection.taken(task),
@@ -146,25 +144,3 @@ class Diagnostics(Operation):
             adding.add(f"{what} sorted", _SORTED * size, what, count)
         _sums(errors, 2, "patches", patches).add("lines left out", 4 * 8 * LINE, "lines", lines)
         return [adding, errors]
-
-
-def _to_sky(header: Any) -> ToSky | None:
-    """Sky coordinates of pixels by the WCS of the image; None without one that can be read."""
-    if "CTYPE1" not in header:
-        return None  # and the library, which takes a third of a second, is not loaded
-    from astropy.wcs import WCS
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is not standard and understood nevertheless
-            wcs = WCS(header).celestial
-    except Exception:  # wcslib raises several types; coordinates are left out, positions in pixels remain
-        return None
-    if wcs.naxis != 2 or not wcs.has_celestial:
-        return None
-
-    def to_sky(x: Any, y: Any) -> Any:
-        sky = wcs.pixel_to_world(x, y).icrs
-        return sky.ra.deg, sky.dec.deg
-
-    return to_sky

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tiledsky.io.files import write_bytes
 from tiledsky.io.fits.table import Column, table_bytes
-from tiledsky.io.fits.wcs import wcs_of
+from tiledsky.io.fits.wcs import sky_of
 from tiledsky.io.fits.write import check_target
 
 
@@ -18,13 +18,10 @@ def object_columns(objects: NDArray[Any], header: Any) -> list[Column]:
     """Columns of the table of objects, the brightest first; with places on the sky if the header has a WCS."""
     columns = [Column("number", np.arange(1, len(objects) + 1), "", "the brightest first")]
     columns += [Column(name, _of(objects, name), "pix", "centre, whole pixels from 0") for name in ("y", "x")]
-    wcs = wcs_of(header)
-    if wcs is not None:
-        place = wcs.pixel_to_world(objects["x"], objects["y"]).transform_to("icrs")
-        columns += [
-            Column("ra", place.ra.deg, "deg", "centre, ICRS"),
-            Column("dec", place.dec.deg, "deg", "centre, ICRS"),
-        ]
+    to_sky = sky_of(header)
+    if to_sky is not None:
+        ra, dec = to_sky(objects["x"], objects["y"])
+        columns += [Column("ra", ra, "deg", "centre, ICRS"), Column("dec", dec, "deg", "centre, ICRS")]
     unit = str(header.get("BUNIT", "")).strip()
     return [
         *columns,

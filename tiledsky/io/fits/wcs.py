@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from tiledsky.errors import InputError
@@ -11,17 +12,37 @@ from tiledsky.recipe import Recipe
 
 def wcs_of(header: Any) -> Any:
     """WCS of a FITS header (`astropy.wcs.WCS`); None if it has none that astropy understands."""
-    from astropy.wcs import WCS, FITSFixedWarning
+    from astropy.wcs import WCS
 
     if "CTYPE1" not in header:
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FITSFixedWarning)
+        warnings.simplefilter("ignore")  # of what is not standard and understood nevertheless
         try:
             wcs = WCS(header, naxis=2)
         except Exception:  # wcslib raises whatever it meets first; a picture does without
             return None
     return wcs if wcs.has_celestial else None
+
+
+def sky_of(header: Any) -> Callable[[Any, Any], tuple[Any, Any]] | None:
+    """Right ascension and declination (ICRS, degrees) of pixels, from x and y, by a FITS header.
+
+    None without a celestial WCS, and where its coordinates have none, as those of the Sun or a planet.
+    """
+    wcs = wcs_of(header)
+    if wcs is None:
+        return None
+
+    def to_sky(x: Any, y: Any) -> tuple[Any, Any]:
+        sky = wcs.pixel_to_world(x, y).icrs
+        return sky.ra.deg, sky.dec.deg
+
+    try:
+        to_sky(0.0, 0.0)
+    except Exception:  # each frame has its own error; positions in pixels remain
+        return None
+    return to_sky
 
 
 def on_scale(recipe: Recipe, header: Any) -> Recipe:
