@@ -151,8 +151,11 @@ def test_there_are_tests_of_all_presets():
     assert {*PRESETS, *plain, "complex-sky", "sextractor", "deep-sky", "extended-light"} == set(preset_names())
 
 
-def test_plain_presets_have_the_masks_of_deep_sky():
+def test_presets_that_differ_in_their_last_background_alone_have_the_masks_of_deep_sky():
     masks = Recipe.load("deep-sky").steps[:-1]
+    *steps, sky = Recipe.load("extended-light").steps
+    assert tuple(steps) == masks
+    assert (sky.interpolator.order, sky.interpolator.bandwidth_min) == (2, 300.0)
     for order, preset in enumerate(("constant", "plane", "polynomial")):
         *steps, sky = Recipe.load(preset).steps
         assert tuple(steps) == masks
