@@ -48,6 +48,13 @@ def test_damage_anywhere_is_found(root: LocalFolder, tmp_path: Path) -> None:
                 assert read_part(root, "s.bin", k) == part
 
 
+def test_a_file_that_goes_on(root: LocalFolder, tmp_path: Path) -> None:
+    with (tmp_path / "s.bin").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(RunError, match=r"s\.bin is damaged"):
+        read_summary(root, "s.bin")
+
+
 @pytest.mark.parametrize("left", [0, 1, 7, 8, 20, 59, 60, 70])
 def test_a_file_that_ends_early(root: LocalFolder, tmp_path: Path, left: int) -> None:
     whole = (tmp_path / "s.bin").read_bytes()

@@ -27,7 +27,10 @@ def read_summary(root: Folder, path: str) -> list[bytes]:
     """Read all parts of a summary; RunError if any byte of it is not what was written."""
     with root.open(path) as opened:
         try:
-            return [_checked(opened, *part) for part in _parts(opened)]
+            parts = [_checked(opened, *part) for part in _parts(opened)]
+            if opened.read(1):
+                raise _Damaged
+            return parts
         except _Damaged:
             raise _error(root, path) from None
 
