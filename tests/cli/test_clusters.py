@@ -78,8 +78,8 @@ def test_report_for_reading_offline(call: Call, image: Path, tmp_path: Path) -> 
     code, _, err = call(*words, "--performance-report", tmp_path / "none/report.html")
     assert code == 2
     assert "does not exist; make it or change the path" in err
-    code, _, _ = call(*words, "--performance-report", page)
-    assert code == 0
+    code, _, err = call(*words, "--performance-report", page)
+    assert code == 0, err
     text = page.read_text()
     assert "Bokeh" in text
     assert not re.search(r"""<(script|link|img)[^>]*(src|href)=["']?https?:""", text)
