@@ -29,7 +29,7 @@ from tiledsky.diagnostics.windows import (
     design,
     measured,
 )
-from tiledsky.errors import RunError
+from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Region, TileGrid
 
 BOX, WINDOW = 32, Region(0, SMALL_SIDE, 0, SMALL_SIDE)
@@ -198,6 +198,11 @@ def test_pixels_that_cannot_be_read_are_an_error_and_no_measure() -> None:
 
     with pytest.raises(RunError, match="no pixels of"):
         measured((400, 400), (0, 0), lambda region: np.ones(region.shape, bool), unread)
+
+
+def test_a_size_on_the_sky_needs_one() -> None:
+    with pytest.raises(InputError, match="gives a size in arcseconds and the image has no celestial WCS"):
+        tiledsky.light_kept(noise((330, 330)), Recipe.load("deep-sky").keeping("2 arcsec"))
 
 
 def test_of_an_image_that_is_mostly_an_object_no_share_is_told() -> None:

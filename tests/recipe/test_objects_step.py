@@ -12,7 +12,7 @@ from astropy.wcs import WCS
 from tests.objects_scene import with_objects
 from tiledsky import Recipe
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.io.fits.wcs import on_scale
+from tiledsky.io.fits.wcs import for_image
 from tiledsky.recipe import ObjectsStep
 
 
@@ -126,11 +126,11 @@ def test_sizes_on_the_sky():
     recipe = with_objects("1.5 arcsec")
     wcs = WCS(naxis=2)
     wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.cd = ("RA---TAN", "DEC--TAN"), (150.0, 2.0), np.diag((-0.06, 0.05)) / 3600
-    np.testing.assert_allclose(on_scale(recipe, wcs.to_header()).objects.keep, 1.5 / np.sqrt(0.06 * 0.05))
-    assert on_scale(with_objects(20.0), None).objects.keep == 20.0
+    np.testing.assert_allclose(for_image(recipe, wcs.to_header()).objects.keep, 1.5 / np.sqrt(0.06 * 0.05))
+    assert for_image(with_objects(20.0), None).objects.keep == 20.0
     for header in (None, fits.Header()):
         with pytest.raises(InputError, match="gives a size in arcseconds and the image has no celestial WCS"):
-            on_scale(recipe, header)
+            for_image(recipe, header)
     with pytest.raises(ParameterError, match=r"keeps 1\.5 arcsec, which is 1500000 px of 1e-06 arcsec"):
         recipe.on_scale(1e-6)
 

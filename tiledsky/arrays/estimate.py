@@ -12,7 +12,7 @@ import numpy as np
 
 from tiledsky.errors import InputError, InputWarning
 from tiledsky.images import Image, as_float, float_dtype, same_kind, taken_apart
-from tiledsky.io.fits.wcs import on_scale
+from tiledsky.io.fits.wcs import for_image
 from tiledsky.nodata import AUTO, Candidate, checked, empty, look, places, without
 from tiledsky.operations.base import NO_HALO
 from tiledsky.operations.nodes import Nodes
@@ -169,7 +169,7 @@ def estimated(
     ``image`` and ``planes``, by their names in `tiledsky.planes.base_mask`, are plain numpy or dask arrays of one grid;
     warnings are those of lazy looks alone.
     """
-    recipe = on_scale(Recipe.load(recipe), header).expanded()
+    recipe = for_image(recipe, header)
     image = image.astype(float_dtype(image.dtype)) if is_dask_array(image) else as_float(image)
     planes = {name: same_kind(plane, image) for name, plane in planes.items() if plane is not None}
     coverage = planes.get("coverage")

@@ -12,6 +12,7 @@ from tiledsky.diagnostics.windows import Taken, design
 from tiledsky.errors import InputError
 from tiledsky.geometry import Region, TileGrid
 from tiledsky.images import as_float, taken_apart
+from tiledsky.io.fits.wcs import for_image
 from tiledsky.operations.injection import known_values, windows_of
 from tiledsky.operations.nodes import Nodes
 from tiledsky.overlap import is_dask_array
@@ -57,7 +58,7 @@ def light_kept(
     given = taken_apart(image)
     if is_dask_array(given.pixels):
         raise InputError("the image is a dask array, which is not in memory; call its compute(), or use tiledsky.run")
-    recipe = Recipe.load(recipe).expanded()
+    recipe = for_image(recipe, None)
     science = as_float(given.blanked())
     noise = {
         "weight": given.plane(weight, "weight", power=-2, factor=True),

@@ -22,7 +22,7 @@ from tiledsky.engine.run_store import RunStore, stored_plan
 from tiledsky.engine.verify import Checker, is_whole
 from tiledsky.images import float_dtype
 from tiledsky.io.fits.plane import parse_header
-from tiledsky.io.fits.wcs import on_scale
+from tiledsky.io.fits.wcs import for_image
 from tiledsky.io.folders import folder_at
 from tiledsky.io.options import InputOptions
 from tiledsky.io.regions import RegionPlane
@@ -187,7 +187,7 @@ def planned(
     """Check recipe, input and their fit, and plan a run, wherever its store will be; arguments as of `prepare`."""
     recipe = Recipe.load(recipe)
     opened = open_input(source, **inputs)
-    recipe = on_scale(recipe, parse_header(opened.header)).expanded()
+    recipe = for_image(recipe, parse_header(opened.header))
     bits = check_planes(recipe, opened)
     dtype = float_dtype(opened.planes["science"].dtype)
     # planes from FITS files are copied; if all are Zarr arrays they are read in place

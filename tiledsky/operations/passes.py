@@ -12,7 +12,7 @@ not need are left out. Arrays do all of it in `Statistics.on_arrays` (`tiledsky.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -232,6 +232,11 @@ class Biweight(TilePass):
         return BiweightSums.merged(map(BiweightSums.from_bytes, parts)).to_bytes()
 
 
+def added(parts: Iterable[bytes]) -> NDArray[np.int64]:
+    """Sum of counts of several tiles, flat."""
+    return np.asarray(np.sum([np.frombuffer(part, "<i8") for part in parts], axis=0))
+
+
 class Detections(MergedPass):
     """Third pass of tiers with a reliability: what searches of the image and of its negative find.
 
@@ -274,7 +279,7 @@ class Detections(MergedPass):
     @staticmethod
     def merged(parts: Sequence[bytes]) -> bytes:
         """See `MergedPass.merged`."""
-        return reliability.to_bytes(np.sum([np.frombuffer(part, "<i8") for part in parts], axis=0))
+        return reliability.to_bytes(added(parts))
 
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`: searches of the image and of its negative with several thresholds."""

@@ -29,6 +29,7 @@ from tiledsky.operations.passes import (
     Pass,
     RefinementPass,
     StatisticsRequest,
+    added,
 )
 from tiledsky.statistics import Statistics, bins_to_refine, finish, finish_in_parts, with_biweights
 
@@ -164,8 +165,7 @@ class StepStatistics(Reduction):
         """Counts of the noise of pixels, of the whole image; None where no tier has a reliability."""
         if not self.request.detections:
             return None
-        parts = self._parts(task, "detections", len(self.request.tiers))
-        return np.asarray(np.sum([np.frombuffer(part, "<i8") for part in parts], axis=0))
+        return added(self._parts(task, "detections", len(self.request.tiers)))
 
 
 def known(statistics: Statistics) -> dict[str, float | None]:

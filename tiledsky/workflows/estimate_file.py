@@ -22,7 +22,7 @@ from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair
 from tiledsky.io.fits.image import NewImage, Plane, check_target, new_fits
 from tiledsky.io.fits.plane import parse_header
-from tiledsky.io.fits.wcs import on_scale
+from tiledsky.io.fits.wcs import for_image
 from tiledsky.io.options import InputOptions
 from tiledsky.io.plane_reader import SourcePlane
 from tiledsky.io.source import Source
@@ -119,7 +119,7 @@ def estimate(
     recipe = Recipe.load(recipe)
     opened = open_input(source, **inputs)
     header = parse_header(opened.header)
-    recipe = on_scale(recipe, header).expanded()
+    recipe = for_image(recipe, header)
     _check_not_read(target, opened)
     bits = check_planes(recipe, opened)
     rows = band_rows(recipe, opened.shape, threads)

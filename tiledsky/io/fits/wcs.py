@@ -45,18 +45,21 @@ def sky_of(header: Any) -> Callable[[Any, Any], tuple[Any, Any]] | None:
     return to_sky
 
 
-def on_scale(recipe: Recipe, header: Any) -> Recipe:
-    """Return the recipe with sizes that it gives in arcseconds in pixels, by the WCS of a FITS header (or None).
+def for_image(recipe: Recipe | str, header: Any) -> Recipe:
+    """Return what runs of a recipe on an image (`Recipe.expanded`), by its FITS header (or None).
 
-    A pixel's side is the square root of its area at the reference pixel.
+    Sizes in arcseconds are then in pixels: a pixel's side is the square root of its area at the reference pixel.
 
     Raises
     ------
+    ParameterError
+        As of `Recipe.load`.
     InputError
         A size in arcseconds, and no celestial WCS.
     """
+    recipe = Recipe.load(recipe)
     if not recipe.needs_scale:
-        return recipe
+        return recipe.expanded()
     wcs = None if header is None else wcs_of(header)
     if wcs is None:
         raise InputError(
@@ -65,4 +68,4 @@ def on_scale(recipe: Recipe, header: Any) -> Recipe:
         )
     from astropy.wcs.utils import proj_plane_pixel_area
 
-    return recipe.on_scale(3600.0 * float(proj_plane_pixel_area(wcs.celestial)) ** 0.5)
+    return recipe.on_scale(3600.0 * float(proj_plane_pixel_area(wcs.celestial)) ** 0.5).expanded()
