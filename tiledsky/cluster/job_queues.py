@@ -235,7 +235,6 @@ def _scheduler_client(config: ClusterFile, *, insecure: bool) -> Iterator[Any]:
 @contextmanager
 def _queue_client(config: ClusterFile) -> Iterator[Any]:
     from distributed import Client
-    from distributed.core import Status
 
     from tiledsky.cluster.closed import NO_DASHBOARD, NO_PAGES, pages_closed
 
@@ -266,10 +265,20 @@ def _queue_client(config: ClusterFile) -> Iterator[Any]:
             yield client
         finally:
             with held():
-                for job in cluster.workers.values():
-                    if job.job_id is None:  # the queue did not take it: it is not closed, which Dask asserts of all
-                        job.status = Status.failed
+                _leave_out_refused(cluster)
                 stack.close()
+
+
+def _leave_out_refused(cluster: Any) -> None:
+    """Mark jobs that the queue did not take as failed: they are not closed, which Dask asserts of all that it knows.
+
+    A function of its own, so that no variable keeps a job: Dask forgets closed ones when nothing else refers to them.
+    """
+    from distributed.core import Status
+
+    for job in cluster.workers.values():
+        if job.job_id is None:
+            job.status = Status.failed
 
 
 def _wait_for_worker(
