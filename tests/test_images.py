@@ -15,6 +15,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import xarray
 import zarr
 from astropy.io import fits
 from astropy.nddata import (
@@ -28,13 +29,15 @@ from astropy.nddata import (
 from astropy.table import Column, MaskedColumn, Table
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.utils.masked import Masked
+from astropy.wcs import WCS
 from photutils import background as photutils
 from scipy import sparse
 
 import tiledsky
+from tiledsky.containers import float_dtype
 from tiledsky.diagnostics import measure
 from tiledsky.errors import InputError, TiledSkyError
-from tiledsky.images import as_float, float_dtype, taken_apart
+from tiledsky.images import as_float, taken_apart
 from tiledsky.recipe import Tier
 from tiledsky.testing import assert_tile_invariant
 
@@ -343,8 +346,9 @@ UNKNOWN = _lazy(BLANKED)[_lazy(BLANKED[:, -1], 37) > -np.inf]
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "nothing": (lambda: None, "NoneType, not an array"),
     "number": (lambda: 3.0, "float, not an array"),
-    "path": (lambda: "image.fits", "str, not an array"),
-    "hdu": (lambda: fits.PrimaryHDU(BLANKED), "PrimaryHDU, not an array"),
+    "path": (lambda: "image.fits", "str, not an array.* the file to tiledsky.run"),
+    "hdu": (lambda: fits.PrimaryHDU(BLANKED), "PrimaryHDU, not an array.*hdu.data"),
+    "hdus": (lambda: fits.HDUList([fits.PrimaryHDU(BLANKED)]), r"list of HDUs, not an array.*hdus\[0\].data"),
     "table": (lambda: Table(BLANKED), "Table, not an array"),
     "delayed": (lambda: dask.delayed(BLANKED), "Delayed.*, not an array"),
     "sparse": (lambda: sparse.csr_array(DEFECT), "csr_array, which numpy cannot read"),
@@ -464,12 +468,63 @@ def test_inputs_are_not_changed() -> None:
     np.testing.assert_array_equal(masked.mask, HIDDEN)
 
 
-def test_xarray_gives_its_values() -> None:
-    xarray = pytest.importorskip("xarray")
-    for image in (xarray.DataArray(BLANKED), xarray.DataArray(_lazy(BLANKED))):
-        np.testing.assert_array_equal(tiledsky.smooth(image, sigma=1), tiledsky.smooth(BLANKED, sigma=1))
+@pytest.mark.parametrize("lazy", [False, True])
+def test_planes_of_a_dataarray_have_its_coordinates(lazy: bool) -> None:
+    coordinates = {
+        "y": np.arange(80) * 0.2,
+        "x": np.arange(94) * 0.2 + 5,
+        "ra": (("y", "x"), np.ones(SHAPE)),
+        "band": "r",
+    }
+    image = xarray.DataArray(
+        _lazy(BLANKED) if lazy else BLANKED, coordinates, ("y", "x"), "sci", {"units": "MJy / sr", "origin": "a survey"}
+    )
+    plain = tiledsky.estimate_background(BLANKED, "sextractor")
+    sky = tiledsky.estimate_background(image, "sextractor")
+    made = {name: getattr(sky, name) for name in ("background", "background_rms", "background_error", "subtracted")}
+    made |= {"smooth": tiledsky.smooth(image, sigma=1), "ring_median": tiledsky.ring_median(image, **RING)}
+    expected = {name: getattr(plain, name, None) for name in made}
+    expected |= {"smooth": tiledsky.smooth(BLANKED, sigma=1), "ring_median": tiledsky.ring_median(BLANKED, **RING)}
+    for name, plane in made.items():
+        assert plane.name == name
+        assert plane.attrs == {"units": "MJy / sr"}
+        assert (plane.chunks is not None) == lazy
+        xarray.testing.assert_identical(plane.coords.to_dataset(), image.coords.to_dataset())
+        np.testing.assert_array_equal(plane, expected[name])
+    masks = {"mask": sky.mask, "source_mask": tiledsky.source_mask(image, threshold=14)}
+    masks["tier_mask"] = tiledsky.tier_mask(image, [Tier(n_sigma=3)])
+    for name, plane in masks.items():
+        assert (plane.name, plane.attrs, plane.dims) == (name, {}, ("y", "x"))
+    np.testing.assert_array_equal(sky.mask, plain.mask)
+    xarray.testing.assert_allclose(image - sky.background, sky.subtracted)  # alignment by coordinates works
+
+
+def test_datasets_are_no_arrays() -> None:
     with pytest.raises(InputError, match="Dataset, not an array"):
         tiledsky.smooth(xarray.Dataset({"a": (("y", "x"), BLANKED)}), sigma=1)
+
+
+def test_planes_of_a_ccddata_have_its_wcs() -> None:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
+    image = CCDData(
+        DEFECT, unit="adu", mask=HIDDEN, uncertainty=StdDevUncertainty(NOISE), wcs=wcs, meta={"FILTER": "r"}
+    )
+    plain = tiledsky.estimate_background(BLANKED, "sextractor", error=NOISE)
+    sky = tiledsky.estimate_background(image, "sextractor")
+    for name in ("background", "background_rms", "background_error", "subtracted"):
+        plane = getattr(sky, name)
+        assert (type(plane), plane.unit) == (CCDData, u.adu)
+        assert plane.wcs is wcs
+        np.testing.assert_array_equal(plane.data, getattr(plain, name))
+        assert (plane.mask is not None) == (plane.uncertainty is not None) == (name == "subtracted")
+    np.testing.assert_array_equal(sky.subtracted.mask, HIDDEN)
+    np.testing.assert_array_equal(sky.subtracted.uncertainty.array, NOISE)
+    assert sky.subtracted.meta["FILTER"] == "r"
+    by_astropy = image.subtract(sky.background)  # CCDData's own arithmetic takes the sky
+    np.testing.assert_array_equal(by_astropy.data[~HIDDEN], sky.subtracted.data[~HIDDEN])
+    np.testing.assert_array_equal(sky.mask, plain.mask)
+    assert image.uncertainty.parent_nddata is image
 
 
 def test_frames_are_no_arrays() -> None:

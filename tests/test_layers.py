@@ -24,6 +24,7 @@ LAYERS = [
     {"recipe"},
     {"kernels"},
     {"overlap"},
+    {"containers"},
     {"images", "planes", "nodata", "statistics", "simulate"},
     {"io"},
     {"diagnostics"},
@@ -41,6 +42,7 @@ APART = [("arrays", "engine"), ("arrays", "cluster"), ("recipe", "kernels"), ("i
 HOMES = {
     "dask": {
         "overlap",
+        "containers",
         "images",
         "statistics",
         "simulate",

@@ -6,28 +6,21 @@ refused: nothing is dropped.
 
 from __future__ import annotations
 
-import math
 import sys
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.containers import filled, float_dtype, kind_of, lazily_peeled, peeled, read_array, with_pixels
 from tiledsky.errors import InputError, MaskTypeError, ParameterError
 from tiledsky.geometry import Pair
 from tiledsky.overlap import is_dask_array
 
 #: Power of the image's unit that the values of an NDData uncertainty are in, by its type.
 _POWERS = {"std": 1, "var": 2, "ivar": -2}
-
-
-def float_dtype(dtype: Any) -> np.dtype[Any]:
-    """Return the float type to work in: float32 where it holds every value of ``dtype``, else float64."""
-    given = np.dtype(dtype)
-    if given.kind not in "biuf":
-        raise ParameterError(f"an image of {given} has no sky; give integers or floats")
-    return np.dtype(np.float32 if given.itemsize < (8 if given.kind == "f" else 4) else np.float64)
 
 
 def as_float(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -49,6 +42,8 @@ class Image:
     uncertainty : `astropy.nddata.NDUncertainty` or None
     name : str
         For messages.
+    came : `xarray.DataArray`, `astropy.nddata.CCDData` or None
+        What the image was taken out of, if planes of its grid go back into one of the kind.
     """
 
     pixels: Any
@@ -56,6 +51,7 @@ class Image:
     unit: Any = None
     uncertainty: Any = None
     name: str = "image"
+    came: Any = None
 
     @property
     def shape(self) -> Pair:
@@ -64,16 +60,48 @@ class Image:
 
     def blanked(self) -> Any:
         """Pixels, NaN where they are masked: floats then (`float_dtype`), else of the type that came."""
-        return _filled(self.pixels, self.hidden, None)
+        return filled(self.pixels, self.hidden, None)
 
     def part(self, where: Any, *, fill: int | None = None) -> NDArray[Any]:
         """Read the pixels of a slice, ``fill`` (default: NaN) where they are masked."""
         hidden = None if self.hidden is None else np.asarray(self.hidden[where])
-        return np.asarray(_filled(np.asarray(self.pixels[where]), hidden, fill))
+        return np.asarray(filled(np.asarray(self.pixels[where]), hidden, fill))
 
     def in_unit(self, values: Any) -> Any:
         """Give numbers the unit of the image, if it has one."""
         return values if self.unit is None else values << self.unit
+
+    def like(self, plane: Any, name: str, *, unit: bool = True, hidden: bool = False) -> Any:
+        """Give a plane of this image's grid the unit and the coordinates of the image.
+
+        Parameters
+        ----------
+        plane : array, (ny, nx)
+            Plain numbers, numpy or dask.
+        name : str
+            Of a DataArray.
+        unit : bool
+            The plane is in the image's unit; False: it has none.
+        hidden : bool
+            The image's mask and uncertainty hold for the plane too.
+
+        Returns
+        -------
+        array, Quantity, `xarray.DataArray` or `astropy.nddata.CCDData`
+            A DataArray (with dimensions, coordinates and the attribute ``units``) or a CCDData (with WCS, if the plane
+            has a unit) where the image came as one, of which ``hidden`` adds the mask, uncertainty and header.
+        """
+        came = self.came
+        if isinstance(came, kind_of("astropy.nddata", "CCDData")):
+            if not unit:
+                return plane
+            beside = {"mask": came.mask, "uncertainty": copy(came.uncertainty), "meta": came.meta} if hidden else {}
+            return sys.modules["astropy.nddata"].CCDData(plane, unit=self.unit, wcs=came.wcs, **beside)
+        values = self.in_unit(plane) if unit else plane
+        if came is None:
+            return values
+        units = {"units": came.attrs["units"]} if unit and "units" in came.attrs else {}
+        return type(came)(values, coords=came.coords, dims=came.dims, name=name, attrs=units)
 
     def mask(self, value: Any, name: str = "mask", *, strict: bool = False) -> Any:
         """Take a mask of this image apart: bool, True where it is not zero, and where it is masked itself.
@@ -114,7 +142,7 @@ class Image:
         if value is None:
             return None
         plane = self._beside(value, name, kinds="biuf", power=power, factor=factor)
-        return _filled(plane.pixels, plane.hidden, fill)
+        return filled(plane.pixels, plane.hidden, fill)
 
     def flags(self, value: Any, name: str = "dq") -> Any:
         """Take a plane of flags apart; a pixel that is masked in it has all of them."""
@@ -122,11 +150,11 @@ class Image:
             return None
         plane = self._beside(value, name, kinds="biuf", power=0)
         fill = None if plane.pixels.dtype.kind == "f" else np.invert(np.zeros((), plane.pixels.dtype))
-        return _filled(plane.pixels, plane.hidden, fill)
+        return filled(plane.pixels, plane.hidden, fill)
 
     def number(self, value: Any, name: str) -> Any:
         """Return a number that is in the unit of the image, without it."""
-        if isinstance(value, _kind("astropy.units", "Quantity")):
+        if isinstance(value, kind_of("astropy.units", "Quantity")):
             self._check_unit(name, value.unit, power=1)
             return value.value
         return value
@@ -190,7 +218,7 @@ def taken_apart(value: Any, name: str = "image", *, sliced: bool = False) -> Ima
     value : array_like, (ny, nx)
         numpy and dask arrays, masked arrays of numpy, dask and astropy (`astropy.utils.masked.Masked`),
         `astropy.units.Quantity`, `astropy.nddata.NDData` and CCDData (their flags are not looked at), xarray's
-        DataArray (its values alone), lists of numbers, and what reads as an array when sliced (Zarr, HDF5). Integers
+        DataArray (in the order y, x), lists of numbers, and what reads as an array when sliced (Zarr, HDF5). Integers
         or floats of any size and byte order.
     name : str
         For messages.
@@ -235,21 +263,17 @@ def _words(unit: Any) -> str:
     return f"in {unit}" if str(unit) else "without dimension"
 
 
-def _kind(module: str, name: str) -> Any:
-    """Class of a module, for isinstance; nothing is of it while the module is not loaded, which takes long."""
-    return getattr(sys.modules.get(module), name, ())
-
-
 def _apart(value: Any, name: str, *, sliced: bool = False) -> Image:
     """Take anything apart, of any shape and type."""
-    uncertainty = hidden = unit = None
-    if isinstance(value, _kind("astropy.nddata", "NDData")):
+    uncertainty = hidden = unit = came = None
+    if isinstance(value, kind_of("astropy.nddata", "NDData")):
         hidden, unit, uncertainty = value.mask, value.unit, value.uncertainty
+        came = value if isinstance(value, kind_of("astropy.nddata", "CCDData")) else None
         value = value.data
-    elif isinstance(value, _kind("xarray", "DataArray")):
-        value = value.data
+    elif isinstance(value, kind_of("xarray", "DataArray")):
+        value, came = value.data, value
     if is_dask_array(value):
-        pixels, own, found = _lazy(_with_pixels(value, name), name)
+        pixels, own, found = lazily_peeled(with_pixels(value, name), name)
         unit = found if unit is None else unit
         if unit is not None:
             raise InputError(
@@ -257,120 +281,15 @@ def _apart(value: Any, name: str, *, sliced: bool = False) -> Image:
                 "mask if it has one"
             )
     else:
-        value = _array(value, name, sliced=sliced)
-        pixels, own, found = _peeled(value) if isinstance(value, np.ndarray) else (value, None, None)
+        value = read_array(value, name, sliced=sliced)
+        pixels, own, found = peeled(value) if isinstance(value, np.ndarray) else (value, None, None)
         unit = found if unit is None else unit
     image = Image(pixels, own, unit, uncertainty, name)
     if hidden is not None and np.ndim(hidden) == 0:
         hidden = np.broadcast_to(np.asarray(hidden, bool), image.shape)
     hidden = same_kind(image.mask(hidden, f"mask of {name}"), pixels)
     both = own if hidden is None else hidden if own is None else own | hidden
-    return Image(pixels, both, unit, uncertainty, name)
-
-
-def _array(value: Any, name: str, *, sliced: bool) -> Any:
-    """Return an array of numpy or of a subclass; with ``sliced`` anything that is read by slices."""
-    if isinstance(value, np.ndarray):
-        return value
-    module, kind = type(value).__module__.partition(".")[0], type(value).__name__
-    kind = kind if module == "builtins" else f"{module}.{kind}"
-    told = [what for what in ("mask", "unit", "units") if getattr(value, what, None) is not None]
-    rows = isinstance(value, list | tuple)
-    if rows:
-        told = [what for what in ("mask", "unit", "units") if any(hasattr(row, what) for row in value)]
-    elif not all(hasattr(value, what) for what in ("shape", "dtype", "__getitem__")) or _is_lazy(value):
-        raise InputError(f"{name} is a {kind}, not an array, so it has no pixels to read; pass a numpy or dask array")
-    if told:
-        raise InputError(
-            f"{name} is a {kind} with a {told[0]}, which would be lost; pass a numpy array, numpy.ma.MaskedArray or "
-            "astropy Quantity"
-        )
-    lazy = sliced and not rows
-    try:
-        where = tuple(slice(1) for _ in value.shape) if lazy else ...
-        array = np.asanyarray(value if rows else value[where])
-    except (TypeError, ValueError, RuntimeError, LookupError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{name} is a {kind} that is not an array ({reason}); pass a numpy or dask array") from None
-    if not rows and array.ndim != len(value.shape):
-        raise InputError(f"{name} is a {kind}, which numpy cannot read; pass a numpy or dask array")
-    return value if lazy else array
-
-
-def _is_lazy(value: Any) -> bool:
-    """Whether something is to be computed by dask, and so has any attribute that it is asked for."""
-    return hasattr(type(value), "__dask_graph__")
-
-
-def _peeled(value: NDArray[Any]) -> tuple[NDArray[Any], Any, Any]:
-    """Return values, mask and unit of an array of numpy or of a subclass; None for what it does not have."""
-    hidden, unit = None, getattr(value, "unit", None)
-    if isinstance(value, np.ma.MaskedArray):
-        hidden, value = np.ma.getmaskarray(value), np.ma.getdata(value)
-    elif isinstance(value, _kind("astropy.utils.masked", "Masked")):
-        hidden, value = np.asarray(value.mask), value.unmasked
-    return np.asarray(value), hidden, getattr(value, "unit", None) if unit is None else unit
-
-
-def _with_pixels(value: Any, name: str) -> Any:
-    """Return a dask array without its empty chunks."""
-    if any(math.isnan(size) for sizes in value.chunks for size in sizes):
-        raise InputError(
-            f"{name} is a dask array with chunks of unknown size, so the positions of its pixels are unknown; "
-            "call compute_chunk_sizes() on it first"
-        )
-    if 0 in value.shape or not any(0 in sizes for sizes in value.chunks):
-        return value
-    return value.rechunk(tuple(tuple(size for size in sizes if size) for sizes in value.chunks))
-
-
-def _lazy(value: Any, name: str) -> tuple[Any, Any, Any]:
-    """Return values, mask and unit of a dask array, the first two lazily."""
-    from dask.array.utils import meta_from_array
-
-    meta = meta_from_array(value)
-    if not isinstance(meta, np.ndarray):
-        raise InputError(
-            f"{name} is a dask array of {type(meta).__name__} chunks, which have no numpy values; convert them with "
-            "map_blocks"
-        )
-    _, hidden, unit = _peeled(meta)
-    masked = hidden is not None
-    empty = np.empty((0,) * value.ndim, value.dtype)
-    pixels = value.map_blocks(_chunk_values, masked=masked, named=name, dtype=value.dtype, meta=empty)
-    if not masked:
-        return pixels, None, unit
-    return pixels, value.map_blocks(_chunk_mask, dtype=bool, meta=np.empty((0,) * value.ndim, bool)), unit
-
-
-def _chunk_values(chunk: Any, *, masked: bool, named: str) -> NDArray[Any]:
-    """Return the plain values of a chunk, which may be of another kind than the dask array says."""
-    values, hidden, unit = _peeled(np.asanyarray(chunk))
-    if hidden is not None and not masked and values.dtype.kind != "f":
-        raise InputError(
-            f"a chunk of {named} is a masked array of {values.dtype}, and the dask array does not declare it; "
-            "make it with a masked meta"
-        )
-    if unit is not None:
-        raise InputError(
-            f"a chunk of {named} is in {unit}, which the dask array does not declare; pass values without a unit"
-        )
-    return values if masked else np.asarray(_filled(values, hidden, None))
-
-
-def _chunk_mask(chunk: Any) -> NDArray[np.bool_]:
-    hidden = _peeled(np.asanyarray(chunk))[1]
-    return np.zeros(chunk.shape, bool) if hidden is None else hidden
-
-
-def _filled(values: Any, hidden: Any, fill: Any) -> Any:
-    """Put a value of their type (None: NaN, as floats) where values are hidden; none hidden: the values as they are."""
-    if hidden is None:
-        return values
-    dtype = float_dtype(values.dtype) if fill is None else values.dtype
-    if is_dask_array(values):
-        return values.map_blocks(_filled, hidden, fill=fill, dtype=dtype, meta=np.empty((0, 0), dtype))
-    return np.where(hidden, dtype.type(np.nan if fill is None else fill), values.astype(dtype, copy=False))
+    return Image(pixels, both, unit, uncertainty, name, came)
 
 
 def _deviations(values: NDArray[Any], *, power: int) -> NDArray[Any]:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.containers import float_dtype
 from tiledsky.errors import RunError
-from tiledsky.images import float_dtype, same_kind, taken_apart
+from tiledsky.images import same_kind, taken_apart
 from tiledsky.kernels.statistics import needed_bins, selection
 from tiledsky.kernels.statistics.biweight import BiweightSums
 from tiledsky.kernels.statistics.histogram import N_BINS, KeyHistogram

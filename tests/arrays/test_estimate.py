@@ -15,9 +15,9 @@ from tests.arrays.background_cases import maps_of
 from tests.notebook_scene import notebook_scene
 from tests.operations.surfaces import surfaces
 from tiledsky.arrays.estimate import Sky, estimate_background
+from tiledsky.containers import float_dtype
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Region
-from tiledsky.images import float_dtype
 from tiledsky.operations.filters import ring_median
 from tiledsky.planes import INVALID, USER, base_mask, tier_bit
 from tiledsky.recipe import Recipe

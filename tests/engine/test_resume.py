@@ -23,6 +23,7 @@ from tests.engine.scenes import KEEPING, command, make_planes, stored_bytes, wri
 from tiledsky import Recipe, open_run, run
 from tiledsky.cluster import versions
 from tiledsky.engine import tasks
+from tiledsky.engine.changes import recipe_change
 from tiledsky.engine.runner import Progress
 from tiledsky.errors import ParameterError, RunError
 from tiledsky.io.files import is_temporary
@@ -198,9 +199,7 @@ def test_other_runs_are_refused(image: Path, tmp_path: Path, monkeypatch: pytest
     stopped(copy, out, 5)
     before = stored_bytes(out)
     refused = r"holds a run with another {}; results must not be mixed: change --out, or start over with --restart"
-    with pytest.raises(
-        RunError, match=refused.format(r"recipe \(.*steps\[0\] ring ring -> background mesh64, .* more\)")
-    ):
+    with pytest.raises(RunError, match=refused.format(r"recipe \(.*without step ring 'ring', .* more\)")):
         run("sextractor", copy, out, tile_size=TILE)
     for change, words in CHANGES:
         with pytest.raises(RunError, match=refused.format(rf"recipe \({words}\)")):
@@ -236,6 +235,21 @@ def test_other_runs_are_refused(image: Path, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(RunError, match=refused.format(r"input \(science: size or time of image.fits changed\)")):
         run(KEEPING, copy, out, tile_size=TILE)
     assert stored_bytes(out) == before
+
+
+def test_recipes_differ_by_their_steps_names() -> None:
+    def plain(recipe: Recipe) -> dict[str, Any]:
+        return recipe.expanded().model_dump(mode="json")
+
+    deep = Recipe.load("deep-sky")
+    for recipe, words in (
+        (deep.keeping(60), r"step 'objects'\.keep none -> 60\.0"),
+        (deep.keeping(0), r"without step objects 'objects', step .*"),  # what follows from it comes after
+        (deep, ""),
+    ):
+        assert re.fullmatch(rf"recipe( \({words}\))?", recipe_change(plain(deep), plain(recipe)))
+    moved = {**plain(deep), "steps": plain(deep)["steps"][::-1]}
+    assert recipe_change(plain(deep), moved) == "recipe (another order of the steps)"
 
 
 #: Step, parameter and value of a changed recipe, and what is said.

@@ -12,9 +12,9 @@ from dask import delayed
 from scipy import ndimage
 
 from tests import reference_chain
+from tiledsky.containers import float_dtype
 from tiledsky.errors import ParameterError, PlanError
 from tiledsky.geometry import Region
-from tiledsky.images import float_dtype
 from tiledsky.operations import filters
 from tiledsky.operations.filters import FWHM_PER_SIGMA, ring_median, smooth, taps_of
 from tiledsky.overlap import Patch, map_patches

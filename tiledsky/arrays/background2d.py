@@ -24,9 +24,10 @@ from tiledsky.arrays.photutils_objects import (
     warn_deprecated,
     whole_numbers,
 )
+from tiledsky.containers import float_dtype
 from tiledsky.errors import ParameterError
 from tiledsky.geometry import Pair
-from tiledsky.images import float_dtype, same_kind, taken_apart
+from tiledsky.images import same_kind, taken_apart
 from tiledsky.operations.boxes import MeshParameters, array_box_statistics, cells_of
 from tiledsky.operations.mesh import finished
 from tiledsky.operations.surface import surface_pixels

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tiledsky.containers import float_dtype
 from tiledsky.errors import InputError, InputWarning
-from tiledsky.images import Image, as_float, float_dtype, same_kind, taken_apart
+from tiledsky.images import Image, as_float, same_kind, taken_apart
 from tiledsky.io.fits.wcs import for_image
 from tiledsky.nodata import AUTO, Candidate, checked, empty, look, places, without
 from tiledsky.operations.base import NO_HALO
@@ -29,6 +30,8 @@ _OF_NODATA = ("weight", "error", "coverage")
 @dataclass
 class Sky:
     """What a recipe makes of an image; arrays of the image's kind (numpy or dask), Quantities where it has a unit.
+
+    The planes of an image that came as a DataArray or CCDData are of that kind too, with its coordinates.
 
     Attributes
     ----------
@@ -111,7 +114,8 @@ def estimate_background(
     Returns
     -------
     Sky
-        numpy arrays for numpy input, in its unit if it has one; for a dask image lazy dask arrays with its chunks.
+        numpy arrays for numpy input, in its unit if it has one; for a dask image lazy dask arrays with its chunks; in
+        DataArrays or CCDData (their mask plane plain) where the image came in one.
 
     Raises
     ------
@@ -142,7 +146,7 @@ def estimate_background(
     sky, found = estimated(image, recipe, planes, nodata=nodata, header=header, told=True)
     if isinstance(found, Candidate):
         _warn(found, stacklevel=3)
-    return sky if given.unit is None else _in_unit(sky, given)
+    return _like(sky, given)
 
 
 def _errors(image: Image, error: Any, variance: Any, weighted: bool) -> Any:
@@ -216,18 +220,19 @@ def estimated(
     return sky, found
 
 
-def _in_unit(sky: Sky, image: Image) -> Sky:
-    """Return a sky whose maps are Quantities."""
+def _like(sky: Sky, image: Image) -> Sky:
+    """Return a sky whose maps have the unit and the coordinates of the image."""
     parts = ("background", "rms", "error")
+    names = ("background", "background_rms", "background_error", "object_light")
+    maps = {name: image.like(getattr(sky, name), name) for name in names if getattr(sky, name) is not None}
+    in_unit = image.unit is not None  # meshes of lazy images are not there yet, and have no units
     return replace(
         sky,
-        background=image.in_unit(sky.background),
-        background_rms=image.in_unit(sky.background_rms),
-        background_error=image.in_unit(sky.background_error),
-        subtracted=image.in_unit(sky.subtracted),
-        object_light=None if sky.object_light is None else image.in_unit(sky.object_light),
+        **maps,
+        mask=image.like(sky.mask, "mask", unit=False),
+        subtracted=image.like(sky.subtracted, "subtracted", hidden=True),
         meshes={
-            name: replace(mesh, **{part: image.in_unit(getattr(mesh, part)) for part in parts})
+            name: replace(mesh, **{part: image.in_unit(getattr(mesh, part)) for part in parts}) if in_unit else mesh
             for name, mesh in sky.meshes.items()
         },
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,27 @@ def _differences(before: Any, now: Any, path: str) -> Iterator[str]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys((*before, *now)):
             yield from _differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    elif path == "steps":
+        yield from _steps(before or (), now or ())
     elif _is_list(before) and _is_list(now) and (any(isinstance(v, Mapping) for v in (*before, *now))):
         for k, (one, other) in enumerate(zip(before, now, strict=False)):
-            if path == "steps" and (one["kind"], one["name"]) != (other["kind"], other["name"]):
-                yield f"steps[{k}] {one['kind']} {one['name']} -> {other['kind']} {other['name']}"
-            else:
-                yield from _differences(one, other, f"step {one['name']!r}" if path == "steps" else f"{path}[{k}]")
+            yield from _differences(one, other, f"{path}[{k}]")
         if len(before) != len(now):
             yield f"{len(before)} -> {len(now)} {path.rpartition('.')[2]}"
     elif before != now:
         yield f"{path} {_value(before)} -> {_value(now)}"
+
+
+def _steps(before: Sequence[Any], now: Sequence[Any]) -> Iterator[str]:
+    """Differences of the steps of two recipes, by name: of a step that is gone, what follows from it comes after."""
+    was, is_now = ({step["name"]: step for step in steps} for steps in (before, now))
+    yield from (f"without step {step['kind']} {name!r}" for name, step in was.items() if name not in is_now)
+    yield from (f"with step {step['kind']} {name!r}" for name, step in is_now.items() if name not in was)
+    both = [name for name in was if name in is_now]
+    if both != [name for name in is_now if name in was]:
+        yield "another order of the steps"
+    for name in both:
+        yield from _differences(was[name], is_now[name], f"step {name!r}")
 
 
 def _is_list(value: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from tiledsky.cluster.local import worker_limits
 from tiledsky.cluster.versions import versions
 from tiledsky.cluster.workers import check_client, check_workers
+from tiledsky.containers import float_dtype
 from tiledsky.engine.driver import Progress, TaskTotals, drive
 from tiledsky.engine.executors import Options
 from tiledsky.engine.forecast import check_fits, describe, fitted_plan, planes_of
@@ -20,7 +21,6 @@ from tiledsky.engine.plan import Plan, identity, make_plan
 from tiledsky.engine.result import Run, open_run
 from tiledsky.engine.run_store import RunStore, stored_plan
 from tiledsky.engine.verify import Checker, is_whole
-from tiledsky.images import float_dtype
 from tiledsky.io.fits.plane import parse_header
 from tiledsky.io.fits.wcs import for_image
 from tiledsky.io.folders import folder_at

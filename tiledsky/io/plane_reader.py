@@ -16,9 +16,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.containers import float_dtype
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair, Region
-from tiledsky.images import float_dtype
 from tiledsky.planes import roots
 
 #: Plane name to the role that chooses its HDU and its dtype.

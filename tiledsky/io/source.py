@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
+from tiledsky.containers import float_dtype
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair
-from tiledsky.images import float_dtype
 from tiledsky.io.address import Place, located
 from tiledsky.io.fetch import LocalCopy
 from tiledsky.io.fits.image import FITS_ENDINGS, FitsImage, FitsRef, split_hdu

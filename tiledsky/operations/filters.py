@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tiledsky.containers import float_dtype
 from tiledsky.errors import ParameterError, PlanError
 from tiledsky.geometry import Pair, Region, mesh_shape
-from tiledsky.images import as_float, float_dtype, taken_apart
+from tiledsky.images import as_float, taken_apart
 from tiledsky.kernels.filters.blocks import block_means, expand_bilinear
 from tiledsky.kernels.filters.ring import footprint_percentile, ring_footprint
 from tiledsky.kernels.filters.smooth import convolve_separable, gaussian_taps
@@ -246,7 +247,8 @@ def ring_median(
     footprint = _coarse_footprint(radius_in, width, downsample)
     func = partial(ring_patch, footprint=footprint, percentile=percentile, mode=mode, downsample=int(downsample))
     halo, dtype = _halo(footprint, downsample), float_dtype(image.dtype)
-    return given.in_unit(map_patches(func, image, mask, halo=halo, dtype=dtype, name="ring_median", fill=fill))
+    pixels = map_patches(func, image, mask, halo=halo, dtype=dtype, name="ring_median", fill=fill)
+    return given.like(pixels, "ring_median")
 
 
 def taps_of(*, fwhm: float = 0.0, sigma: float = 0.0, kernel_radius: int | None = None) -> NDArray[np.float64] | None:
@@ -313,4 +315,5 @@ def smooth(
         raise ParameterError("smoothing needs a width; set fwhm or sigma above 0")
     func = partial(smooth_patch, taps=taps, boundary=boundary)
     halo = (taps.size // 2,) * 2
-    return given.in_unit(map_patches(func, image, mask, halo=halo, dtype=float_dtype(image.dtype), name="smooth"))
+    pixels = map_patches(func, image, mask, halo=halo, dtype=float_dtype(image.dtype), name="smooth")
+    return given.like(pixels, "smooth")

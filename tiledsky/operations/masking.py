@@ -159,7 +159,7 @@ def tier_mask(
     `photutils.segmentation.detect_sources` (8-connected) and its ``make_source_mask``.
     """
     given = taken_apart(detection, "detection")
-    return search(
+    marked = search(
         given.blanked(),
         tiers,
         mask=given.mask(mask),
@@ -168,6 +168,7 @@ def tier_mask(
         noise=given.plane(noise, "noise", power=1),
         first_bit=first_bit,
     )
+    return given.like(marked, "tier_mask", unit=False)
 
 
 def search(
@@ -273,8 +274,9 @@ def source_mask(
         source="source mask",
     )
     if threshold is None:
-        return search(detection, [tier], mask=mask, clip=clip) != 0
+        return given.like(search(detection, [tier], mask=mask, clip=clip) != 0, "source_mask", unit=False)
     func = partial(source_patch, tier=tier)
     halo = tiers_halo([tier])
     detection = _in_float32(detection)
-    return map_patches(func, detection, mask, halo=halo, dtype=bool, name="source_mask", threshold=threshold)
+    marked = map_patches(func, detection, mask, halo=halo, dtype=bool, name="source_mask", threshold=threshold)
+    return given.like(marked, "source_mask", unit=False)

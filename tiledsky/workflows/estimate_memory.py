@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from tiledsky.containers import float_dtype
 from tiledsky.errors import PlanError
 from tiledsky.geometry import Pair
-from tiledsky.images import float_dtype
 from tiledsky.io.source import Source
 from tiledsky.operations.compile import compiled
 from tiledsky.operations.nodes import most_held

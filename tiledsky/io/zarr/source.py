@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 import zarr
 
+from tiledsky.containers import float_dtype
 from tiledsky.errors import InputError, RunError
-from tiledsky.images import float_dtype
 from tiledsky.io.address import Place, located
 from tiledsky.io.folders import folder_at
 from tiledsky.io.plane_reader import HEADER, MASK_BITS, NODATA, ROLES, PlaneEntry, SourcePlane
