@@ -78,7 +78,7 @@ def of_run(recipe: Recipe | str, files: dict[str, Path], store: Path) -> dict[st
     inputs = {name: path for name, path in files.items() if name != "science"}
     # what a recipe takes from objects follows from backgrounds, which are compared
     without = Recipe.load(recipe).model_copy(update={"injection": False})
-    tiledsky.run(without, files["science"], store, tile_size=TILE, **inputs)
+    tiledsky.run(files["science"], without, store, tile_size=TILE, **inputs)
     group = zarr.open_group(store, mode="r")
     kept = {name for name, _ in group.arrays()} - set(files)
     found = {name: digest(group[name][...]) for name in kept}

@@ -541,7 +541,7 @@ def test_what_is_cut_into_chunks_must_be_plain() -> None:
 
 def test_an_array_is_no_path() -> None:
     with pytest.raises(InputError, match=r"ndarray is not a path.*estimate_background"):
-        tiledsky.run("sextractor", DEFECT, "sky.zarr")  # type: ignore[arg-type]
+        tiledsky.run(DEFECT, "sextractor", "sky.zarr")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def test_an_array_is_estimated_without_what_others_need():
 
 
 def test_a_run_is_a_function_whatever_was_imported_before():
-    code = "import tiledsky.cluster.local, tiledsky; tiledsky.run('none', 'nowhere.fits', 'nowhere.zarr')"
+    code = "import tiledsky.cluster.local, tiledsky; tiledsky.run('nowhere.fits', 'none', 'nowhere.zarr')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ParameterError: no recipe 'none'" in result.stderr
 

@@ -93,7 +93,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Put a mosaic into the container, and run on it to the disk."""
     folder = tmp_path_factory.mktemp("mosaic") / "mosaic.zarr"
     put_mosaic(folder, URL)
-    return run("complex-sky", URL, folder.with_name("local.zarr"), tile_size=100)
+    return run(URL, "complex-sky", folder.with_name("local.zarr"), tile_size=100)
 
 
 def test_from_container_to_container(local: Run) -> None:

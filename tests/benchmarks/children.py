@@ -32,7 +32,7 @@ def warm(recipe: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         image = tiledsky.simulate_scene((300, 300), seed=4).image
         zarr.create_array(f"{folder}/image.zarr", data=image)
-        tiledsky.run(recipe, f"{folder}/image.zarr", f"{folder}/run.zarr")
+        tiledsky.run(f"{folder}/image.zarr", recipe, f"{folder}/run.zarr")
 
 
 def growth(source: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def growth(source: str) -> dict[str, Any]:
         with local_client(workers=2) as client:
             client.run(warm, "complex-sky")  # on each worker
             began = time.perf_counter()
-            found = tiledsky.run("complex-sky", source, "run.zarr", client=client)
+            found = tiledsky.run(source, "complex-sky", "run.zarr", client=client)
             wall = time.perf_counter() - began
         return {key: found.provenance[key] for key in ("cpu_seconds", "peak_worker_memory", "tasks")} | {"wall": wall}
     finally:
@@ -59,7 +59,7 @@ def memory(recipe: str, source: str) -> dict[str, Any]:
 
     try:
         with local_client(workers=2) as client:
-            found = tiledsky.run(recipe, source, "run.zarr", client=client, tile_size=1920)
+            found = tiledsky.run(source, recipe, "run.zarr", client=client, tile_size=1920)
         gathers = [stage.name for stage in found.plan.stages if stage.kind in GATHER]
         return {"stages": found.provenance["memory"], "gathers": gathers}
     finally:
@@ -75,7 +75,7 @@ def copy(source: str, repeat: str) -> dict[str, Any]:
     with local_client(workers=2) as client:
         for turn in range(int(repeat) + 1):  # the first loads kernels and codecs, and does not count
             began = time.perf_counter()
-            found = tiledsky.run("sextractor", source, "run.zarr", client=client, restart=True)
+            found = tiledsky.run(source, "sextractor", "run.zarr", client=client, restart=True)
             middle = time.perf_counter()
             _copy_planes(client, "run.zarr", "copy.zarr", found.planes)
             end = time.perf_counter()

@@ -49,7 +49,7 @@ def sky(tmp_path: Path) -> list[object]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     fits.PrimaryHDU(make_planes((130, 140))["science"]).writeto(folder / "image.fits")
-    return run("sextractor", folder / "image.fits", folder / "sky.zarr").path
+    return run(folder / "image.fits", "sextractor", folder / "sky.zarr").path
 
 
 # --- inputs that cannot be used: 3
@@ -222,7 +222,7 @@ def test_unfinished_run(call: Call, refused: Callable[..., None], image: Path, t
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run("sextractor", image, tmp_path / "sky.zarr", progress=stop)
+        run(image, "sextractor", tmp_path / "sky.zarr", progress=stop)
     refused(4, "sky.zarr is not finished", "export", tmp_path / "sky.zarr", tmp_path / "sky.fits")
     code, out, err = call("info", tmp_path / "sky.zarr")
     assert (code, err) == (0, "")
@@ -428,7 +428,7 @@ def test_killed_scheduler(call: Call, scheduler: Any, tmp_path: Path, monkeypatc
     assert (code, stdout) == (4, "")
     assert "the connection to the Dask scheduler was lost; finished tasks are kept" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
-    result = run("complex-sky", source, out, tile_size=70)
+    result = run(source, "complex-sky", out, tile_size=70)
     assert result.provenance["tasks_computed_last"] <= result.provenance["tasks"] - 4
     assert_results(result, reference("complex-sky", {"science": planes["science"]}))
 

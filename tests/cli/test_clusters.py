@@ -42,7 +42,7 @@ def test_job_array_by_hand(call: Call, image: Path, tmp_path: Path) -> None:
             code, said, err = call(*shlex.split(text)[3:])
             assert code == 0, err
             assert "done" in said
-    whole = run("sextractor", image, tmp_path / "whole.zarr", tile_size=64)
+    whole = run(image, "sextractor", tmp_path / "whole.zarr", tile_size=64)
     assert stored_bytes(out) == stored_bytes(whole.path)
     code, _, err = call("submit", *words, "--array", 2, "--dry-run")
     assert code == 4
@@ -174,7 +174,7 @@ def test_publish_wants_a_bucket_and_a_whole_run(call: Call, image: Path, tmp_pat
     code, _, err = call("publish", tmp_path, "s3://bucket/a.zarr")
     assert code == 3
     assert "not a Zarr group" in err
-    made = run("sextractor", image, tmp_path / "sky.zarr")
+    made = run(image, "sextractor", tmp_path / "sky.zarr")
     code, _, err = call("publish", made.path, "https://host/a.zarr")
     assert code == 3
     assert "https:// stores no files; give an address of a bucket" in err

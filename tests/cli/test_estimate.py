@@ -67,7 +67,7 @@ def image(tmp_path: Path) -> Path:
 
 def assert_as_run(folder: Path, recipe: Recipe | str, source: str | Path, **inputs: Any) -> None:
     """All planes and their headers are those of a run and its export; only where they come from is another."""
-    sky = tiledsky.run(recipe, source, folder / "run.zarr", tile_size=96, **inputs)
+    sky = tiledsky.run(source, recipe, folder / "run.zarr", tile_size=96, **inputs)
     export(sky, folder / "run.fits")
     made = estimate(source, folder / "direct.fits", recipe, threads=3, **inputs)
     assert (made.shape, made.recipe, made.planes) == (sky.plan.shape, sky.recipe.name, EXPORTED)

@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     header = fits.Header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.0, "CRVAL2": 2.0, "CRPIX1": 61.0,
                           "CRPIX2": 151.0, "CDELT1": -1e-5, "CDELT2": 1e-5})  # fmt: skip
     fits.PrimaryHDU(pixels.astype("f4"), header).writeto(folder / "image.fits")
-    return run("sextractor", folder / "image.fits", folder / "sky.zarr").path
+    return run(folder / "image.fits", "sextractor", folder / "sky.zarr").path
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_secrets_in_errors_from_python(address: str, option: str, tmp_path: Path
     fits.writeto(tmp_path / "i.fits", np.random.default_rng(0).normal(9, 1, (70, 90)).astype(np.float32))
     given = {"source": str(tmp_path / "i.fits"), "out": tmp_path / "o.zarr", option: address}
     with pytest.raises(InputError, match=r"is not an address|an address must not contain a password") as caught:
-        run("sextractor", **given)  # type: ignore[arg-type]
+        run(recipe="sextractor", **given)  # type: ignore[arg-type]
     assert SECRET not in f"{caught.value}{caught.value!r}"
 
 

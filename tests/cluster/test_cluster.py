@@ -40,15 +40,15 @@ def planes() -> dict[str, Any]:
 def test_two_workers(client: Any, tmp_path: Path, planes: Any, recipe: Recipe | str, tile_size: int) -> None:
     path = write_fits(tmp_path, planes)
     others = {"weight": f"{path}:WHT", "dq": f"{path}:DQ", "mask": f"{path}:MASK"}
-    here = run(recipe, f"{path}:SCI", tmp_path / "here.zarr", tile_size=tile_size, **others)
-    there = run(recipe, f"{path}:SCI", tmp_path / "there.zarr", tile_size=tile_size, client=client, **others)
+    here = run(f"{path}:SCI", recipe, tmp_path / "here.zarr", tile_size=tile_size, **others)
+    there = run(f"{path}:SCI", recipe, tmp_path / "there.zarr", tile_size=tile_size, client=client, **others)
     assert_results(there, reference(recipe, planes))
     assert stored_bytes(there.path) == stored_bytes(here.path)
 
 
 def test_two_threads(tmp_path: Path, planes: Any) -> None:
     with local_client(workers=1, threads=2) as client:
-        result = run("complex-sky", out=tmp_path / "run.zarr", tile_size=130, client=client,
+        result = run(recipe="complex-sky", out=tmp_path / "run.zarr", tile_size=130, client=client,
                      **write_arrays(tmp_path, planes))  # fmt: skip
     assert_results(result, reference("complex-sky", planes))
 
@@ -56,7 +56,7 @@ def test_two_threads(tmp_path: Path, planes: Any) -> None:
 def test_relative_paths(client: Any, tmp_path: Path, planes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write_fits(tmp_path, planes)
     monkeypatch.chdir(tmp_path)
-    result = run("sextractor", "planes.fits:SCI", "run.zarr", client=client)
+    result = run("planes.fits:SCI", "sextractor", "run.zarr", client=client)
     assert_results(result, reference("sextractor", {"science": planes["science"]}))
 
 
@@ -67,11 +67,11 @@ def test_failing_task_gives_its_tile(client: Any, tmp_path: Path, planes: Any) -
     chunk.write_bytes(b"x" * len(pixels))
     os.utime(chunk, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(InputError, match=r"cannot be read .* tile \(1, 3\) \(rows 64:128, columns 192:256\)") as caught:
-        run("sextractor", out=out, tile_size=64, client=client, **inputs)
+        run(recipe="sextractor", out=out, tile_size=64, client=client, **inputs)
     assert "\n" not in str(caught.value)
     chunk.write_bytes(pixels)
     os.utime(chunk, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    result = run("sextractor", out=out, tile_size=64, client=client, **inputs)
+    result = run(recipe="sextractor", out=out, tile_size=64, client=client, **inputs)
     assert result.provenance["tasks"] - result.provenance["tasks_computed_last"] == 19
     assert_results(result, reference("sextractor", {"science": planes["science"]}))
 
@@ -84,7 +84,7 @@ def test_input_that_shrinks_gives_its_tile(client: Any, tmp_path: Path, planes: 
         os.truncate(path, 2880 * 10)
 
     with pytest.raises(InputError, match=r"image.fits.*; stage ingest, tile \(\d, \d\) \(rows \d+:\d+, columns"):
-        run("sextractor", path, tmp_path / "run.zarr", tile_size=64, client=client, progress=shrink)
+        run(path, "sextractor", tmp_path / "run.zarr", tile_size=64, client=client, progress=shrink)
 
 
 # --- other users of the machine
@@ -305,7 +305,7 @@ def test_scheduler_with_tls(certificate: dict[str, str], tmp_path: Path, planes:
                                host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50)  # fmt: skip
         with cluster, scheduler_client(cluster.scheduler_address) as client:
             assert cluster.scheduler_address.startswith("tls://")
-            result = run("sextractor", out=tmp_path / "run.zarr", client=client, **inputs)
+            result = run(recipe="sextractor", out=tmp_path / "run.zarr", client=client, **inputs)
     assert_results(result, reference("sextractor", {"science": planes["science"]}))
 
 

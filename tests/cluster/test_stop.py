@@ -36,7 +36,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(scope="module")
 def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, str]]:
     """Number of tasks and bytes of an undisturbed run."""
-    result = run(KEEPING, words[1], tmp_path_factory.mktemp("whole") / "run.zarr", tile_size=TILE)
+    result = run(words[1], KEEPING, tmp_path_factory.mktemp("whole") / "run.zarr", tile_size=TILE)
     return result.plan.n_tasks, stored_bytes(result.path)
 
 
@@ -129,7 +129,7 @@ def test_second_interrupt_does_not_wait(words: list[str], tmp_path: Path, whole:
         process.communicate(timeout=5)
     assert process.returncode == 130
     assert_gone(children, 5)
-    result = run(KEEPING, words[1], out, tile_size=TILE)
+    result = run(words[1], KEEPING, out, tile_size=TILE)
     assert result.provenance["tasks_computed_last"] < whole[0]
     assert stored_bytes(out) == whole[1]
 
@@ -162,7 +162,7 @@ def test_killed_driver_leaves_no_process(words: list[str], tmp_path: Path, whole
         assert_gone(children, 10)
         print(f"{len(children)} processes gone {time.monotonic() - began:.2f} s after their driver")
     assert len(children) >= 2
-    result = run(KEEPING, words[1], out, tile_size=TILE)
+    result = run(words[1], KEEPING, out, tile_size=TILE)
     assert stored_bytes(result.path) == whole[1]
 
 

@@ -65,7 +65,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_run_with_the_keys_of_the_cluster_file(cluster: Path, tmp_path: Path) -> None:
     inputs = write_arrays(tmp_path, {"science": make_planes((130, 140))["science"]})
-    here = run("sextractor", out=tmp_path / "here.zarr", **inputs)
+    here = run(recipe="sextractor", out=tmp_path / "here.zarr", **inputs)
     out = tmp_path / "there.zarr"
     words = ("run", inputs["source"], "--recipe", "sextractor", "--out", str(out), "--cluster", str(cluster))
     driver = command(*words)

@@ -49,7 +49,7 @@ def test_what_is_no_client_that_waits(image: Path, tmp_path: Path) -> None:
             ("tcp://127.0.0.1:1", "of type str"),
         ):
             with pytest.raises(ParameterError, match=f"the client is {what}, so no task would run; give a distributed"):
-                run("sextractor", image, tmp_path / "run.zarr", client=given)
+                run(image, "sextractor", tmp_path / "run.zarr", client=given)
 
     async def cell() -> None:
         """A cell of a notebook whose client is asynchronous."""
@@ -58,7 +58,7 @@ def test_what_is_no_client_that_waits(image: Path, tmp_path: Path) -> None:
             Client(cluster, asynchronous=True) as client,
         ):
             with pytest.raises(ParameterError, match="the client is asynchronous, which this call is not, so no task"):
-                run("sextractor", image, tmp_path / "run.zarr", client=client)
+                run(image, "sextractor", tmp_path / "run.zarr", client=client)
 
     asyncio.run(cell())
     assert not (tmp_path / "run.zarr").exists()
@@ -113,7 +113,7 @@ def test_worker_without_this_version(image: Path, tmp_path: Path, package: str, 
     ):
         client.wait_for_workers(1, timeout=LONG)
         with pytest.raises(RunError, match=said):
-            run("sextractor", image, tmp_path / "run.zarr", client=client)
+            run(image, "sextractor", tmp_path / "run.zarr", client=client)
     assert not (tmp_path / "run.zarr").exists()
 
 
@@ -133,10 +133,10 @@ def test_worker_that_joins_a_run(image: Path, tmp_path: Path) -> None:
                 client.wait_for_workers(2, timeout=LONG)
 
         with pytest.raises(RunError, match=f"{said}, then the same command goes on$"):
-            run("sextractor", image, out, client=client, tile_size=64, progress=join)
+            run(image, "sextractor", out, client=client, tile_size=64, progress=join)
     assert not (out / "run/_SUCCESS").exists()
-    whole = run("sextractor", image, tmp_path / "whole.zarr", tile_size=64)
-    assert run("sextractor", image, out, tile_size=64).complete
+    whole = run(image, "sextractor", tmp_path / "whole.zarr", tile_size=64)
+    assert run(image, "sextractor", out, tile_size=64).complete
     assert stored_bytes(out) == stored_bytes(whole.path)
 
 
@@ -165,8 +165,8 @@ def test_clock_that_is_set_back(image: Path, tmp_path: Path, monkeypatch: pytest
 
     with local_client(workers=1) as client:
         with pytest.raises(ClockError, match=r"clock of this machine was set back by 3600 s.*the same command goes on"):
-            run("sextractor", image, tmp_path / "run.zarr", client=client, tile_size=64)
-        assert run("sextractor", image, tmp_path / "run.zarr", client=client, tile_size=64).complete
+            run(image, "sextractor", tmp_path / "run.zarr", client=client, tile_size=64)
+        assert run(image, "sextractor", tmp_path / "run.zarr", client=client, tile_size=64).complete
 
 
 def test_file_system_without_locks(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +179,6 @@ def test_file_system_without_locks(image: Path, tmp_path: Path, monkeypatch: pyt
         match=r"on a file system without locks \(No locks "
         r"available\), so the run cannot keep a second",
     ):
-        run("sextractor", image, tmp_path / "run.zarr")
+        run(image, "sextractor", tmp_path / "run.zarr")
     monkeypatch.undo()
-    assert run("sextractor", image, tmp_path / "run.zarr").complete
+    assert run(image, "sextractor", tmp_path / "run.zarr").complete

@@ -70,7 +70,7 @@ def test_command(tmp_path: Path) -> None:
     for box in (4, 64):
         step = {"kind": "background", "name": "sky", "box_size": box, "filter_size": 1, "estimator": "mean"}
         recipe = Recipe.from_dict({"name": "mesh", "steps": [{**step, "clip": "none"}]})
-        tiledsky.run(recipe, tmp_path / "image.zarr", tmp_path / f"{box}.zarr", tile_size=128)
+        tiledsky.run(tmp_path / "image.zarr", recipe, tmp_path / f"{box}.zarr", tile_size=128)
         words = ["inject", str(tmp_path / f"{box}.zarr"), "--out", str(tmp_path / f"{box}-new.zarr")]
         result = CliRunner().invoke(app, [*words, "--count", "10", "--flux", "500", "--size", "3", "--json"])
         assert result.exit_code == 0, result.output

@@ -161,7 +161,7 @@ def test_runs_have_the_numbers_of_arrays_on_any_tiles(tmp_path: Path) -> None:
     expected = tiledsky.light_kept(image, "complex-sky")
     assert expected["not_measured"] is None
     for tile in (130, 600):
-        run = tiledsky.run("complex-sky", tmp_path / "image.zarr", tmp_path / f"{tile}.zarr", tile_size=tile)
+        run = tiledsky.run(tmp_path / "image.zarr", "complex-sky", tmp_path / f"{tile}.zarr", tile_size=tile)
         found = run.diagnostics["measures"]["light_kept"]
         assert {**found, "definition": None} == {**expected, "definition": None}
     assert any("light of objects: " in line for line in remarks(run.diagnostics))

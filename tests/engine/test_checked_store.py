@@ -39,7 +39,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def again(image: Path, out: Path, **options: Any) -> None:
     """Give the command that made the run."""
-    run(Recipe.from_dict(PLAIN), image, out, tile_size=64, **options)
+    run(image, Recipe.from_dict(PLAIN), out, tile_size=64, **options)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_plans_that_do_not_follow_from_the_recipe(image: Path, copy: Path, preci
         verify(copy)
     # without a tile size the run would go on with the plan that it began with
     with pytest.raises(RunError, match=r"holds a run with another plan|damaged"):
-        run(Recipe.from_dict(PLAIN), image, copy)
+        run(image, Recipe.from_dict(PLAIN), copy)
     assert content(precious) == before
 
 

@@ -103,7 +103,7 @@ class WatchedRun:
         self.recipe, self.tile = recipe, tile
         self.image, self.path = folder / "image.fits", folder / "run.zarr"
         fits.PrimaryHDU(make_planes((190, 210))["science"]).writeto(self.image)
-        finished = run(recipe, self.image, self.path, tile_size=tile)
+        finished = run(self.image, recipe, self.path, tile_size=tile)
         self.plan, self.run_id, self.bytes = finished.plan, finished.run_id, stored_bytes(self.path)
         left = set(self.bytes)
         redo = folder / "redo.zarr"
@@ -144,7 +144,7 @@ def read_run_file(root: Path, name: str) -> Any:
 def _watch(recipe: Recipe, image: Path, root: Path, tile: int) -> tuple[dict[Task, set[str]], dict[Task, set[str]]]:
     """Do the tasks of a run one by one; return what each read of the others, and what each wrote."""
     with pytest.raises(KeyboardInterrupt):
-        run(recipe, image, root, tile_size=tile, progress=_interrupt)
+        run(image, recipe, root, tile_size=tile, progress=_interrupt)
     ident, plan = read_run_file(root, "identity.json")["run_id"], Plan.from_json(read_run_file(root, "plan.json"))
     shutil.rmtree(root / "run" / "markers")
     seen: dict[Task, set[str]] = {}
@@ -266,7 +266,7 @@ def test_repair_does_these_tasks_and_no_other(
         return works(operation, task)
 
     monkeypatch.setattr(tasks, "perform", spied)
-    run(watched_run.recipe, watched_run.image, root, tile_size=watched_run.tile)
+    run(watched_run.image, watched_run.recipe, root, tile_size=watched_run.tile)
     assert done == expected
     assert stored_bytes(root) == watched_run.bytes
 

@@ -51,7 +51,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(image: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, str]]:
     """Number of tasks and bytes of an undisturbed run."""
-    result = run(SMALL, image, tmp_path_factory.mktemp("whole") / "run.zarr", tile_size=TILE)
+    result = run(image, SMALL, tmp_path_factory.mktemp("whole") / "run.zarr", tile_size=TILE)
     return result.plan.n_tasks, stored_bytes(result.path)
 
 
@@ -80,7 +80,7 @@ def assert_repaired(client: Any, plan: Path, image: Path, out: Path, whole: Any,
     """Without the fault the same call does what is left, and nothing is left of the failure."""
     plan.unlink()
     states: list[Progress] = []
-    result = run(SMALL, image, out, tile_size=TILE, client=client, progress=states.append)
+    result = run(image, SMALL, out, tile_size=TILE, client=client, progress=states.append)
     assert result.provenance["tasks_computed_last"] == len(states) == computed
     assert [s.done for s in states] == list(range(whole[0] - computed + 1, whole[0] + 1))
     assert {(s.total, s.resumed) for s in states} == {(whole[0], whole[0] - computed)}
@@ -102,7 +102,7 @@ def assert_repaired(client: Any, plan: Path, image: Path, out: Path, whole: Any,
 def test_what_passes(faulty: Any, image: Path, tmp_path: Path, whole: Any, what: str, late: bool, times: int) -> None:
     client, plan = faulty
     notes = planted.plant(plan, "ring", [0, 2], what, times=times, late=late)
-    result = run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE, client=client)
+    result = run(image, SMALL, tmp_path / "run.zarr", tile_size=TILE, client=client)
     assert count(notes) == times
     assert result.complete
     assert stored_bytes(result.path) == whole[1]
@@ -128,7 +128,7 @@ def test_what_does_not_pass(
         r"finished tasks are kept, the same command goes on; details in .*run.zarr/run/failed/ring"
     )
     with pytest.raises(RunError, match=message):
-        run(SMALL, image, out, tile_size=TILE, client=client)
+        run(image, SMALL, out, tile_size=TILE, client=client)
     assert count(notes) == attempts
     assert not (out / "run/_SUCCESS").exists()
     with pytest.raises(RunError, match="is not finished"):
@@ -150,12 +150,12 @@ def test_tasks_in_groups(faulty: Any, image: Path, tmp_path: Path, whole: Any, m
     monkeypatch.setattr(executors, "tasks_together", lambda count, **options: 4)
     for what, times in (("transient", 2), ("kill", 1)):
         notes = planted.plant(plan, "ring", [0, 2], what, times=times)
-        result = run(SMALL, image, tmp_path / f"{what}.zarr", tile_size=TILE, client=client)
+        result = run(image, SMALL, tmp_path / f"{what}.zarr", tile_size=TILE, client=client)
         assert count(notes) == times
         assert stored_bytes(result.path) == whole[1]
     planted.plant(plan, "ring", [0, 2], "error")
     with pytest.raises(RunError, match=r"1 of 6 tasks of stage ring failed; tile \(0, 2\) .*: ValueError: "):
-        run(SMALL, image, out, tile_size=TILE, client=client)
+        run(image, SMALL, out, tile_size=TILE, client=client)
     assert list(records(out)) == ["ring/0.2.json"]
     assert_repaired(client, plan, image, out, whole, computed=whole[0] - RINGS - (RINGS - 1))
 
@@ -171,7 +171,7 @@ def test_scheduler_that_is_lost_before_the_first_task(tmp_path: Path) -> None:
 def test_tasks_that_all_kill_their_worker(faulty: Any, image: Path, tmp_path: Path, whole: Any) -> None:
     (client, plan), out = faulty, tmp_path / "run.zarr"
     planted.plant(plan, "ring", None, "kill", times=5)
-    result = run(SMALL, image, out, tile_size=TILE, client=client)
+    result = run(image, SMALL, out, tile_size=TILE, client=client)
     assert stored_bytes(result.path) == whole[1]
 
 
@@ -180,7 +180,7 @@ def test_gather_task_that_kills_its_worker(faulty: Any, image: Path, tmp_path: P
     (client, plan), out = faulty, tmp_path / "run.zarr"
     planted.plant(plan, "mesh", None, "kill")
     with pytest.raises(RunError, match=r"1 of 1 tasks of stage bare-mesh failed; .* also with nothing else on the clu"):
-        run(SMALL, image, out, tile_size=TILE, client=client)
+        run(image, SMALL, out, tile_size=TILE, client=client)
     assert list(records(out)) == ["bare-mesh/0.0.json"]
     done = len(list((out / "run/markers").glob("*/*.json")))
     assert_repaired(client, plan, image, out, whole, computed=whole[0] - done)
@@ -203,15 +203,15 @@ def test_mesh_that_workers_share(faulty: Any, tmp_path: Path) -> None:
             ],
         }
     )
-    expected = stored_bytes(run(recipe, image, tmp_path / "whole.zarr", tile_size=TILE).path)
+    expected = stored_bytes(run(image, recipe, tmp_path / "whole.zarr", tile_size=TILE).path)
     for kind in ("scores", "fit"):
         notes = planted.plant(plan, kind, None, "slow")
-        shared = run(recipe, image, tmp_path / f"{kind}.zarr", tile_size=TILE, client=client)
+        shared = run(image, recipe, tmp_path / f"{kind}.zarr", tile_size=TILE, client=client)
         assert len(set(notes.read_text().split())) == 2
         assert count(notes) == len(shared.plan.grid(shared.plan.stage(f"sky-{kind}"))) == 3 * 4
         assert stored_bytes(shared.path) == expected
     notes = planted.plant(plan, "fit", [1, 2], "kill", times=1, late=True)
-    killed = run(recipe, image, tmp_path / "killed.zarr", tile_size=TILE, client=client)
+    killed = run(image, recipe, tmp_path / "killed.zarr", tile_size=TILE, client=client)
     assert count(notes) == 1
     assert stored_bytes(killed.path) == expected
     plan.unlink()
@@ -227,10 +227,10 @@ def test_merge_of_a_block_that_ends_its_worker(faulty: Any, image: Path, tmp_pat
         {"kind": "background", "name": "sky", "box_size": 6, "mask": "found"},
     ]
     recipe = Recipe.from_dict({"name": "merging", "steps": steps})
-    one = run(recipe, image, tmp_path / "one.zarr", tile_size=300)
+    one = run(image, recipe, tmp_path / "one.zarr", tile_size=300)
     assert not one.plan.merged
     notes = planted.plant(plan, "merge", [1, 1], "kill", times=1, late=True)
-    many = run(recipe, image, tmp_path / "many.zarr", tile_size=36, client=client)
+    many = run(image, recipe, tmp_path / "many.zarr", tile_size=36, client=client)
     plan.unlink()
     assert count(notes) == 1
     assert set(many.plan.merged) == {"found-histogram", "found-refine", "found-detections"}
@@ -243,18 +243,18 @@ def test_hung_task(faulty: Any, image: Path, tmp_path: Path, whole: Any) -> None
     (client, plan), out = faulty, tmp_path / "run.zarr"
     planted.plant(plan, "output", [1, 1], "error")
     with pytest.raises(RunError, match="1 of 6 tasks of stage output failed"):
-        run(SMALL, image, out, tile_size=TILE, client=client)
+        run(image, SMALL, out, tile_size=TILE, client=client)
     notes = planted.plant(plan, "output", [1, 1], "hang")
     message = r"tile \(1, 1\) .*: TaskTimeout: no end after 8 s, 2 times; raise --task-timeout if it is only slow"
     with pytest.raises(RunError, match=message):
-        run(SMALL, image, out, tile_size=TILE, client=client, task_timeout=8)
+        run(image, SMALL, out, tile_size=TILE, client=client, task_timeout=8)
     assert count(notes) == 2
     assert len(list((out / "run/markers/output").iterdir())) == 5
     (record,) = records(out).values()
     assert (record["exception"], record["attempts"]) == ("TaskTimeout", 2)
     assert "time.sleep(600)" in record["traceback"]
     planted.plant(plan, "output", [1, 1], "hang", times=1)
-    result = run(SMALL, image, out, tile_size=TILE, client=client, task_timeout=20)
+    result = run(image, SMALL, out, tile_size=TILE, client=client, task_timeout=20)
     assert stored_bytes(result.path) == whole[1]
     assert not [p.name for p in (out / "run").rglob("*timeout*")]
 
@@ -263,11 +263,11 @@ def test_disk_full_ends_the_stage(faulty: Any, image: Path, tmp_path: Path, whol
     (client, plan), out = faulty, tmp_path / "run.zarr"
     notes = planted.plant(plan, "ingest", None, "full")
     with pytest.raises(RunError, match=r"No space left on device; tile .*; make room, then the same command goes on"):
-        run(SMALL, image, out, tile_size=30, client=client)
+        run(image, SMALL, out, tile_size=30, client=client)
     assert count(notes) < 56
     assert not records(out)
     plan.unlink()
-    run(SMALL, image, out, tile_size=30, client=client)
+    run(image, SMALL, out, tile_size=30, client=client)
 
 
 # --- in this process
@@ -283,7 +283,7 @@ def test_errors_that_may_pass_here(image: Path, tmp_path: Path, whole: Any, monk
         return works(operation, task)
 
     monkeypatch.setattr(tasks, "perform", fails)
-    result = run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE)
+    result = run(image, SMALL, tmp_path / "run.zarr", tile_size=TILE)
     assert len(failed) == 2
     assert stored_bytes(result.path) == whole[1]
 
@@ -306,7 +306,7 @@ def test_attempts_by_error(
     monkeypatch.setattr(executors, "_WAITS", (0.0, 0.0, 0.0))
     monkeypatch.setattr(tasks, "perform", fails)
     with pytest.raises(RunError, match=f"1 of 1 tasks of stage bare-mesh failed; .*{type(error).__name__}"):
-        run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE)
+        run(image, SMALL, tmp_path / "run.zarr", tile_size=TILE)
     assert len(calls) == attempts
     assert [r["attempts"] for r in records(tmp_path / "run.zarr").values()] == [attempts]
 
@@ -323,7 +323,7 @@ def test_own_process_is_not_killed(image: Path, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(tasks, "perform", slow)
     with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
-        result = run(SMALL, image, tmp_path / "run.zarr", tile_size=TILE, client=client, task_timeout=0.2)
+        result = run(image, SMALL, tmp_path / "run.zarr", tile_size=TILE, client=client, task_timeout=0.2)
     assert result.complete
 
 
@@ -332,7 +332,7 @@ def test_timeout_that_leaves_no_time(image: Path, tmp_path: Path, seconds: float
     with pytest.raises(
         ParameterError, match=r"a task timeout of .* s leaves no time for any task; use seconds above 0"
     ):
-        run(SMALL, image, tmp_path / "run.zarr", task_timeout=seconds)
+        run(image, SMALL, tmp_path / "run.zarr", task_timeout=seconds)
 
 
 # --- what is left of an earlier call
@@ -358,7 +358,7 @@ def hold(out: Path, seconds: float) -> subprocess.Popen[str]:
 
 def test_tasks_that_outlive_their_driver(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run.zarr"
-    run("sextractor", image, out)
+    run(image, "sextractor", out)
     monkeypatch.setattr(locks, "_PATIENCE", 0.3)
     with hold(out, 60) as holder:
         assert not locks.FolderLocks(LocalFolder(out)).wait_for_tasks(seconds=0)
@@ -366,12 +366,12 @@ def test_tasks_that_outlive_their_driver(image: Path, tmp_path: Path, monkeypatc
         with pytest.raises(
             RunError, match=r"tasks of an earlier call still run on workers, and two tasks must not write one"
         ):
-            run("sextractor", image, out, restart=True)
+            run(image, "sextractor", out, restart=True)
         assert stored_bytes(out) == before
         holder.kill()
     monkeypatch.undo()
     with hold(out, 1.5) as holder:
-        result = run("sextractor", image, out, restart=True)
+        result = run(image, "sextractor", out, restart=True)
         released = float(holder.communicate()[0])
     first = min(p.stat().st_mtime for p in (out / "run/markers").glob("*/*.json"))
     assert first > released - 0.05, "did not wait"
@@ -385,7 +385,7 @@ def test_cluster_without_workers(image: Path, tmp_path: Path, monkeypatch: pytes
         while client.scheduler_info()["workers"]:
             time.sleep(0.1)
         with pytest.raises(RunError, match="the scheduler has had no worker for 1 s; finished tasks are kept"):
-            run(SMALL, image, tmp_path / "run.zarr", client=client)
+            run(image, SMALL, tmp_path / "run.zarr", client=client)
 
 
 def test_attempt_of_a_run_that_is_not_there(tmp_path: Path) -> None:

@@ -78,10 +78,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_measured_is_below_projected(presets: list[str], scene: dict[str, str], workers: Any, tmp_path: Path) -> None:
     """One recipe after the other in the same processes, which keep the kernels of all of them."""
     for preset in presets:  # whoever uses a kernel for the first time compiles it, which is not part of the projection
-        tiledsky.run(preset, out=tmp_path / f"{preset}.zarr", client=workers, tile_size=TILES[-1], **scene)
+        tiledsky.run(recipe=preset, out=tmp_path / f"{preset}.zarr", client=workers, tile_size=TILES[-1], **scene)
     workers.restart()  # processes that have compiled nothing
     for preset, tile in itertools.product(presets, TILES):
-        run = tiledsky.run(preset, out=tmp_path / f"{preset}-{tile}.zarr", client=workers, tile_size=tile, **scene)
+        run = tiledsky.run(
+            recipe=preset, out=tmp_path / f"{preset}-{tile}.zarr", client=workers, tile_size=tile, **scene
+        )
         memory = run.provenance["memory"]
         assert set(memory) == {stage.name for stage in run.plan.stages}
         for name, found in memory.items():
@@ -124,7 +126,7 @@ def added_by_tasks(prepared: Any) -> dict[str, int]:
 def test_large_objects_take_what_their_terms_say(tmp_path: Path) -> None:
     recipe, image = with_objects(), tmp_path / "image.zarr"
     zarr.create_array(str(image), data=galaxy_scene(420).image, chunks=(210, 210))
-    tiledsky.run(recipe, image, tmp_path / "first.zarr")  # compiles what is not compiled yet
+    tiledsky.run(image, recipe, tmp_path / "first.zarr")  # compiles what is not compiled yet
     prepared = prepare(recipe, image, tmp_path / "run.zarr")
     added, plan = added_by_tasks(prepared), prepared.plan
     assert {"objects-1-found", "objects-catalogue"} <= added.keys()
@@ -295,7 +297,7 @@ def test_a_report_is_of_integers(recipe: str, tmp_path: Path) -> None:
 
 def test_what_is_read_and_kept(scene: dict[str, str], tmp_path: Path) -> None:
     """Against counts of what a run reads, and the arrays that it leaves."""
-    run = tiledsky.run(KEEPING, out=tmp_path / "run.zarr", tile_size=300, **scene)
+    run = tiledsky.run(recipe=KEEPING, out=tmp_path / "run.zarr", tile_size=300, **scene)
     stored = json.loads((tmp_path / "run.zarr" / "run" / "forecast.json").read_text())
     made = planned(KEEPING, tile_size=300, **scene)
     report = describe(made.recipe, made.plan, made.source)
@@ -389,7 +391,7 @@ def test_a_system_that_does_not_reset_gives_no_task_peak(
     scene: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_memory, "_CLEAR", tmp_path / "nowhere" / "clear_refs")
-    run = tiledsky.run("sextractor", out=tmp_path / "run.zarr", tile_size=900, **scene)
+    run = tiledsky.run(recipe="sextractor", out=tmp_path / "run.zarr", tile_size=900, **scene)
     assert {found["measured"] for found in run.provenance["memory"].values()} == {None}
     assert run.provenance["peak_worker_memory"] > 0
 
@@ -398,7 +400,7 @@ def test_status_of_tiles(tmp_path: Path) -> None:
     image = np.random.default_rng(5).normal(1.0, 0.1, (128, 256)).astype(np.float32)
     image[:, 128:] = np.nan
     zarr.create_array(str(tmp_path / "image.zarr"), data=image, chunks=(64, 64))
-    run = tiledsky.run("sextractor", tmp_path / "image.zarr", tmp_path / "run.zarr", tile_size=128)
+    run = tiledsky.run(tmp_path / "image.zarr", "sextractor", tmp_path / "run.zarr", tile_size=128)
     folder = run.path / "run" / "markers" / "output"
     found = {file.stem: json.loads(file.read_text())["status"] for file in sorted(folder.glob("*.json"))}
     assert found == {"0.0": "done", "0.1": "all-masked"}

@@ -63,11 +63,11 @@ def packed(image: Path, counts: np.ndarray, kind: str) -> Path:
 
 def test_a_run_is_as_with_nan(image: Path, counts: np.ndarray, tmp_path: Path) -> None:
     fits.PrimaryHDU(np.where(counts == 0, np.nan, counts).astype(np.float32)).writeto(tmp_path / "nan.fits")
-    expected, empty = run(RECIPE, tmp_path / "nan.fits", tmp_path / "nan.zarr", tile_size=120), counts == 0
+    expected, empty = run(tmp_path / "nan.fits", RECIPE, tmp_path / "nan.zarr", tile_size=120), counts == 0
     sources = {"fits": image, "zarr": packed(image, counts, "zarr"), "fz": packed(image, counts, "fz")}
     for k, (kind, source) in enumerate(sources.items()):
         done = run(
-            RECIPE, source, tmp_path / f"{kind}-run.zarr", tile_size=(60, 120, 240)[k], nodata=("auto", 0, "0")[k]
+            source, RECIPE, tmp_path / f"{kind}-run.zarr", tile_size=(60, 120, 240)[k], nodata=("auto", 0, "0")[k]
         )
         assert done.provenance["nodata"] == 0
         for name in RESULTS:
@@ -96,7 +96,7 @@ def test_a_run_that_counts_it_as_sky(image: Path, counts: np.ndarray, tmp_path: 
     for tile_size in (60, 120):
         out = tmp_path / f"run{tile_size}.zarr"
         with pytest.warns(InputWarning, match=message):
-            done = run(RECIPE, image, out, tile_size=tile_size)
+            done = run(image, RECIPE, out, tile_size=tile_size)
         found.append(done.diagnostics["measures"]["constants"])
         rows = {row["name"]: row["result"] for row in done.diagnostics["verdict"]["checks"]}
         assert (rows["constant_pixels"], done.diagnostics["verdict"]["result"]) == ("fail", "fail")
@@ -106,7 +106,7 @@ def test_a_run_that_counts_it_as_sky(image: Path, counts: np.ndarray, tmp_path: 
     assert found[0]["solid_fraction"] == pytest.approx(solid / (57 * 65), abs=1e-4)
     assert found[0]["largest"]["value"] == "0"
     with pytest.raises(RunError, match=r"another input \(nodata none -> 0\)"):
-        run(RECIPE, image, out, tile_size=120, nodata=0)
+        run(image, RECIPE, out, tile_size=120, nodata=0)
     # nothing is said where a plane tells the same pixels
     planned(RECIPE, image, weight=f"{image}:WHT")
 
@@ -116,12 +116,12 @@ def test_an_image_without_noise_is_not_called_wrong(tmp_path: Path) -> None:
     light = sum(50 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 18) for cy, cx in ((90, 100), (30, 50), (150, 160)))
     fits.PrimaryHDU((10 + np.where(light > 1e-3, light, 0)).astype(np.float32)).writeto(tmp_path / "image.fits")
     with pytest.warns(InputWarning, match="the image shows no noise .* exactly 10"):
-        done = run(RECIPE, tmp_path / "image.fits", tmp_path / "run.zarr")
+        done = run(tmp_path / "image.fits", RECIPE, tmp_path / "run.zarr")
     verdict = done.diagnostics["verdict"]
     assert verdict["result"] == "warn"
     assert [row["name"] for row in verdict["checks"] if row["result"] == "warn"] == ["no_noise"]
     with pytest.raises(InputError, match="noise of the image is 0 by its biweight"), pytest.warns(InputWarning):
-        run("ceers-nircam", tmp_path / "image.fits", tmp_path / "other.zarr")
+        run(tmp_path / "image.fits", "ceers-nircam", tmp_path / "other.zarr")
 
 
 def test_the_command_line_says_it(
@@ -141,7 +141,7 @@ def test_the_command_line_says_it(
 
 
 def test_injected_light_leaves_it_empty(image: Path, counts: np.ndarray, tmp_path: Path) -> None:
-    before = run("sextractor", image, tmp_path / "run.zarr", nodata=0)
+    before = run(image, "sextractor", tmp_path / "run.zarr", nodata=0)
     inject(before, tmp_path / "new.zarr", Injection(count=4))
     pixels = zarr.open_group(str(tmp_path / "new-input.zarr"), mode="r")["science"][...]
     np.testing.assert_array_equal(pixels == 0, counts == 0)
@@ -170,7 +170,7 @@ def test_variances(tmp_path: Path, kind: str) -> None:
             group.create_array("science", data=science, chunks=(50, 50))
             group.create_array(name, data=planes[plane], chunks=(50, 50))
     done = [
-        run(Recipe.from_dict(data), source, tmp_path / f"run{k}.zarr", tile_size=120, **planes)
+        run(source, Recipe.from_dict(data), tmp_path / f"run{k}.zarr", tile_size=120, **planes)
         for k, (source, planes) in enumerate(zip(sources, runs, strict=True))
     ]
     for name in RESULTS:
@@ -178,6 +178,6 @@ def test_variances(tmp_path: Path, kind: str) -> None:
     assert (done[0].plane("mask")[3, 4:8] & 1 == 1).all()
     if kind == "fits":
         with pytest.raises(RunError, match=r"error: rubin\.fits: variances -> errors"):
-            run(Recipe.from_dict(data), path, tmp_path / "run0.zarr", tile_size=120, error=str(path))
+            run(path, Recipe.from_dict(data), tmp_path / "run0.zarr", tile_size=120, error=str(path))
         with pytest.raises(InputError, match="give --error or --variance, not both"):
-            run(Recipe.from_dict(data), path, tmp_path / "run3.zarr", error=str(path), variance=str(path))
+            run(path, Recipe.from_dict(data), tmp_path / "run3.zarr", error=str(path), variance=str(path))

@@ -34,7 +34,7 @@ def sky(image: Path) -> Sky:
 
 @pytest.mark.parametrize("tile", [180, 420])
 def test_runs_have_the_bits_of_arrays(tile: int, image: Path, sky: Sky, tmp_path: Path) -> None:
-    run = tiledsky.run(RECIPE, image, tmp_path / "run.zarr", tile_size=tile)
+    run = tiledsky.run(image, RECIPE, tmp_path / "run.zarr", tile_size=tile)
     for plane in (*RESULTS, "object_light"):
         np.testing.assert_array_equal(run.plane(plane)[:], getattr(sky, plane), err_msg=plane)
     assert sky.objects.size == 1
@@ -44,7 +44,7 @@ def test_runs_have_the_bits_of_arrays(tile: int, image: Path, sky: Sky, tmp_path
 
 def test_a_damaged_catalogue_is_refused_and_made_again(image: Path, sky: Sky, tmp_path: Path) -> None:
     out = tmp_path / "run.zarr"
-    run = tiledsky.run(RECIPE, image, out)
+    run = tiledsky.run(image, RECIPE, out)
     document = out / "run/objects/objects.json"
     rows: list[dict[str, Any]] = json.loads(document.read_text())
     assert rows == to_rows(sky.objects)
@@ -57,10 +57,10 @@ def test_a_damaged_catalogue_is_refused_and_made_again(image: Path, sky: Sky, tm
         ):
             _ = tiledsky.open_run(out).objects
     document.unlink()
-    again = tiledsky.run(RECIPE, image, out)
+    again = tiledsky.run(image, RECIPE, out)
     assert document.read_bytes() == whole
     assert again.objects.tobytes() == run.objects.tobytes()
 
 
 def test_a_run_without_the_step_has_no_objects(image: Path, tmp_path: Path) -> None:
-    assert tiledsky.run("sextractor", image, tmp_path / "run.zarr").objects is None
+    assert tiledsky.run(image, "sextractor", tmp_path / "run.zarr").objects is None

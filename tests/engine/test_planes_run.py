@@ -119,7 +119,7 @@ def expected(planes: dict[str, Any]) -> dict[str, Any]:
 def test_fits_with_every_plane(
     files: dict[str, str], expected: dict[str, Any], planes: dict[str, Any], tmp_path: Path, tile_size: int | None
 ) -> None:
-    result = run(recipe(fill_value=-99.5), out=tmp_path / "run.zarr", tile_size=tile_size, **files)
+    result = run(recipe=recipe(fill_value=-99.5), out=tmp_path / "run.zarr", tile_size=tile_size, **files)
     assert_results(result, expected)
     copies = {"user_mask" if name == "mask" else name: plane for name, plane in planes.items()}
     for name, plane in copies.items():  # regions too
@@ -129,14 +129,14 @@ def test_fits_with_every_plane(
 
 
 def test_arrays_with_every_plane(arrays: dict[str, str], expected: dict[str, Any], tmp_path: Path) -> None:
-    result = run(recipe(fill_value=-99.5), out=tmp_path / "run.zarr", tile_size=64, **arrays)
+    result = run(recipe=recipe(fill_value=-99.5), out=tmp_path / "run.zarr", tile_size=64, **arrays)
     assert_results(result, expected)
     assert "user_mask" not in result.planes  # read in place, regions drawn as they are needed
 
 
 def test_ingested_planes(files: dict[str, str], expected: dict[str, Any], tmp_path: Path) -> None:
     ingest(out=tmp_path / "in.zarr", **files)
-    result = run(recipe(fill_value=-99.5), tmp_path / "in.zarr", tmp_path / "run.zarr", tile_size=100)
+    result = run(tmp_path / "in.zarr", recipe(fill_value=-99.5), tmp_path / "run.zarr", tile_size=100)
     assert_results(result, expected)
 
 
@@ -149,7 +149,7 @@ def test_dask_arrays(planes: dict[str, Any], expected: dict[str, Any]) -> None:
 
 def test_regions_on_workers(files: dict[str, str], expected: dict[str, Any], tmp_path: Path, client: Any) -> None:
     """Each worker opens the region file and the FITS file again."""
-    result = run(recipe(fill_value=-99.5), out=tmp_path / "run.zarr", tile_size=100, client=client, **files)
+    result = run(recipe=recipe(fill_value=-99.5), out=tmp_path / "run.zarr", tile_size=100, client=client, **files)
     assert_results(result, expected)
 
 
@@ -177,7 +177,7 @@ def test_where_there_is_no_sky(
 ) -> None:
     chosen = recipe(fill_value=value, uncovered=where)
     wanted = whole(planes, chosen)
-    assert_results(run(chosen, out=tmp_path / "run.zarr", tile_size=100, **files), wanted)
+    assert_results(run(recipe=chosen, out=tmp_path / "run.zarr", tile_size=100, **files), wanted)
     outside = planes["coverage"] == 0 if where == "coverage" else expected["mask"] % 2 == 1
     for name in ("background", "background_rms", "background_error", "subtracted"):
         filled = np.isnan(wanted[name]) if value == "nan" else wanted[name] == value
@@ -195,12 +195,12 @@ def test_fill_without_a_coverage_plane(planes: dict[str, Any], tmp_path: Path) -
         chosen = recipe(fill_value=-7.0, uncovered=where)
         wanted = whole(given, chosen)
         arguments = {"weight": tmp_path / "weight.zarr", "out": tmp_path / f"{where}.zarr", "tile_size": 90}
-        assert_results(run(chosen, tmp_path / "science.zarr", **arguments), wanted)
+        assert_results(run(tmp_path / "science.zarr", chosen, **arguments), wanted)
         assert np.count_nonzero(wanted["background"] == -7.0) == filled
 
 
 def test_a_kept_background_is_filled_too(files: dict[str, str], planes: dict[str, Any], tmp_path: Path) -> None:
-    result = run(recipe(fill_value=-99.5), out=tmp_path / "run.zarr", **files)
+    result = run(recipe=recipe(fill_value=-99.5), out=tmp_path / "run.zarr", **files)
     for name in ("coarse", "coarse_rms", "coarse_error"):
         np.testing.assert_array_equal(result.plane(name)[...] == -99.5, planes["coverage"] == 0)
 
@@ -213,7 +213,7 @@ def test_equalize_by_weight_or_error(planes: dict[str, Any], tmp_path: Path) -> 
         for plane, pixels in (("science", science), (name, clean)):
             zarr.create_array(str(tmp_path / f"{plane}.zarr"), data=pixels, chunks=(50, 50), overwrite=True)
         out = tmp_path / f"by-{name}.zarr"
-        result = run(recipe(), tmp_path / "science.zarr", out, tile_size=90, **{name: tmp_path / f"{name}.zarr"})
+        result = run(tmp_path / "science.zarr", recipe(), out, tile_size=90, **{name: tmp_path / f"{name}.zarr"})
         sky = estimate_background(science, recipe(), **{name: clean})
         np.testing.assert_array_equal(result.plane("mask")[...], sky.mask)
         masks[name] = sky.mask
@@ -221,7 +221,7 @@ def test_equalize_by_weight_or_error(planes: dict[str, Any], tmp_path: Path) -> 
     both = {name: zarr.open_array(str(tmp_path / f"{name}.zarr"))[...] for name in ("weight", "error")}
     np.testing.assert_array_equal(estimate_background(science, recipe(), **both).mask, masks["weight"])
     for call in (
-        lambda: run(recipe(), tmp_path / "science.zarr", tmp_path / "none.zarr"),
+        lambda: run(tmp_path / "science.zarr", recipe(), tmp_path / "none.zarr"),
         lambda: estimate_background(science, recipe()),
     ):
         with pytest.raises(InputError, match="mask step 'found' equalizes the noise and no plane gives it"):
@@ -233,14 +233,14 @@ def test_masks_of_runs_carry_their_bits_to_the_next(
     files: dict[str, str], planes: dict[str, Any], tmp_path: Path
 ) -> None:
     """Sources of one run (and only they) are left out of another, beside the user's own mask."""
-    first = run(recipe(), out=tmp_path / "first.zarr", **files)
+    first = run(recipe=recipe(), out=tmp_path / "first.zarr", **files)
     assert [name for name in first.planes if first.plane(name).attrs.get(MASK_BITS) == 1] == ["mask"]
     tiers = first.plane("mask")[...]
     plain = Recipe.from_dict(
         {"name": "plain", "dq_flags": [], "steps": [{"kind": "background", "name": "sky", "box_size": 19}]}
     )
     arguments = {name: files[name] for name in ("source", "dq")}
-    result = run(plain, out=tmp_path / "second.zarr", mask=first.path, user_mask=files["mask"], tile_size=70,
+    result = run(recipe=plain, out=tmp_path / "second.zarr", mask=first.path, user_mask=files["mask"], tile_size=70,
                  **arguments)  # fmt: skip
     given = {"science": planes["science"], "dq": planes["dq"], "mask": planes["mask"]}
     wanted = whole(given, plain, source_mask=tiers)
@@ -249,14 +249,14 @@ def test_masks_of_runs_carry_their_bits_to_the_next(
     np.testing.assert_array_equal(wanted["mask"] & 1, ~np.isfinite(planes["science"]))  # no dq flag counts
     assert result.plane("source_mask").attrs[MASK_BITS] == 1
     assert result.plane("mask").attrs[MASK_BITS] == 1
-    again = run(plain, out=tmp_path / "third.zarr", mask=result.path, tile_size=70, **arguments)
+    again = run(recipe=plain, out=tmp_path / "third.zarr", mask=result.path, tile_size=70, **arguments)
     np.testing.assert_array_equal(again.plane("mask")[...] & 126, tiers & 126)
 
 
 def test_kept_masks_carry_the_attribute(arrays: dict[str, str], tmp_path: Path) -> None:
     data = recipe().model_dump(mode="json", exclude_none=True)
     data["steps"][-1]["mask"] = "none"
-    result = run(Recipe.from_dict(data), out=tmp_path / "run.zarr", **arrays)
+    result = run(recipe=Recipe.from_dict(data), out=tmp_path / "run.zarr", **arrays)
     marked = [name for name in result.planes if result.plane(name).attrs.get(MASK_BITS) == 1]
     assert marked == ["found", "mask"]
 
@@ -264,12 +264,12 @@ def test_kept_masks_carry_the_attribute(arrays: dict[str, str], tmp_path: Path) 
 def test_flags_are_looked_up_before_anything_is_written(files: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "run.zarr"
     with pytest.raises(ParameterError, match="JWST has no dq flag 'SATURATION'; similar names: SATURATED"):
-        run(recipe(dq_flags=["SATURATION"]), out=out, **files)
+        run(recipe=recipe(dq_flags=["SATURATION"]), out=out, **files)
     plain = tmp_path / "plain.fits"
     noise = np.random.default_rng(1).normal(0, 1, SHAPE).astype(np.float32)
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(noise, name="SCI")]).writeto(plain)
     with pytest.raises(ParameterError, match="'DO_NOT_USE' has a name and the header names no instrument"):
-        run(recipe(), plain, out, weight=files["weight"], dq=files["dq"])
+        run(plain, recipe(), out, weight=files["weight"], dq=files["dq"])
     assert not out.exists()
     prepare(recipe(), plain, out, weight=files["weight"])  # without a dq plane the names do not matter
 
@@ -303,7 +303,7 @@ def test_planes_of_other_shapes(planes: dict[str, Any]) -> None:
 
 
 def test_run_store_is_what_open_run_finds(files: dict[str, str], tmp_path: Path) -> None:
-    run(recipe(), out=tmp_path / "run.zarr", **files)
+    run(recipe=recipe(), out=tmp_path / "run.zarr", **files)
     found = open_run(tmp_path / "run.zarr")
     assert {"weight", "error", "dq", "coverage", "user_mask"} <= set(found.planes)
     assert found.header["INSTRUME"] == "NIRCAM"

@@ -40,7 +40,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(image: Path, folder: Path, tile: int, recipe: Any = "sextractor") -> tiledsky.Run:
-    return tiledsky.run(recipe, f"{image}:SCI", folder / f"{tile}.zarr", tile_size=tile, error=f"{image}:ERR")
+    return tiledsky.run(f"{image}:SCI", recipe, folder / f"{tile}.zarr", tile_size=tile, error=f"{image}:ERR")
 
 
 def test_a_run_measures_what_is_measured_on_its_planes(image: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(image: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, str]]:
     """Number of tasks and bytes of an undisturbed run."""
-    result = run(KEEPING, image, tmp_path_factory.mktemp("whole") / "run.zarr", tile_size=TILE)
+    result = run(image, KEEPING, tmp_path_factory.mktemp("whole") / "run.zarr", tile_size=TILE)
     return result.plan.n_tasks, stored_bytes(result.path)
 
 
@@ -56,13 +56,13 @@ def stop_after(count: int) -> Callable[[Progress], None]:
 def stopped(image: Path, out: Path, count: int) -> None:
     """Leave a run that was interrupted after so many tasks."""
     with pytest.raises(KeyboardInterrupt):
-        run(KEEPING, image, out, tile_size=TILE, progress=stop_after(count))
+        run(image, KEEPING, out, tile_size=TILE, progress=stop_after(count))
 
 
 def goes_on(image: Path, out: Path, whole: tuple[int, dict[str, str]], *, computed: int) -> None:
     """The same call computes so many tasks and ends with the bytes of an undisturbed run."""
     states: list[Progress] = []
-    result = run(KEEPING, image, out, tile_size=TILE, progress=states.append)
+    result = run(image, KEEPING, out, tile_size=TILE, progress=states.append)
     assert len(states) == computed
     assert stored_bytes(out) == whole[1]
     assert result.complete
@@ -114,7 +114,7 @@ def test_failing_tile_leaves_the_others_done(
         r"MemoryError: no room for the ring; finished tasks are kept, the same command goes on"
     )
     with pytest.raises(RunError, match=message):
-        run(KEEPING, image, out, tile_size=TILE)
+        run(image, KEEPING, out, tile_size=TILE)
     assert len(list((out / "run/markers/ring").iterdir())) == 5
     monkeypatch.undo()
     goes_on(image, out, whole, computed=whole[0] - 6 - 5)
@@ -164,7 +164,7 @@ def test_summary_that_is_damaged(image: Path, tmp_path: Path, whole: Any, count:
 
 def test_killed_before_the_last_file(image: Path, tmp_path: Path, whole: Any) -> None:
     out = tmp_path / "run.zarr"
-    run(KEEPING, image, out, tile_size=TILE)
+    run(image, KEEPING, out, tile_size=TILE)
     (out / "run" / "_SUCCESS").unlink()
     for name in ("background/c/0/0.0123456789abcdef.partial", "run/markers/ring/.0.0.json.77"):
         (out / name).write_bytes(b"half")
@@ -174,10 +174,10 @@ def test_killed_before_the_last_file(image: Path, tmp_path: Path, whole: Any) ->
 
 def test_killed_before_the_last_file_with_scratch_removed(image: Path, tmp_path: Path) -> None:
     out = tmp_path / "run.zarr"
-    before = stored_bytes(run("complex-sky", image, out, tile_size=TILE).path)
+    before = stored_bytes(run(image, "complex-sky", out, tile_size=TILE).path)
     (out / "run" / "_SUCCESS").unlink()
     assert not (out / "ring").exists()
-    run("complex-sky", image, out, tile_size=TILE)
+    run(image, "complex-sky", out, tile_size=TILE)
     assert stored_bytes(out) == before
 
 
@@ -200,40 +200,40 @@ def test_other_runs_are_refused(image: Path, tmp_path: Path, monkeypatch: pytest
     before = stored_bytes(out)
     refused = r"holds a run with another {}; results must not be mixed: change --out, or start over with --restart"
     with pytest.raises(RunError, match=refused.format(r"recipe \(.*without step ring 'ring', .* more\)")):
-        run("sextractor", copy, out, tile_size=TILE)
+        run(copy, "sextractor", out, tile_size=TILE)
     for change, words in CHANGES:
         with pytest.raises(RunError, match=refused.format(rf"recipe \({words}\)")):
-            run(changed(*change), copy, out, tile_size=TILE)
+            run(copy, changed(*change), out, tile_size=TILE)
     with pytest.raises(RunError, match=refused.format(r"plan \(tile size 100 -> 101\)")):
-        run(KEEPING, copy, out, tile_size=TILE + 1)
+        run(copy, KEEPING, out, tile_size=TILE + 1)
     with pytest.raises(RunError, match=refused.format(r"recipe \(.*\) and plan \(tile size 100 -> 120\)")):
-        run(changed(0, "width", 3.0), copy, out, tile_size=120)
+        run(copy, changed(0, "width", 3.0), out, tile_size=120)
     version = tiledsky.__version__
     with monkeypatch.context() as patch:
         patch.setattr(tiledsky, "__version__", "99.0")
         with pytest.raises(RunError, match=refused.format(rf"code version \({re.escape(version)} -> 99.0\)")):
-            run(KEEPING, copy, out, tile_size=TILE)
+            run(copy, KEEPING, out, tile_size=TILE)
     for name in ("numpy", "scipy", "numba", "llvmlite", "zarr"):
         with monkeypatch.context() as patch:
             patch.setattr(versions, "version", lambda n, name=name: "99.0" if n == name else version_of(n))
             with pytest.raises(
                 RunError, match=refused.format(rf"version of {name} \({re.escape(version_of(name))} -> 99.0\)")
             ):
-                run(KEEPING, copy, out, tile_size=TILE)
+                run(copy, KEEPING, out, tile_size=TILE)
     weight = tmp_path / "weight.fits"
     fits.PrimaryHDU(np.ones((190, 210), np.float32)).writeto(weight)
     with pytest.raises(RunError, match=refused.format(r"input \(weight: not there before\)")):
-        run(KEEPING, copy, out, tile_size=TILE, weight=weight)
+        run(copy, KEEPING, out, tile_size=TILE, weight=weight)
     stat = copy.stat()
     data = bytearray(copy.read_bytes())
     data[-3000] ^= 1
     copy.write_bytes(data)
     os.utime(copy, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(RunError, match=refused.format(r"input \(science: content of image.fits changed\)")):
-        run(KEEPING, copy, out, tile_size=TILE)
+        run(copy, KEEPING, out, tile_size=TILE)
     os.utime(copy, ns=(1, 1))
     with pytest.raises(RunError, match=refused.format(r"input \(science: size or time of image.fits changed\)")):
-        run(KEEPING, copy, out, tile_size=TILE)
+        run(copy, KEEPING, out, tile_size=TILE)
     assert stored_bytes(out) == before
 
 
@@ -271,18 +271,18 @@ def test_other_dq_flags_are_another_run(tmp_path: Path) -> None:
     path, out = write_fits(tmp_path, make_planes((130, 140))), tmp_path / "run.zarr"
     recipe = Recipe.load("sextractor")
     inputs: dict[str, Any] = {"source": f"{path}:SCI", "dq": f"{path}:DQ"}
-    run(recipe.model_copy(update={"dq_flags": (1,)}), out=out, **inputs)
+    run(recipe=recipe.model_copy(update={"dq_flags": (1,)}), out=out, **inputs)
     with pytest.raises(RunError, match=r"recipe \(dq_flags \[1\] -> \[4\]\) and input \(dq flags 1 -> 4\)"):
-        run(recipe.model_copy(update={"dq_flags": (4,)}), out=out, **inputs)
+        run(recipe=recipe.model_copy(update={"dq_flags": (4,)}), out=out, **inputs)
     with pytest.raises(RunError, match=r"another input \(dq: no longer given, dq flags 1 -> all\)"):
-        run(recipe.model_copy(update={"dq_flags": (1,)}), out=out, source=inputs["source"])
+        run(recipe=recipe.model_copy(update={"dq_flags": (1,)}), out=out, source=inputs["source"])
 
 
 def test_tile_size_of_the_store_is_taken(image: Path, tmp_path: Path, whole: Any) -> None:
     out = tmp_path / "run.zarr"
     stopped(image, out, 9)
     states: list[Progress] = []
-    assert run(KEEPING, image, out, progress=states.append).plan.tile_size == TILE
+    assert run(image, KEEPING, out, progress=states.append).plan.tile_size == TILE
     assert len(states) == whole[0] - 9
     assert stored_bytes(out) == whole[1]
 
@@ -290,35 +290,35 @@ def test_tile_size_of_the_store_is_taken(image: Path, tmp_path: Path, whole: Any
 def test_chunk_of_the_input_written_anew_is_another_input(tmp_path: Path) -> None:
     path, out = tmp_path / "image.zarr", tmp_path / "run.zarr"
     array = zarr.create_array(str(path), data=make_planes((130, 140))["science"], chunks=(50, 50))
-    run("sextractor", path, out)
+    run(path, "sextractor", out)
     array[60:70, 60:70] += 3
     with pytest.raises(RunError, match=r"another input \(science: size or time of files of image.zarr changed\)"):
-        run("sextractor", path, out)
+        run(path, "sextractor", out)
 
 
 def test_restart(image: Path, tmp_path: Path, whole: Any) -> None:
     out = tmp_path / "run.zarr"
-    run("sextractor", image, out)
-    result = run(KEEPING, image, out, tile_size=TILE, restart=True)
+    run(image, "sextractor", out)
+    result = run(image, KEEPING, out, tile_size=TILE, restart=True)
     assert result.provenance["tasks_computed_last"] == whole[0]
     assert stored_bytes(out) == whole[1]
-    run(KEEPING, image, out, tile_size=TILE, restart=True)  # of a finished run of the same identity
+    run(image, KEEPING, out, tile_size=TILE, restart=True)  # of a finished run of the same identity
     assert stored_bytes(out) == whole[1]
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "thesis/chapter.tex"])
 def test_restart_throws_away_nothing_that_no_run_made(image: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "run.zarr"
-    run("sextractor", image, out)
+    run(image, "sextractor", out)
     (out / name).parent.mkdir(exist_ok=True)
     (out / name).write_text("years of work")
     before = stored_bytes(out)
     with pytest.raises(
         RunError, match=f"holds {name.partition('/')[0]}, which no run wrote and --restart would delete; move it"
     ):
-        run(KEEPING, image, out, tile_size=TILE, restart=True)
+        run(image, KEEPING, out, tile_size=TILE, restart=True)
     assert stored_bytes(out) == before
-    run("sextractor", image, out)  # and it is in nobody's way
+    run(image, "sextractor", out)  # and it is in nobody's way
     assert stored_bytes(out) == before
 
 
@@ -328,8 +328,8 @@ def test_restart_heals_damaged_metadata(image: Path, tmp_path: Path, whole: Any)
     shutil.rmtree(out / "run/markers")  # else they would say whose the store is
     (out / "run/identity.json").write_text("{")
     with pytest.raises(RunError, match=r"identity.json is damaged; run again with --restart"):
-        run(KEEPING, image, out, tile_size=TILE)
-    run(KEEPING, image, out, tile_size=TILE, restart=True)
+        run(image, KEEPING, out, tile_size=TILE)
+    run(image, KEEPING, out, tile_size=TILE, restart=True)
     assert stored_bytes(out) == whole[1]
 
 
@@ -346,16 +346,16 @@ def test_what_is_no_run_is_not_touched(image: Path, tmp_path: Path, kind: str, r
         (out / ("run" if kind == "run folder" else ".") / "thesis.tex").write_text("thesis")
     before = stored_bytes(out) if out.is_dir() else out.read_text()
     with pytest.raises(RunError, match="exists and is not a run store, so tiledsky does not touch it; change --out"):
-        run("sextractor", image, out, restart=restart)
+        run(image, "sextractor", out, restart=restart)
     assert (stored_bytes(out) if out.is_dir() else out.read_text()) == before
 
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_input_inside_the_output_is_refused(image: Path, tmp_path: Path, restart: bool) -> None:
     out = tmp_path / "run.zarr"
-    before = stored_bytes(run("sextractor", image, out).path)
+    before = stored_bytes(run(image, "sextractor", out).path)
     with pytest.raises(ParameterError, match=r"the input lies in .*run.zarr, which would be overwritten; change --out"):
-        run("sextractor", out, out, restart=restart)
+        run(out, "sextractor", out, restart=restart)
     assert stored_bytes(out) == before
 
 
@@ -366,10 +366,10 @@ def test_second_driver_is_refused(image: Path, tmp_path: Path, whole: Any) -> No
         if state.done == 8:
             for restart in (False, True):
                 with pytest.raises(RunError, match="is being run by another process; wait for it or stop it"):
-                    run(KEEPING, image, out, tile_size=TILE, restart=restart)
+                    run(image, KEEPING, out, tile_size=TILE, restart=restart)
                 refused.append(restart)
 
-    run(KEEPING, image, out, tile_size=TILE, progress=second)
+    run(image, KEEPING, out, tile_size=TILE, progress=second)
     assert refused == [False, True]
     assert stored_bytes(out) == whole[1]
 
@@ -416,6 +416,6 @@ def test_killed_worker(client: Any, image: Path, tmp_path: Path, whole: Any) -> 
             killed.append(pid)
 
     client.wait_for_workers(2)
-    run(KEEPING, image, out, tile_size=TILE, client=client, progress=kill)
+    run(image, KEEPING, out, tile_size=TILE, client=client, progress=kill)
     assert len(set(killed)) == 2
     assert stored_bytes(out) == whole[1]

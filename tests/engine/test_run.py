@@ -75,7 +75,7 @@ def expected(planes: dict[str, Any]) -> dict[str, dict[str, Any]]:
     ],
 )
 def test_complex_sky(folder: Path, expected: Any, tmp_path: Path, kind: str, tile_size: int | None) -> None:
-    result = run("complex-sky", out=tmp_path / "run.zarr", tile_size=tile_size, **inputs(folder, kind))
+    result = run(recipe="complex-sky", out=tmp_path / "run.zarr", tile_size=tile_size, **inputs(folder, kind))
     assert result.complete
     assert_results(result, expected["complex-sky"])
 
@@ -93,13 +93,13 @@ def test_complex_sky(folder: Path, expected: Any, tmp_path: Path, kind: str, til
     ],
 )
 def test_sextractor(folder: Path, expected: Any, tmp_path: Path, kind: str, tile_size: int | None) -> None:
-    result = run("sextractor", out=tmp_path / "run.zarr", tile_size=tile_size, **inputs(folder, kind))
+    result = run(recipe="sextractor", out=tmp_path / "run.zarr", tile_size=tile_size, **inputs(folder, kind))
     assert_results(result, expected["sextractor"])
 
 
 @pytest.mark.parametrize(("kind", "tile_size"), [("ingested", 150), ("arrays", 131), ("fits", 400)])
 def test_kept_steps(folder: Path, planes: Any, expected: Any, tmp_path: Path, kind: str, tile_size: int) -> None:
-    result = run(KEEPING, out=tmp_path / "run.zarr", tile_size=tile_size, **inputs(folder, kind))
+    result = run(recipe=KEEPING, out=tmp_path / "run.zarr", tile_size=tile_size, **inputs(folder, kind))
     others = {k: v for k, v in planes.items() if k != "science"}
     base = base_mask(planes["science"], weight=others["weight"], dq=others["dq"], user_mask=others["mask"])
     bare = estimate_background(
@@ -120,7 +120,9 @@ def test_kept_steps(folder: Path, planes: Any, expected: Any, tmp_path: Path, ki
 
 def test_tiles_smaller_than_every_halo(tmp_path: Path) -> None:
     planes = make_planes((61, 68))
-    result = run("complex-sky", out=tmp_path / "run.zarr", tile_size=14, **write_arrays(tmp_path, planes, (31, 17)))
+    result = run(
+        recipe="complex-sky", out=tmp_path / "run.zarr", tile_size=14, **write_arrays(tmp_path, planes, (31, 17))
+    )
     assert_results(result, reference("complex-sky", planes))
 
 
@@ -132,12 +134,12 @@ def test_other_pixel_types(tmp_path: Path, dtype: str) -> None:
     fits.PrimaryHDU(pixels).writeto(tmp_path / "image.fits")
     wanted = reference("sextractor", planes)
     for k, source in enumerate((write_arrays(tmp_path, planes)["source"], str(tmp_path / "image.fits"))):
-        result = run("sextractor", source, tmp_path / f"run{k}.zarr", tile_size=64)
+        result = run(source, "sextractor", tmp_path / f"run{k}.zarr", tile_size=64)
         assert_results(result, wanted)
 
 
 def test_meshes_and_thresholds(folder: Path, planes: Any, tmp_path: Path) -> None:
-    result = run("complex-sky", out=tmp_path / "run.zarr", tile_size=150, **inputs(folder, "ingested"))
+    result = run(recipe="complex-sky", out=tmp_path / "run.zarr", tile_size=150, **inputs(folder, "ingested"))
     sky = estimate_background(planes["science"], "complex-sky", **{k: v for k, v in planes.items() if k != "science"})
     for step, mesh in sky.meshes.items():
         stored = result.mesh(step)
@@ -150,7 +152,7 @@ def test_meshes_and_thresholds(folder: Path, planes: Any, tmp_path: Path) -> Non
 def stored(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A finished run of complex-sky in tiles of 100."""
     out = tmp_path_factory.mktemp("stored") / "run.zarr"
-    return run("complex-sky", out=out, tile_size=100, **inputs(folder, "fits"))
+    return run(recipe="complex-sky", out=out, tile_size=100, **inputs(folder, "fits"))
 
 
 def test_arrays_carry_a_checksum_and_their_fill_value(stored: Any) -> None:
@@ -186,7 +188,9 @@ def test_success_is_written_last(stored: Any) -> None:
 
 def test_planes_of_large_tiles_are_sharded(tmp_path: Path) -> None:
     science = make_planes((600, 610))["science"]
-    result = run("sextractor", out=tmp_path / "run.zarr", tile_size=576, **write_arrays(tmp_path, {"science": science}))
+    result = run(
+        recipe="sextractor", out=tmp_path / "run.zarr", tile_size=576, **write_arrays(tmp_path, {"science": science})
+    )
     plane = result.plane("background")
     assert (plane.shards, plane.chunks) == ((576, 576), (288, 288))
     assert len([p for p in (result.path / "background" / "c").rglob("*") if p.is_file()]) == 4
@@ -197,7 +201,7 @@ def test_planes_of_large_tiles_are_sharded(tmp_path: Path) -> None:
 def test_constant_image_has_every_object(tmp_path: Path, value: float) -> None:
     planes = {"science": np.full((130, 140), value, np.float32)}
     with pytest.warns(InputWarning, match="shows no noise"):
-        result = run("sextractor", out=tmp_path / "run.zarr", tile_size=64, **write_arrays(tmp_path, planes))
+        result = run(recipe="sextractor", out=tmp_path / "run.zarr", tile_size=64, **write_arrays(tmp_path, planes))
     assert (result.plane("background")[...] == value).all()
     for name in RESULTS:  # the mask equals its fill value everywhere, the others where value is 0
         assert len([p for p in (result.path / name / "c").rglob("*") if p.is_file()]) == 9, name
@@ -206,7 +210,7 @@ def test_constant_image_has_every_object(tmp_path: Path, value: float) -> None:
 def test_tile_without_a_valid_pixel(tmp_path: Path) -> None:
     planes = {"science": make_planes((192, 192))["science"]}
     planes["science"][64:128, 64:128] = np.nan
-    result = run("sextractor", out=tmp_path / "run.zarr", tile_size=64, **write_arrays(tmp_path, planes))
+    result = run(recipe="sextractor", out=tmp_path / "run.zarr", tile_size=64, **write_arrays(tmp_path, planes))
     assert (result.path / "subtracted/c/1/1").is_file()  # NaN, as the fill value is
     assert np.isnan(result.plane("subtracted")[64:128, 64:128]).all()
     assert_results(result, reference("sextractor", planes))
@@ -216,13 +220,13 @@ def test_tile_without_a_valid_pixel(tmp_path: Path) -> None:
 def test_image_without_a_valid_pixel(tmp_path: Path, recipe: str) -> None:
     planes = {"science": np.full((130, 140), np.nan, np.float32)}
     with pytest.raises(InputError, match=r"no (pixel is left|sky to measure)|All boxes contain .*9 boxes") as caught:
-        run(recipe, out=tmp_path / "run.zarr", tile_size=64, **write_arrays(tmp_path, planes))
+        run(recipe=recipe, out=tmp_path / "run.zarr", tile_size=64, **write_arrays(tmp_path, planes))
     assert "\n" not in str(caught.value)
 
 
 def test_finished_run_is_returned_as_it_is(stored: Any, folder: Path) -> None:
     before = (stored.path / "run" / "provenance.json").read_bytes()
-    again = run("complex-sky", out=stored.path, tile_size=100, progress=lambda _: pytest.fail("computed again"),
+    again = run(recipe="complex-sky", out=stored.path, tile_size=100, progress=lambda _: pytest.fail("computed again"),
                 **inputs(folder, "fits"))  # fmt: skip
     assert again.complete
     assert (stored.path / "run" / "provenance.json").read_bytes() == before
@@ -240,3 +244,11 @@ def test_provenance(stored: Any, folder: Path) -> None:
 def test_inputs_are_not_changed(folder: Path, planes: Any, stored: Any) -> None:
     for name, plane in planes.items():
         np.testing.assert_array_equal(zarr.open_array(str(folder / f"{name}.zarr"), mode="r")[...], plane)
+
+
+def test_the_order_of_old(tmp_path: Path) -> None:
+    image = write_arrays(tmp_path, {"science": np.ones((90, 80), np.float32)})["source"]
+    with pytest.warns(DeprecationWarning, match=r"image first.*run\(source, recipe, out\)"):
+        before = run("sextractor", image, tmp_path / "before.zarr")
+    now = run(image, "sextractor", tmp_path / "now.zarr")
+    np.testing.assert_array_equal(before.plane("background")[:], now.plane("background")[:])

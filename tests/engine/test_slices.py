@@ -52,7 +52,7 @@ def test_text_that_is_no_slice(text: str) -> None:
 
 
 def test_slices_give_the_bytes_of_a_run(store: PreparedRun, image: Path, tmp_path: Path) -> None:
-    whole = run(KEEPING, image, tmp_path / "whole.zarr", tile_size=TILE)
+    whole = run(image, KEEPING, tmp_path / "whole.zarr", tile_size=TILE)
     seen = []
     for number, stage in enumerate(store.plan.stages):
         count = (3, 1, 2, 9)[number % 4]

@@ -49,7 +49,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(RECIPE, image, tmp_path_factory.mktemp("finished") / "run.zarr", tile_size=TILE).path
+    return run(image, RECIPE, tmp_path_factory.mktemp("finished") / "run.zarr", tile_size=TILE).path
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_verify_discards_so_that_the_command_repairs(image: Path, copy: Path, wh
 
 def again_count(image: Path, out: Path) -> int:
     states: list[Progress] = []
-    run(RECIPE, image, out, tile_size=TILE, progress=states.append)
+    run(image, RECIPE, out, tile_size=TILE, progress=states.append)
     return len(states)
 
 
@@ -314,10 +314,10 @@ def test_identity_lost_with_all_markers(image: Path, copy: Path) -> None:
     shutil.rmtree(copy / "run/markers")
     (copy / "run/identity.json").write_text("{")
     with pytest.raises(RunError, match=r"identity.json is damaged; run again with --restart"):
-        run(RECIPE, image, copy, tile_size=TILE)
+        run(image, RECIPE, copy, tile_size=TILE)
     (copy / "run/identity.json").unlink()
     with pytest.raises(RunError, match="exists and is not a run store, so tiledsky does not touch it; change --out"):
-        run(RECIPE, image, copy, tile_size=TILE)
+        run(image, RECIPE, copy, tile_size=TILE)
 
 
 def test_leftover_temporary_files(image: Path, copy: Path, whole: dict[str, str]) -> None:
@@ -367,7 +367,7 @@ def stop_after(count: int) -> Callable[[Progress], None]:
 def test_unfinished_run(image: Path, tmp_path: Path, whole: dict[str, str]) -> None:
     out, count = tmp_path / "run.zarr", 29  # half of the mask that reads the ring
     with pytest.raises(KeyboardInterrupt):
-        run(RECIPE, image, out, tile_size=TILE, progress=stop_after(count))
+        run(image, RECIPE, out, tile_size=TILE, progress=stop_after(count))
     assert verify(out, level="decode") == []  # what was never done is no damage
     total = open_run(out, allow_partial=True).plan.n_tasks
     for name in ("ring/c/0/1", "science/c/0/0"):
@@ -389,7 +389,7 @@ def test_verify_of_a_run_in_progress_changes_nothing(image: Path, copy: Path, wh
 
     shutil.rmtree(copy / "background/c")
     with pytest.raises(KeyboardInterrupt):
-        run(RECIPE, image, copy, tile_size=TILE, progress=look)
+        run(image, RECIPE, copy, tile_size=TILE, progress=look)
     assert len(seen[0]) == 5
     assert again(image, copy, whole) == 6
 
@@ -439,7 +439,7 @@ def test_status(image: Path, finished: Path, tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(tasks, "perform", fails)
     with pytest.raises(RunError, match="1 of 6 tasks of stage ring failed"):
-        run(RECIPE, image, out, tile_size=TILE)
+        run(image, RECIPE, out, tile_size=TILE)
     (out / "science/c/0/2").unlink()
     partial = open_run(out, allow_partial=True)
     state = partial.status()
@@ -453,9 +453,9 @@ def test_status_of_masked_tiles(tmp_path: Path) -> None:
     science = make_planes((192, 192))["science"]
     science[64:128, 64:128] = np.nan
     fits.PrimaryHDU(science).writeto(tmp_path / "image.fits")
-    result = run("sextractor", tmp_path / "image.fits", tmp_path / "run.zarr", tile_size=64)
+    result = run(tmp_path / "image.fits", "sextractor", tmp_path / "run.zarr", tile_size=64)
     assert result.status()["output"].tolist() == [[1, 1, 1], [1, STATUS["all-masked"], 1], [1, 1, 1]]
-    assert run("sextractor", tmp_path / "image.fits", tmp_path / "run.zarr", tile_size=64,
+    assert run(tmp_path / "image.fits", "sextractor", tmp_path / "run.zarr", tile_size=64,
                progress=lambda _: pytest.fail("computed again")).complete  # fmt: skip
 
 
@@ -503,7 +503,7 @@ def done_and_damaged(out: Path) -> tuple[int, int]:
 def test_disk_full(image: Path, small_disk: Path, whole: dict[str, str]) -> None:
     out = small_disk / "run.zarr"
     with pytest.raises(RunError, match=r"run.zarr/.* cannot be written \(No space left on device\); make room, then"):
-        run(RECIPE, image, out, tile_size=TILE)
+        run(image, RECIPE, out, tile_size=TILE)
     assert not (out / "run/_SUCCESS").exists()
     markers, faults = done_and_damaged(out)
     assert faults == 0
@@ -520,7 +520,7 @@ def test_disk_full_at_any_moment(image: Path, small_disk: Path, whole: dict[str,
     out = small_disk / "run.zarr"
     (small_disk / "filler").write_bytes(b"x" * (400_000 - 32_768 - room))
     with pytest.raises(RunError, match=r"cannot be written \(No space left on device\); make room, then"):
-        run(RECIPE, image, out, tile_size=TILE)
+        run(image, RECIPE, out, tile_size=TILE)
     assert not (out / "run/_SUCCESS").exists()
     remount(small_disk, "size=16m")
     again(image, out, whole)
@@ -535,7 +535,7 @@ def test_read_only_store(image: Path, finished: Path, small_disk: Path, whole: d
     (out / "background/c/0/1").unlink()
     remount(small_disk, "ro")
     with pytest.raises(RunError, match=r"run/lock cannot be written \(Read-only file system\); allow writing there"):
-        run(RECIPE, image, out, tile_size=TILE)
+        run(image, RECIPE, out, tile_size=TILE)
     remount(small_disk, "rw")
     assert again(image, out, whole) == 1
 
@@ -562,7 +562,7 @@ def test_write_refused(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse)
         with pytest.raises(RunError, match=rf"run.zarr/.* cannot be written \({words}"):
-            run(RECIPE, image, out, tile_size=TILE)
+            run(image, RECIPE, out, tile_size=TILE)
     assert not (out / "run/_SUCCESS").exists()
     again(image, out, whole)
 
@@ -580,14 +580,14 @@ def test_input_that_changes_while_it_is_read(image: Path, tmp_path: Path) -> Non
             os.utime(path, ns=(1, 1))
 
     with pytest.raises(RunError, match=r"image.fits changed while it was read \(size or time of image.fits changed\)"):
-        run(RECIPE, path, out, tile_size=TILE, progress=touch)
+        run(path, RECIPE, out, tile_size=TILE, progress=touch)
     assert not (out / "run/_SUCCESS").exists()
     with pytest.raises(RunError, match=r"another input \(science: size or time of image.fits changed\)"):
-        run(RECIPE, path, out, tile_size=TILE)
+        run(path, RECIPE, out, tile_size=TILE)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(RunError, match="tiles of two inputs are mixed; start over with --restart"):
-        run(RECIPE, path, out, tile_size=TILE)
-    assert run(RECIPE, path, out, tile_size=TILE, restart=True).complete
+        run(path, RECIPE, out, tile_size=TILE)
+    assert run(path, RECIPE, out, tile_size=TILE, restart=True).complete
 
 
 def test_input_that_goes_away(image: Path, tmp_path: Path) -> None:
@@ -599,8 +599,8 @@ def test_input_that_goes_away(image: Path, tmp_path: Path) -> None:
             path.rename(tmp_path / "away.fits")
 
     with pytest.raises(ValueError, match=r"image.fits can no longer be read .*; restore it, then run again"):
-        run(RECIPE, path, out, tile_size=TILE, progress=remove)
+        run(path, RECIPE, out, tile_size=TILE, progress=remove)
     (tmp_path / "away.fits").rename(path)
     states: list[Progress] = []
-    assert run(RECIPE, path, out, tile_size=TILE, progress=states.append).complete
+    assert run(path, RECIPE, out, tile_size=TILE, progress=states.append).complete
     assert not states

@@ -35,7 +35,7 @@ class Sweep:
     """The tasks of a run, each ended at each of its steps."""
 
     def __init__(self, image: Path, folder: Path, tile: int) -> None:
-        run(KEEPING, image, folder / "whole.zarr", tile_size=tile)  # what forked processes find in memory: the kernels
+        run(image, KEEPING, folder / "whole.zarr", tile_size=tile)  # what forked processes find in memory: the kernels
         self.whole = stored_bytes(folder / "whole.zarr")
         self.out = folder / "run.zarr"
         self.image, self.tile = image, tile

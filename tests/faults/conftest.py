@@ -31,7 +31,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run."""
-    return run(KEEPING, image, tmp_path_factory.mktemp("whole") / "run.zarr", tile_size=TILE).path
+    return run(image, KEEPING, tmp_path_factory.mktemp("whole") / "run.zarr", tile_size=TILE).path
 
 
 @pytest.fixture(scope="session")

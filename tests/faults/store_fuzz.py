@@ -135,7 +135,7 @@ class Fuzz:
     def _again(self) -> None:
         """Give the command that made the run."""
         with contextlib.suppress(KeyboardInterrupt):
-            run(KEEPING, self.image, self.store, tile_size=100)
+            run(self.image, KEEPING, self.store, tile_size=100)
 
     def fresh(self) -> None:
         """Put the store back, and nothing where commands write."""

@@ -110,7 +110,7 @@ def survives(trapped: Any, image: Path, tmp_path: Path, whole: dict[str, str], t
 
     def check(step: str, strike: str, tasks: Any, times: int) -> None:
         notes = trap.plant(plan, tasks, step, strike, times=times)
-        result = run(KEEPING, image, tmp_path / "run.zarr", tile_size=TILE, client=client)
+        result = run(image, KEEPING, tmp_path / "run.zarr", tile_size=TILE, client=client)
         plan.unlink()
         counts = Counter(trap.struck(notes))
         assert counts.keys() == {f"{stage} {y}.{x}" for stage, (y, x) in tasks}

@@ -76,7 +76,7 @@ def undone(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(KEEPING, image, out, tile_size=TILE, progress=stop)
+        run(image, KEEPING, out, tile_size=TILE, progress=stop)
     return out
 
 
@@ -256,6 +256,6 @@ def test_every_number_of_a_recipe(image: Path, finished: Path, tmp_path: Path, t
             tally.fault(),
             pytest.raises(RunError, match=rf"holds a run with another recipe \(step '{step}'.*{name}"),
         ):
-            run(recipe, image, out, tile_size=TILE)
+            run(image, recipe, out, tile_size=TILE)
     assert tally.tried > 20
     assert stored_bytes(out) == before

@@ -29,7 +29,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def here(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Runs in this process, in tiles of 120."""
     parent = tmp_path_factory.mktemp("here")
-    return {name: run(recipe, out=parent / name, tile_size=120, **inputs) for name, recipe in RECIPES.items()}
+    return {name: run(recipe=recipe, out=parent / name, tile_size=120, **inputs) for name, recipe in RECIPES.items()}
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 1), (4, 1), (1, 3), (2, 2)])
@@ -40,7 +40,7 @@ def test_workers_and_threads(
         client.wait_for_workers(workers)
         for name, recipe in RECIPES.items():
             with tally.fault():
-                run(recipe, out=tmp_path / name, tile_size=120, client=client, **inputs)
+                run(recipe=recipe, out=tmp_path / name, tile_size=120, client=client, **inputs)
                 tally.compare(tmp_path / name, stored_bytes(here[name].path))
 
 
@@ -61,4 +61,4 @@ def assert_same(one: Run, other: Run) -> None:
 @pytest.mark.parametrize("tile_size", [64, 97, 150, 255, 1000])
 @pytest.mark.parametrize("name", RECIPES)
 def test_other_tiles(inputs: dict[str, str], here: dict[str, Run], tmp_path: Path, name: str, tile_size: int) -> None:
-    assert_same(run(RECIPES[name], out=tmp_path / "run.zarr", tile_size=tile_size, **inputs), here[name])
+    assert_same(run(recipe=RECIPES[name], out=tmp_path / "run.zarr", tile_size=tile_size, **inputs), here[name])

@@ -118,14 +118,14 @@ def fits_file(tmp_path: Path, planes: dict[str, Any]) -> Path:
 @pytest.mark.parametrize("name", ["mosaic.fits", "mosaic.fits.gz"])
 def test_run_from_a_fits_file_at_an_address(served: str, fits_file: Path, tmp_path: Path, name: str) -> None:
     url = f"{served}/{name}"
-    here = run("sextractor", fits_file, tmp_path / "here.zarr", weight=f"{fits_file}:WHT")
-    there = run("sextractor", url, tmp_path / "there.zarr", weight=f"{url}:WHT")
+    here = run(fits_file, "sextractor", tmp_path / "here.zarr", weight=f"{fits_file}:WHT")
+    there = run(url, "sextractor", tmp_path / "there.zarr", weight=f"{url}:WHT")
     for plane in RESULTS:
         assert np.array_equal(there.plane(plane)[...], here.plane(plane)[...], equal_nan=True), plane
     assert there.provenance["input"] == {"science": url, "weight": url}
     assert there.header == here.header
     # the same file, though it was copied once more
-    again = run("sextractor", url, tmp_path / "there.zarr", weight=f"{url}:WHT")
+    again = run(url, "sextractor", tmp_path / "there.zarr", weight=f"{url}:WHT")
     assert again.provenance == there.provenance
 
 
@@ -171,8 +171,8 @@ def test_no_file_at_an_address(served: str, tmp_path: Path) -> None:
 
 
 def test_run_from_an_address(served: str, group: Path, tmp_path: Path) -> None:
-    here = run("sextractor", group, tmp_path / "here.zarr")
-    there = run("sextractor", f"{served}/mosaic.zarr/", tmp_path / "there.zarr")
+    here = run(group, "sextractor", tmp_path / "here.zarr")
+    there = run(f"{served}/mosaic.zarr/", "sextractor", tmp_path / "there.zarr")
     for name in RESULTS:
         assert np.array_equal(there.plane(name)[...], here.plane(name)[...], equal_nan=True), name
     assert there.provenance["input"]["science"] == f"{served}/mosaic.zarr/science"
@@ -196,10 +196,10 @@ def test_an_outage_is_an_error_that_may_pass(served: str, group: Path, tmp_path:
         array.read(Region(0, 71, 0, 53))
     assert isinstance(caught.value.__cause__, OSError)  # so that the task is tried again
     with pytest.raises(RunError, match=r"\d+ of \d+ tasks of stage .* failed.*503"):
-        run("sextractor", source, tmp_path / "run.zarr")
+        run(source, "sextractor", tmp_path / "run.zarr")
     Handler.ill = 0
-    result = run("sextractor", source, tmp_path / "run.zarr")
-    here = run("sextractor", group, tmp_path / "here.zarr")
+    result = run(source, "sextractor", tmp_path / "run.zarr")
+    here = run(group, "sextractor", tmp_path / "here.zarr")
     assert np.array_equal(result.plane("background")[...], here.plane("background")[...])
 
 

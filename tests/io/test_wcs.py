@@ -44,7 +44,7 @@ def test_a_sun_or_a_moon_has_no_right_ascension(first: str, tmp_path: Path) -> N
     pixels = make_planes((130, 140))["science"]
     pixels[30:60, 30:60] -= np.float32(9 * pixels.std())
     fits.PrimaryHDU(pixels, of).writeto(tmp_path / "image.fits")
-    run = tiledsky.run("sextractor", tmp_path / "image.fits", tmp_path / "sky.zarr")
+    run = tiledsky.run(tmp_path / "image.fits", "sextractor", tmp_path / "sky.zarr")
     found = findings(run, run.diagnostics["verdict"])
     assert any(" at x " in line for line in found)
     assert not any("RA" in line for line in found)

@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = PIXELS.copy()
     image[:, :64] = np.nan
     fits.writeto(folder / "image.fits", image)
-    return run("sextractor", folder / "image.fits", folder / "run.zarr", tile_size=64).path
+    return run(folder / "image.fits", "sextractor", folder / "run.zarr", tile_size=64).path
 
 
 def objects(array: Path) -> list[Path]:

@@ -284,7 +284,7 @@ def test_a_run_reads_packed_pixels_in_place(tmp_path: Path) -> None:
     path = write(tmp_path / "a.zarr", stored, scale_factor=0.005, add_offset=10.0, _FillValue=-32768)
     image = np.where(stored == -32768, np.nan, stored * 0.005 + 10.0).astype("f4")
     expected = tiledsky.estimate_background(image, "sextractor")
-    result = run("sextractor", path, tmp_path / "run.zarr", tile_size=128)
+    result = run(path, "sextractor", tmp_path / "run.zarr", tile_size=128)
     np.testing.assert_array_equal(result.plane("background")[...], expected.background)
     np.testing.assert_array_equal(result.plane("subtracted")[...], expected.subtracted)
     again = open_run(tmp_path / "run.zarr").science_in_place

@@ -39,7 +39,7 @@ def test_numpy_dask_and_runs_have_the_same_bits(parameters, tmp_path):
     made = tiledsky.estimate_background(image, recipe(**parameters))
     lazy = tiledsky.estimate_background(da.from_array(image, chunks=(97, 101)), recipe(**parameters))
     zarr.create_array(str(tmp_path / "image.zarr"), data=image, chunks=(100, 100))
-    run = tiledsky.run(recipe(**parameters), tmp_path / "image.zarr", tmp_path / "run.zarr", tile_size=140)
+    run = tiledsky.run(tmp_path / "image.zarr", recipe(**parameters), tmp_path / "run.zarr", tile_size=140)
     for name in ("background", "background_rms", "background_error"):
         assert np.isfinite(getattr(made, name)).all()
         np.testing.assert_array_equal(getattr(made, name), getattr(lazy, name).compute())
@@ -57,7 +57,7 @@ def test_the_bandwidth_as_a_plane_and_the_share_that_is_narrow(tmp_path):
     image = (rippled + np.random.default_rng(5).normal(scale=0.1, size=y.shape)).astype(np.float32)
     zarr.create_array(str(tmp_path / "image.zarr"), data=image, chunks=(100, 100))
     chosen = Recipe.from_dict({**recipe().model_dump(mode="json", exclude_none=True), "bandwidth_plane": True})
-    run = tiledsky.run(chosen, tmp_path / "image.zarr", tmp_path / "run.zarr", tile_size=100)
+    run = tiledsky.run(tmp_path / "image.zarr", chosen, tmp_path / "run.zarr", tile_size=100)
     plane, cells = run.plane("bandwidth")[...], run.mesh("sky")["bandwidth"]
     np.testing.assert_array_equal(plane, np.kron(cells, np.ones((10, 10), cells.dtype)))
     fit = run.diagnostics["measures"]["fit"]
@@ -137,7 +137,7 @@ def test_presets_have_the_same_bits_in_runs(preset, tmp_path):
     image[:30, :40] = np.nan
     made = tiledsky.estimate_background(image, preset)
     zarr.create_array(str(tmp_path / "image.zarr"), data=image, chunks=(100, 100))
-    run = tiledsky.run(preset, tmp_path / "image.zarr", tmp_path / "run.zarr", tile_size=170)
+    run = tiledsky.run(tmp_path / "image.zarr", preset, tmp_path / "run.zarr", tile_size=170)
     for name in ("background", "background_error", "mask"):
         np.testing.assert_array_equal(getattr(made, name), run.plane(name)[...])
     assert 0.005 < np.mean(made.mask != 0) < 0.8

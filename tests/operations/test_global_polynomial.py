@@ -37,7 +37,7 @@ def test_numpy_dask_and_runs_have_the_same_bits(order, tmp_path):
     made = tiledsky.estimate_background(image, recipe(order))
     lazy = tiledsky.estimate_background(da.from_array(image, chunks=(97, 101)), recipe(order))
     zarr.create_array(str(tmp_path / "image.zarr"), data=image, chunks=(100, 100))
-    run = tiledsky.run(recipe(order), tmp_path / "image.zarr", tmp_path / "run.zarr", tile_size=144)
+    run = tiledsky.run(tmp_path / "image.zarr", recipe(order), tmp_path / "run.zarr", tile_size=144)
     for name in ("background", "background_rms", "background_error"):
         assert np.isfinite(getattr(made, name)).all()
         np.testing.assert_array_equal(getattr(made, name), getattr(lazy, name).compute())

@@ -297,7 +297,7 @@ def test_a_run_gives_the_same_bits(tmp_path, tile_size):
     for name, plane in (("science", image), ("mask", mask.astype(np.uint8))):
         zarr.create_array(str(tmp_path / f"{name}.zarr"), data=plane, chunks=(53, 61))
     sources = {"source": str(tmp_path / "science.zarr"), "mask": str(tmp_path / "mask.zarr")}
-    result = run(GUARDED, out=tmp_path / "run.zarr", tile_size=tile_size, **sources)
+    result = run(recipe=GUARDED, out=tmp_path / "run.zarr", tile_size=tile_size, **sources)
     sky = estimate_background(image, GUARDED, mask=mask)
     for name in PLANES:
         assert np.array_equal(result.plane(name)[...], getattr(sky, name)), name

@@ -28,7 +28,7 @@ def test_half_a_count_a_pixel_by_numpy_dask_and_runs(tmp_path):
     made = tiledsky.estimate_background(image, "deep-sky")
     lazy = tiledsky.estimate_background(da.from_array(image, chunks=(150, 170)), "deep-sky")
     zarr.create_array(str(tmp_path / "image.zarr"), data=image, chunks=(100, 100))
-    run = tiledsky.run("deep-sky", tmp_path / "image.zarr", tmp_path / "run.zarr", tile_size=240)
+    run = tiledsky.run(tmp_path / "image.zarr", "deep-sky", tmp_path / "run.zarr", tile_size=240)
     for name in ("background", "background_error", "mask"):
         np.testing.assert_array_equal(getattr(made, name), getattr(lazy, name).compute())
         np.testing.assert_array_equal(getattr(made, name), run.plane(name)[...])
@@ -77,7 +77,7 @@ def test_a_sky_that_a_median_does_not_see_is_not_masked():
 def test_normal_noise_is_not_skewed(tmp_path):
     image = (sky_of(100.0) + np.random.default_rng(3).normal(size=SHAPE)).astype(np.float32)
     zarr.create_array(str(tmp_path / "image.zarr"), data=image, chunks=(100, 100))
-    run = tiledsky.run("deep-sky", tmp_path / "image.zarr", tmp_path / "run.zarr")
+    run = tiledsky.run(tmp_path / "image.zarr", "deep-sky", tmp_path / "run.zarr")
     assert not any("skewness" in tier for tiers in run.thresholds.values() for tier in tiers)
 
 

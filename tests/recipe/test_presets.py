@@ -236,7 +236,7 @@ def test_a_run_from_fits_gives_the_same_bits(preset, tmp_path):
     case = _small(preset)
     expected = estimate_background(case.image, preset, **case.planes)
     # 90: a multiple of all boxes but 100, no divisor of the image
-    found = run(preset, out=tmp_path / "run", tile_size=90, **_write(tmp_path, case))
+    found = run(recipe=preset, out=tmp_path / "run", tile_size=90, **_write(tmp_path, case))
     for name in ("background", "background_rms", "mask", "subtracted"):
         assert np.array_equal(found.plane(name)[...], getattr(expected, name), equal_nan=name != "mask"), name
 
@@ -246,7 +246,7 @@ def test_the_ring_of_ceers_is_scipys(preset, tmp_path):
     data = Recipe.load(preset).model_dump(mode="json", exclude_none=True)
     recipe = Recipe.from_dict(data | {"steps": [s | {"keep": s["kind"] == "ring"} for s in data["steps"]]})
     case, (masks, _) = cases.case(preset, "scene"), cases.ceers_masks(preset, "scene")
-    found = run(recipe, out=tmp_path / "run", tile_size=200, **_write(tmp_path, case))
+    found = run(recipe=recipe, out=tmp_path / "run", tile_size=200, **_write(tmp_path, case))
     # equal values, but for the last bit of what the hidden pixels are filled with
     np.testing.assert_allclose(found.plane("ring")[...], masks.ring, rtol=1.2e-7)
     assert np.array_equal(found.plane("mask")[...], _sky(preset, "scene").mask)

@@ -41,7 +41,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def wide(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run(RECIPE, out=tmp_path_factory.mktemp("run") / "run.zarr", **inputs)
+    return run(recipe=RECIPE, out=tmp_path_factory.mktemp("run") / "run.zarr", **inputs)
 
 
 def pixels_of(found: Run, inputs: dict[str, str], name: str) -> np.ndarray[Any, Any]:
@@ -77,7 +77,7 @@ def test_levels_are_means_of_the_pixels(wide: Run, inputs: dict[str, str]) -> No
 
 @pytest.mark.parametrize("tile_size", [160, 700])
 def test_levels_do_not_depend_on_tiles(wide: Run, inputs: dict[str, str], tmp_path: Path, tile_size: int) -> None:
-    other = run(RECIPE, out=tmp_path / "run.zarr", tile_size=tile_size, **inputs)
+    other = run(recipe=RECIPE, out=tmp_path / "run.zarr", tile_size=tile_size, **inputs)
     assert all(n % OVERVIEWS[-1] == 0 for n in other.plan.stage("output").tile)
     for size in OVERVIEWS:
         for name in ("science", "background", "subtracted", "residual", "mask"):
@@ -91,7 +91,7 @@ def test_lost_block_means_are_made_anew(wide: Run, inputs: dict[str, str]) -> No
     lost = wide.path / "levels" / "4" / "residual" / "c" / "0" / "1"
     lost.unlink()
     assert [fault.path for fault in verify(wide.path)] == ["levels/4/residual/c/0/1"]
-    again = run(RECIPE, out=wide.path, **inputs)
+    again = run(recipe=RECIPE, out=wide.path, **inputs)
     assert again.provenance["tasks_computed_last"] == 1
     assert stored_bytes(wide.path) == before
 

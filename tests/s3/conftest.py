@@ -122,7 +122,7 @@ def folder(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(folder: Path) -> Run:
-    return run("complex-sky", folder, folder.with_name("local.zarr"), tile_size=100)
+    return run(folder, "complex-sky", folder.with_name("local.zarr"), tile_size=100)
 
 
 def put_mosaic(folder: Path, url: str) -> None:

@@ -24,24 +24,24 @@ from tiledsky.workflows.publish import upload
 
 
 def test_run_from_a_bucket(local: Run, tmp_path: Path) -> None:
-    assert_same(run("complex-sky", URL, tmp_path / "run.zarr", tile_size=100), local)
+    assert_same(run(URL, "complex-sky", tmp_path / "run.zarr", tile_size=100), local)
 
 
 def test_workers_read_the_bucket(local: Run, tmp_path: Path) -> None:
     from tiledsky.cluster.local import local_client
 
     with local_client(workers=2) as client:
-        assert_same(run("complex-sky", URL, tmp_path / "run.zarr", tile_size=100, client=client), local)
+        assert_same(run(URL, "complex-sky", tmp_path / "run.zarr", tile_size=100, client=client), local)
 
 
 def test_server_killed_and_started_again(server: Server, local: Run, tmp_path: Path) -> None:
     with killed_once(server, after=5) as kill:
-        result = run("complex-sky", URL, tmp_path / "run.zarr", tile_size=100, progress=kill)
+        result = run(URL, "complex-sky", tmp_path / "run.zarr", tile_size=100, progress=kill)
     assert_same(result, local)
 
 
 def test_every_third_answer_is_503(proxy: type[Proxy], local: Run, tmp_path: Path) -> None:
-    assert_same(run("complex-sky", URL, tmp_path / "run.zarr", tile_size=100), local)
+    assert_same(run(URL, "complex-sky", tmp_path / "run.zarr", tile_size=100), local)
     assert len(proxy.refused) > 50
 
 
@@ -55,12 +55,12 @@ def test_only_503_is_an_error_and_no_sky(
 
     out = tmp_path / "run.zarr"
     with pytest.raises(RunError, match="does not answer"):
-        run("complex-sky", URL, out, tile_size=100, progress=stop)
+        run(URL, "complex-sky", out, tile_size=100, progress=stop)
     assert not (out / "run/_SUCCESS").exists()
     proxy.always = False
     monkeypatch.setitem(remote._RETRIES, "max_retries", 100)
     remote.bucket.cache_clear()
-    assert_same(run("complex-sky", URL, out, tile_size=100), local)
+    assert_same(run(URL, "complex-sky", out, tile_size=100), local)
 
 
 # --- copies to a bucket

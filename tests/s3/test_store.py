@@ -33,7 +33,7 @@ def fetched(server: Server, folder: Path) -> Run:
     """A run on the disk, of the mosaic in the bucket."""
     with pytest.MonkeyPatch.context() as patch:
         speak_to(server, patch)
-        return run("complex-sky", URL, folder.with_name("fetched.zarr"), tile_size=100)
+        return run(URL, "complex-sky", folder.with_name("fetched.zarr"), tile_size=100)
 
 
 def words(out: str) -> tuple[str, ...]:
@@ -56,7 +56,7 @@ def test_from_bucket_to_bucket(fetched: Run, out: str) -> None:
 
 
 def test_from_disk_to_bucket_in_this_process(local: Run, folder: Path, out: str) -> None:
-    run("complex-sky", folder, out, tile_size=100)
+    run(folder, "complex-sky", out, tile_size=100)
     assert_same_bytes(out, local)
 
 
@@ -82,20 +82,20 @@ def test_drivers_killed_one_after_the_other(fetched: Run, out: str) -> None:
 
 def test_server_killed_and_started_again(server: Server, fetched: Run, out: str) -> None:
     with killed_once(server, after=9) as kill:
-        run("complex-sky", URL, out, tile_size=100, progress=kill)
+        run(URL, "complex-sky", out, tile_size=100, progress=kill)
     assert_same_bytes(out, fetched)
 
 
 def test_one_of_sixteen_answers_is_503(proxy: type[Proxy], fetched: Run, out: str) -> None:
     proxy.every = 16
-    run("complex-sky", URL, out, tile_size=100)
+    run(URL, "complex-sky", out, tile_size=100)
     assert {refused.split()[0] for refused in proxy.refused} >= {"GET", "PUT", "HEAD"}
     assert_same_bytes(out, fetched)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_damage_is_named_and_repaired(local: Run, folder: Path, out: str, damage: str) -> None:
-    run("complex-sky", folder, out, tile_size=100)
+    run(folder, "complex-sky", out, tile_size=100)
     before = markers(out)
     file = Address(f"{out}/background/c/1/1")
     data = file.read_bytes()
@@ -107,7 +107,7 @@ def test_damage_is_named_and_repaired(local: Run, folder: Path, out: str, damage
     assert (fault.stage, fault.index) == ("output", (1, 1))
     with pytest.raises(RunError, match="is not finished"):
         open_run(out)
-    run("complex-sky", folder, out, tile_size=100)
+    run(folder, "complex-sky", out, tile_size=100)
     assert_same_bytes(out, local)
     changed = {name.partition("/markers/")[2] for name, data in markers(out).items() if before[name] != data}
     assert "output/1.1.json" in changed
@@ -115,16 +115,16 @@ def test_damage_is_named_and_repaired(local: Run, folder: Path, out: str, damage
 
 
 def test_another_run_is_refused_and_restarted(local: Run, folder: Path, out: str) -> None:
-    run("sextractor", folder, out, tile_size=100)
+    run(folder, "sextractor", out, tile_size=100)
     with pytest.raises(RunError, match="with another recipe"):
-        run("complex-sky", folder, out, tile_size=100)
-    run("complex-sky", folder, out, tile_size=100, restart=True)
+        run(folder, "complex-sky", out, tile_size=100)
+    run(folder, "complex-sky", out, tile_size=100, restart=True)
     assert_same_bytes(out, local)
 
 
 def test_what_is_no_run_is_not_touched(folder: Path) -> None:
     with pytest.raises(RunError, match="exists and is not a run store"):
-        run("sextractor", folder, URL, tile_size=100)
+        run(folder, "sextractor", URL, tile_size=100)
     with pytest.raises(InputError, match="no such Zarr store"):
         open_run("s3://sky/nothing.zarr")
 

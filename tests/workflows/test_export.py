@@ -34,7 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     header = wcs().to_header()
     header["BUNIT"], header["FILTER"] = "MJy/sr", "F200W"
     fits.PrimaryHDU(make_planes((190, 210))["science"], header).writeto(folder / "image.fits")
-    return run("sextractor", folder / "image.fits", folder / "run.zarr", tile_size=64)
+    return run(folder / "image.fits", "sextractor", folder / "run.zarr", tile_size=64)
 
 
 def test_planes_header_and_wcs(finished: Run, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_unfinished_run(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run("sextractor", tmp_path / "image.zarr", tmp_path / "run.zarr", progress=stop)
+        run(tmp_path / "image.zarr", "sextractor", tmp_path / "run.zarr", progress=stop)
     with pytest.raises(RunError, match="is not finished"):
         export(tmp_path / "run.zarr", tmp_path / "sky.fits")
     assert not (tmp_path / "sky.fits").exists()

@@ -29,7 +29,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     header = wcs().to_header()
     header["BUNIT"] = "MJy/sr"
     fits.PrimaryHDU(galaxy_scene(360).image, header).writeto(folder / "image.fits")
-    return tiledsky.run(with_objects(), folder / "image.fits", folder / "run.zarr")
+    return tiledsky.run(folder / "image.fits", with_objects(), folder / "run.zarr")
 
 
 def test_a_table_of_the_objects_follows_the_planes(finished: Run, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_an_estimate_has_the_same_table(
 
 def test_a_run_without_objects(tmp_path: Path) -> None:
     fits.writeto(tmp_path / "image.fits", galaxy_scene(200, total=0.0).image)
-    without = tiledsky.run("sextractor", tmp_path / "image.fits", tmp_path / "run.zarr")
+    without = tiledsky.run(tmp_path / "image.fits", "sextractor", tmp_path / "run.zarr")
     with pytest.raises(ParameterError, match="recipe sextractor has no objects step, so there is no table; run one"):
         export(without, tmp_path / "objects.csv")
     assert not (tmp_path / "objects.csv").exists()
@@ -97,7 +97,7 @@ def test_a_run_without_objects(tmp_path: Path) -> None:
 
 def test_no_object_is_an_empty_table(tmp_path: Path) -> None:
     fits.writeto(tmp_path / "image.fits", galaxy_scene(200, total=0.0).image)
-    run = tiledsky.run(with_objects(), tmp_path / "image.fits", tmp_path / "run.zarr")
+    run = tiledsky.run(tmp_path / "image.fits", with_objects(), tmp_path / "run.zarr")
     export(run, tmp_path / "sky.fits", planes=["mask"])
     table = fits.getdata(tmp_path / "sky.fits", "OBJECTS")
     assert len(table) == 0

@@ -238,7 +238,7 @@ def test_two_passes(tmp_path: Path) -> None:
     for name, planes in bands().items():
         (tmp_path / name).mkdir()
         inputs = write_arrays(tmp_path / name, planes)
-        runs.append(run(FIRST_PASS, out=tmp_path / f"{name}.zarr", tile_size=64, **inputs))
+        runs.append(run(recipe=FIRST_PASS, out=tmp_path / f"{name}.zarr", tile_size=64, **inputs))
         sky = estimate_background(planes["science"], FIRST_PASS, mask=planes["mask"])
         masks[name] = sky.mask
     merge_masks(runs, tmp_path / "m.zarr")
@@ -247,8 +247,8 @@ def test_two_passes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(zarr.open_group(str(tmp_path / "m.zarr"), mode="r")["mask"][...], tiers)
     for name, planes in bands().items():
         again = run(
-            SECOND_PASS,
             tmp_path / name / "science.zarr",
+            SECOND_PASS,
             tmp_path / f"{name}-2.zarr",
             mask=tmp_path / "m.zarr",
             tile_size=70,

@@ -307,7 +307,7 @@ def test_after_a_run(tmp_path: Path, kept: str) -> None:
         fits.PrimaryHDU(science, header()).writeto(tmp_path / "image.fits")
     else:
         zarr.create_array(str(tmp_path / "image.zarr"), data=science, chunks=(71, 53))
-    found = tiledsky.run("sextractor", tmp_path / f"image.{kept}", tmp_path / "sky.zarr", tile_size=64)
+    found = tiledsky.run(tmp_path / f"image.{kept}", "sextractor", tmp_path / "sky.zarr", tile_size=64)
     background, subtracted = (found.plane(name)[...] for name in ("background", "subtracted"))
     good = np.isfinite(science)
     np.testing.assert_array_equal(subtracted[good], subtract(science, background)[good])
@@ -329,7 +329,7 @@ def test_after_a_run_with_coverage(tmp_path: Path, fill: float | str, where: str
     coverage[:40, 100:], coverage[50, 50] = 0, np.nan
     planes = write_arrays(tmp_path, {"science": science, "coverage": coverage})
     recipe = tiledsky.Recipe.from_dict({**PLAIN, "fill_value": fill, "uncovered": where})
-    found = tiledsky.run(recipe, out=tmp_path / "sky.zarr", tile_size=64, **planes)
+    found = tiledsky.run(recipe=recipe, out=tmp_path / "sky.zarr", tile_size=64, **planes)
     result = restore(found.path, tmp_path / "out.fits")
     outside = ~(coverage > 0)
     if where == "invalid":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from tiledsky.cluster.local import worker_limits
 from tiledsky.cluster.versions import versions
@@ -30,14 +31,14 @@ from tiledsky.io.source import Source
 from tiledsky.io.store import write_json
 from tiledsky.io.targets import check_store_name
 from tiledsky.nodata import number_text
-from tiledsky.recipe import Recipe
+from tiledsky.recipe import Recipe, preset_names
 
 __all__ = ["PreparedRun", "Progress", "prepare", "run"]
 
 
 def run(
-    recipe: Recipe | str,
     source: str | os.PathLike[str],
+    recipe: Recipe | str,
     out: str | os.PathLike[str],
     *,
     client: Any = None,
@@ -51,10 +52,10 @@ def run(
 
     Parameters
     ----------
-    recipe : Recipe or str
-        A recipe, the name of a preset, or the path of a TOML file.
     source : path
         FITS file or Zarr store; see `tiledsky.io.source.open_source`.
+    recipe : Recipe or str
+        A recipe, the name of a preset, or the path of a TOML file.
     out : path
         Folder of the run store.
     client : distributed.Client, optional
@@ -76,6 +77,11 @@ def run(
     -------
     Run
 
+    Warns
+    -----
+    DeprecationWarning
+        Recipe and source in the order of old: recipe first.
+
     Raises
     ------
     ParameterError, InputError
@@ -87,10 +93,22 @@ def run(
         code; or tasks failed: the others are done and kept, and
         what is known of those that failed is in ``out/run/failed``.
     """
+    if _names_recipe(source) and not _names_recipe(recipe):
+        warnings.warn(
+            "tiledsky.run takes the image first, as estimate_background does: run(source, recipe, out)",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        source, recipe = cast(Any, recipe), cast(Any, source)
     check_client(client)
     limit, threads = worker_limits(client)
     prepared = prepare(recipe, source, out, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
     return prepared.execute(client=client, restart=restart, task_timeout=task_timeout, progress=progress)
+
+
+def _names_recipe(value: Any) -> bool:
+    """Whether a value is a recipe, the name of a preset, or the path of a recipe file."""
+    return isinstance(value, Recipe) or value in preset_names() or str(value).endswith(".toml")
 
 
 class PreparedRun(RunStore):

@@ -92,7 +92,7 @@ def inject(
     write_bytes(copied / "sources.csv", _table(sources).encode())
     tile = before.plan.tile_size
     with _advising(path):
-        after = run_recipe(before.recipe, copied, path, client=client, tile_size=tile, progress=progress)
+        after = run_recipe(copied, before.recipe, path, client=client, tile_size=tile, progress=progress)
     rows = changes(sources, before.plane("background"), after.plane("background"))
     found = finalize(sources, rows, noise=noise)
     write_json(after.store.root, "injection.json", found)

@@ -45,7 +45,7 @@ def warm_up(recipes: Sequence[str], *, progress: Callable[[int, int], None] | No
         rows = lambda y0, y1: image[y0:y1]  # noqa: E731
         write_fits(scene, [Plane("SCI", image.shape, image.dtype, rows)], single=True)
         for k, recipe in enumerate(chosen):
-            run(recipe, scene, folder / f"{k}.zarr")
+            run(scene, recipe, folder / f"{k}.zarr")
             estimate(scene, folder / f"{k}.fits", recipe)
             if progress is not None:
                 progress(k + 1, len(chosen))
