@@ -20,7 +20,7 @@ FAULTS := tests/faults tests/engine/test_checked_store.py tests/engine/test_driv
 	tests/engine/test_run.py tests/cluster/test_cluster.py tests/cli/test_cli.py tests/io/test_zarrcheck.py \
 	tests/cli/test_names.py tests/test_plain.py tests/io/test_targets.py tests/report/test_report.py tests/diagnostics/test_injection.py
 
-.PHONY: demo test test-oldest test-newest test-wheel test-slurm test-s3 test-azure check-kubernetes check digests bench scaling accuracy quality faults install clean
+.PHONY: demo test test-oldest test-newest test-wheel test-slurm test-s3 test-azure check-kubernetes check digests bench scaling accuracy quality faults docs figures install clean
 
 install: $(VENV)/installed-$(VERSION)
 
@@ -121,6 +121,22 @@ scaling: install
 accuracy: install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.accuracy --json build/accuracy.json \
 		--figure build/accuracy.png --page docs/accuracy.md $(ACCURACY)
+
+# The documentation as a site, build/site/index.html: no warnings, and no network but for pip.
+docs: $(VENV)-docs/installed-$(VERSION)
+	$(VENV)-docs/bin/python -m sphinx -q -W --keep-going -c docs -d build/docs-trees . build/site
+	@echo "build/site/index.html"
+
+$(VENV)-docs/installed-$(VERSION): pyproject.toml
+	rm -rf $(VENV)-docs
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-docs/bin/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+# The pictures of the documentation; real images come from the folder that TILEDSKY_TEST_DATA names.
+figures: install
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python docs/figures.py $(FIGURES)
 
 clean:
 	rm -rf $(VENV) $(VENV)-* build dist demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Errors that a person can act on: what is wrong, why it matters, what to change.
 
-Each class carries the exit code of the command line; the README has the table.
+Each class carries the exit code of the command line; docs/commands.md has the table.
 """
 
 from __future__ import annotations

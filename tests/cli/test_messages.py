@@ -232,9 +232,9 @@ def test_a_run_is_shown_in_a_few_lines(finished: Path) -> None:
     assert max(map(len, shown.splitlines())) < 200
 
 
-def test_public_names_that_the_readme_promises() -> None:
-    readme = (Path(tiledsky.__file__).parent.parent / "README.md").read_text()
-    table = readme.partition("Each part is also a function:")[2].partition("## Recipes")[0]
+def test_public_names_that_the_docs_promise() -> None:
+    page = (Path(tiledsky.__file__).parent.parent / "docs/python.md").read_text()
+    table = page.partition("| name | does |")[2].partition("## An image")[0]
     names = re.findall(r"`([A-Za-z_][A-Za-z0-9_.]*)\(", table)
     assert {"diagnostics.measure", "advise", "run", "Background2D"} <= set(names)
     asked = " and ".join(f"callable(tiledsky.{name})" for name in names)
