@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,28 @@ import numpy as np
 import pytest
 import zarr
 from astropy.io import fits
+from scipy import ndimage
 from typer.testing import CliRunner
 
 from tiledsky import Recipe, Scene, estimate_background, simulate_scene
 from tiledsky.cli import app
-from tiledsky.diagnostics.advice import Trial, advice, box_advice, box_range, parts, rank
+from tiledsky.diagnostics.advice import (
+    Trial,
+    advice,
+    box_advice,
+    box_range,
+    falls_from_cores,
+    parts,
+    preferred,
+    rank,
+)
 from tiledsky.errors import InputError, ParameterError
-from tiledsky.geometry import Region
+from tiledsky.geometry import Region, places
 from tiledsky.io.fits.image import FitsImage
 from tiledsky.workflows import advise as module
-from tiledsky.workflows.advise import _with_box, advise, places
+from tiledsky.workflows.advice import ALWAYS
+from tiledsky.workflows.advise import advise, with_box
+from tiledsky.workflows.samples import of_whole_image, through_all
 
 SIDE = 640
 OPTIONS: dict[str, Any] = {"samples": 4, "sample_size": 256}
@@ -47,9 +60,7 @@ def true_errors(scene: Scene, recipe: str, boxes: list[int]) -> tuple[float, dic
         return float(np.sqrt(np.mean((sky.background - scene.sky) ** 2)))
 
     sky, loaded = estimate_background(scene.image, recipe), Recipe.load(recipe).expanded()
-    others = {
-        box: error(estimate_background(scene.image, _with_box(loaded, box), source_mask=sky.mask)) for box in boxes
-    }
+    others = {box: error(estimate_background(scene.image, with_box(loaded, box))) for box in boxes}
     return error(sky), others
 
 
@@ -60,11 +71,12 @@ def true_errors(scene: Scene, recipe: str, boxes: list[int]) -> tuple[float, dic
     ids=["structure", "noise"],
 )
 def test_the_order_is_that_of_the_true_errors_and_the_boxes_hold_the_best(
-    tmp_path: Path, kind: dict[str, Any], best: str
+    tmp_path: Path, kind: dict[str, Any], best: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "ALWAYS", ("complex-sky",))
     scene = simulate_scene((SIDE, SIDE), **kind)
     names, boxes = ["sextractor", "complex-sky"], [3, 6, 10, 15, 24, 32, 50]
-    found = advise(written(scene, tmp_path / "i.fits"), recipes=names, boxes=boxes, **OPTIONS)
+    found = advise(written(scene, tmp_path / "i.fits"), recipes=["sextractor"], boxes=boxes, **OPTIONS)
     assert len(found["samples"]) == 4
     ranked = [row["name"] for row in found["recipes"]]
     assert ranked == sorted(names, key=lambda name: true_errors(scene, name, [])[0])
@@ -106,6 +118,7 @@ def test_the_command_tells_a_table_and_reads_windows_only(tmp_path: Path, monkey
     monkeypatch.setattr(FitsImage, "read", spy)
     monkeypatch.setattr(module, "warn_of_constants", lambda *_: None)  # which looks at other pixels
     # of the recipes that are tried unasked, those that need more than there is are left out
+    monkeypatch.setattr(module, "ALWAYS", ("plane",))
     monkeypatch.setattr(module, "RECIPES", ("sextractor", str(evened(tmp_path))))
     words = ["--samples", "2", "--sample-size", "256", "--boxes", "16,24,200"]
     told = CliRunner().invoke(app, ["advise", str(tmp_path / "i.fits"), *words])
@@ -113,10 +126,13 @@ def test_the_command_tells_a_table_and_reads_windows_only(tmp_path: Path, monkey
     assert max(max(region.shape) for region in looked_at) == 256 + 2 * 64
     assert f"left out: {tmp_path / 'evened.toml'}: mask step 'm' equalizes the noise" in told.stdout
     lines = told.stdout.splitlines()
-    assert lines[0].split() == ["recipe", "score", "error", "structure", "taken", "sources", "times", "error"]
-    assert [line.split()[0] for line in lines[3:7]] == ["box_size", "16", "24", "64"]
-    assert lines[-2].startswith("advised: sextractor, ")
-    assert lines[-1].startswith("box_size of step mesh64: best ")
+    columns = ["recipe", "score", "error", "structure", "taken", "sources", "objects", "lost", "times", "error"]
+    assert lines[0].split() == columns
+    assert [line.split()[0] for line in lines[1:3]] == ["sextractor", "plane"]
+    assert [line.split()[0] for line in lines[4:8]] == ["box_size", "16", "24", "64"]
+    assert lines[-3].startswith("advised: sextractor, ")
+    assert lines[-2].startswith("box_size of step mesh64: best ")
+    assert lines[-1] == f"next: tiledsky run {tmp_path / 'i.fits'} --recipe sextractor --out i.sky.zarr"
     stores = []
     for name in ("i.fits", "i.zarr"):
         words_of = ["advise", str(tmp_path / name), *words, "--mask", str(tmp_path / "m.fits"), "--json"]
@@ -139,8 +155,6 @@ def test_what_cannot_be_tried_is_one_clear_error(tmp_path: Path) -> None:
     fits.writeto(path, image, overwrite=True)
     with pytest.raises(InputError, match="no sample has enough unmasked sky"):
         advise(path, recipes=["sextractor"])
-    with pytest.raises(InputError, match=r"recipe .*evened.toml: mask step .* no plane gives it"):
-        advise(path, recipes=["sextractor", str(evened(tmp_path))])
     refused = CliRunner().invoke(app, ["advise", str(path), "--boxes", "6,7.5"])
     assert "--boxes '6,7.5' is not a list of whole numbers above 0" in str(refused.exception)
 
@@ -171,12 +185,16 @@ def trial(*, ratio: float, bias: float = 0.0, deviation: float = 0.0, error: flo
 
 def test_parts_of_the_score() -> None:
     # 1.25^2 - 1 = 0.5625: an excess of 0.75 of the noise of a block, which is 0.25 of that of a pixel
-    assert parts(trial(ratio=1.25), 2.0) == pytest.approx((0.1875, 0.1875, 0, 0))
+    assert parts(trial(ratio=1.25), 2.0) == pytest.approx((0.1875, 0.1875, 0, 0, 0))
     # what is missing is taken; the standard error where that is more
-    assert parts(trial(ratio=0.6), 2.0) == pytest.approx((0.2, 0, 0.2, 0))
-    assert parts(trial(ratio=0.6, deviation=0.6), 2.0) == pytest.approx((0.3, 0, 0.3, 0))
+    assert parts(trial(ratio=0.6), 2.0) == pytest.approx((0.2, 0, 0.2, 0, 0))
+    assert parts(trial(ratio=0.6, deviation=0.6), 2.0) == pytest.approx((0.3, 0, 0.3, 0, 0))
     # a bias beyond its error, for the share that is masked
-    assert parts(trial(ratio=1, bias=-0.5, error=0.3), 2.0) == pytest.approx((0.1, 0, 0, 0.2))
+    assert parts(trial(ratio=1, bias=-0.5, error=0.3), 2.0) == pytest.approx((0.1, 0, 0, 0.2, 0))
+    # what objects change, in the noise too; where all is object, what is left of it is no structure
+    one = trial(ratio=1.25, deviation=0.6)
+    assert parts(replace(one, objects=0.8), 2.0) == pytest.approx((0.5337, 0.1875, 0.3, 0, 0.4), rel=1e-3)
+    assert parts(replace(one, objects=0.8, filled=True), 2.0) == pytest.approx((0.5, 0, 0.3, 0, 0.4))
 
 
 def test_ranking_and_its_words() -> None:
@@ -204,3 +222,97 @@ def test_ranking_and_its_words() -> None:
     )
     boxes = box_range(rank({"10": alike, "16": good}))
     assert box_advice(boxes, "s").endswith("smaller ones were not tried, larger ones were not tried")
+
+
+def test_of_equal_recipes_the_one_that_takes_less_of_objects_comes_first() -> None:
+    good = [trial(ratio=1.25), trial(ratio=1.3), trial(ratio=1.2)]
+    alike = [trial(ratio=1.26), trial(ratio=1.29), trial(ratio=1.22)]
+    takes = {"good": [replace(t, lost=0.6) for t in good], "alike": [replace(t, lost=-0.1) for t in alike]}
+    rows = preferred(rank(takes))
+    assert [(row["name"], row["lost"]) for row in rows] == [("alike", -0.1), ("good", 0.6)]
+    assert advice(rows).endswith(
+        "takes less of objects than others that do as well; these samples do not tell it from good"
+    )
+    keeps = {**takes, "good": [replace(t, lost=0.05) for t in good]}
+    assert [row["name"] for row in preferred(rank(keeps))] == ["good", "alike"]
+
+
+def disc(size: float, *, side: int = 700, seed: int = 3) -> np.ndarray:
+    """Noise with one exponential disc."""
+    y, x = np.mgrid[:side, :side]
+    radius = np.hypot(y - side / 2, x - side / 2)
+    return (np.random.default_rng(seed).normal(100, 1, (side, side)) + 20 * np.exp(-radius * 1.678 / size)).astype("f4")
+
+
+def test_a_recipe_that_takes_the_disc_is_not_advised(tmp_path: Path) -> None:
+    """The true sky is a constant: what a background has under the disc is light that it takes."""
+    image, quick = disc(60.0), {"recipes": [], "boxes": [6]}
+    fits.writeto(tmp_path / "i.fits", image)
+    found = advise(tmp_path / "i.fits", **quick)
+    rows = {row["name"]: row for row in found["recipes"]}
+    assert max(found["objects"]) == pytest.approx(60, rel=0.15)
+    truth = {name: estimate_background(image, name).background - 100 for name in ALWAYS}
+    error = {name: float(np.sqrt(np.mean(sky**2))) for name, sky in truth.items()}
+    assert found["recipes"][-1]["name"] == max(error, key=error.get) == "complex-sky"  # type: ignore[arg-type]
+    assert rows["complex-sky"]["score"] == pytest.approx(error["complex-sky"], rel=0.1)
+    light = image.astype(float) - 100
+    assert rows["complex-sky"]["lost"] == pytest.approx(truth["complex-sky"].sum() / light.sum(), abs=0.1)
+    assert abs(rows["deep-sky"]["lost"]) < 0.05
+    # whoever calls all light sky gets the order of what a residual shows
+    all_sky = advise(tmp_path / "i.fits", keep=0, **quick)
+    assert all_sky["objects"] == []
+    assert all(row["objects"] == 0 for row in all_sky["recipes"])
+
+
+def test_a_size_that_is_to_be_kept_is_put_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain sky without an object: every recipe is fine, but a fine mesh takes what is to be kept."""
+    monkeypatch.setattr(module, "ALWAYS", ("complex-sky", "plane"))
+    image = np.random.default_rng(2).normal(3, 1, (600, 600)).astype(np.float32)
+    fits.writeto(tmp_path / "i.fits", image)
+    found = advise(tmp_path / "i.fits", recipes=[], keep=60, boxes=[6])
+    rows = {row["name"]: row for row in found["recipes"]}
+    assert rows["complex-sky"]["lost"] > 0.8
+    assert rows["plane"]["lost"] < 0.1
+    assert rows["complex-sky"]["objects"] > 5 * rows["plane"]["objects"]
+    assert found["recipes"][-1]["name"] == "complex-sky"
+    assert found["keep"] == 60
+    # what is advised has objects that keep goes to
+    monkeypatch.setattr(module, "ALWAYS", ("plane",))
+    words = ["advise", str(tmp_path / "i.fits"), "--keep", "60", "--recipes", "sextractor", "--boxes", "6"]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 0, told.output
+    assert told.stdout.splitlines()[-1].endswith("--keep 60 --out i.sky.zarr")
+
+
+def test_light_that_falls_from_cores_is_told_from_a_sky_that_goes_up_and_down() -> None:
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:1000, :1000]
+    noise, flat = rng.normal(0, 1, y.shape), np.zeros(y.shape)
+    galaxy = 60 * np.exp(-np.hypot(y - 420, (x - 530) / 0.9) * 1.678 / 170)
+    assert falls_from_cores(galaxy + noise, np.minimum(galaxy, 20), flat, 1.0)
+    # clouds as high as that, and stars wherever they are
+    clouds = 8 * ndimage.gaussian_filter(rng.normal(0, 1, y.shape), 60, mode="wrap") * 60
+    stars = np.zeros(y.shape)
+    stars[tuple(rng.integers(0, 1000, (2, 300)))] = 100 * rng.pareto(1.5, 300)
+    stars = ndimage.gaussian_filter(stars, 1.5)
+    assert np.ptp(clouds) > 10
+    assert not falls_from_cores(clouds + stars + noise, clouds, flat, 1.0)
+    # nothing but noise; an image without any datum
+    assert not falls_from_cores(noise, flat, flat, 1.0)
+    assert not falls_from_cores(noise * np.nan, flat, flat, 1.0)
+
+
+def test_samples_of_a_plane_are_one_plane() -> None:
+    """Of samples with a plane each the nearest plane to all; exact where there is one."""
+    y, x = np.mgrid[:900, :1200]
+    surface = 3 + 0.01 * y - 0.02 * x
+    regions = [Region(0, 300, 0, 300), Region(600, 900, 100, 400), Region(300, 600, 900, 1200)]
+    recipe = Recipe.load("plane").expanded()
+    assert of_whole_image(recipe)
+    made = through_all(recipe, [surface[r.slices] for r in regions], regions)
+    for region, background in zip(regions, made, strict=True):
+        np.testing.assert_allclose(background, surface[region.slices], atol=1e-9)
+    # constants that differ: none of them, but their mean
+    levels = [np.full(r.shape, float(k)) for k, r in enumerate(regions)]
+    made = through_all(Recipe.load("constant").expanded(), levels, regions)
+    assert [float(background.mean()) for background in made] == pytest.approx([1, 1, 1])

@@ -181,13 +181,15 @@ def name_beside(source: str, end: str) -> str:
 def kept(recipe: str, keep: str | None) -> Recipe:
     """Return a preset or the recipe of a file, with what --keep says."""
     loaded = Recipe.load(recipe)
-    if keep is None:
-        return loaded
+    return loaded if keep is None else loaded.keeping(size_kept(keep))
+
+
+def size_kept(keep: str) -> float | str:
+    """Return what --keep says: pixels, or a size with its unit."""
     try:
-        size: float | str = float(keep)
+        return float(keep)
     except ValueError:
-        size = keep
-    return loaded.keeping(size)
+        return keep
 
 
 def words_of(inputs: InputOptions) -> list[str]:

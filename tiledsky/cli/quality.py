@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +11,24 @@ from typing import Annotated, Any
 import typer
 
 from tiledsky.cli.console import reporting
-from tiledsky.cli.options import LOOK, RunArgument, app, loading, placed, say, with_inputs
+from tiledsky.cli.options import (
+    LOOK,
+    KeepOption,
+    RunArgument,
+    app,
+    loading,
+    name_beside,
+    placed,
+    say,
+    size_kept,
+    with_inputs,
+    words_of,
+)
 from tiledsky.cli.verdict import findings, number_of, table, verdict_table
 from tiledsky.errors import ParameterError
 from tiledsky.io.options import InputOptions
 from tiledsky.recipe import checks_of
-from tiledsky.workflows.advice import BOXES, RECIPES, SMALLEST
+from tiledsky.workflows.advice import ALWAYS, BOXES, RECIPES, SMALLEST
 
 #: Exit code of `check` where a check fails: the run is there, its sky is not good enough.
 NOT_GOOD = 1
@@ -92,10 +105,14 @@ def inject_sources(
 def advise(
     source: Annotated[str, typer.Argument(metavar="IN", help="FITS file (plain, .gz, .fz) or Zarr store.")],
     recipes: Annotated[
-        str | None, typer.Option(help=f"Presets or TOML files to try (default: {','.join(RECIPES)}).")
+        str | None,
+        typer.Option(help=f"Presets or TOML files to try beside {','.join(ALWAYS)} (default: {','.join(RECIPES)})."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Number of cutouts, spread over the image.")] = 6,
-    sample_size: Annotated[int, typer.Option(min=SMALLEST, help="Side of a cutout in pixels.")] = 512,
+    keep: KeepOption = None,
+    samples: Annotated[int, typer.Option(min=1, help="Number of cutouts, spread over the image.")] = 4,
+    sample_size: Annotated[
+        int | None, typer.Option(min=SMALLEST, help="Side of a cutout in pixels (default: 1024, or 8 times --keep).")
+    ] = None,
     boxes: Annotated[str, typer.Option(help="Box sizes to try for the last mesh of the best recipe.")] = ",".join(
         map(str, BOXES)
     ),
@@ -117,6 +134,7 @@ def advise(
         found = try_recipes(
             source,
             recipes=names,
+            keep=None if keep is None else size_kept(keep),
             samples=samples,
             sample_size=sample_size,
             boxes=[int(size) for size in sizes],
@@ -128,19 +146,42 @@ def advise(
         return
     for line in _ranking(found):
         say(line)
+    say(f"next: {shlex.join(_next_run(source, found, keep, inputs))}")
+
+
+def _next_run(source: str, found: Mapping[str, Any], keep: str | None, inputs: InputOptions) -> list[str]:
+    """Words of the command that runs what is advised."""
+    best = found["recipes"][0]["name"]
+    with loading():
+        from tiledsky.recipe import Recipe
+
+    kept = ["--keep", keep] if keep is not None and Recipe.load(best).objects is not None else []
+    words = ["tiledsky", "run", source, "--recipe", best, *kept, *words_of(inputs)]
+    return [*words, "--out", name_beside(source, ".zarr")]
 
 
 def _ranking(found: Mapping[str, Any]) -> list[str]:
     """Lines of the tables of recipes and boxes, and the advice."""
     lines = []
-    by_size = sorted(found["boxes"]["rows"], key=lambda row: int(row["name"]))
-    for title, rows in (("recipe", found["recipes"]), ("box_size", by_size)):
-        columns = ("score", "error", "structure", "taken", "sources", "times", "times_error")
+    of_boxes = [] if found["boxes"] is None else found["boxes"]["rows"]
+    tables = [("recipe", found["recipes"])]
+    tables += [("box_size", sorted(of_boxes, key=lambda row: int(row["name"])))] if of_boxes else []
+    for title, rows in tables:
+        columns = ["score", "error", "structure", "taken", "sources"]
+        columns += ["objects", "lost"] * (title == "recipe") + ["times", "times_error"]
         names = [title, *(column.replace("times_error", "error") for column in columns)]
         lines += [*table([names, *([row["name"], *(number_of(row[c]) for c in columns)] for row in rows)]), ""]
     lines += [f"left out: {name}: {reason}" for name, reason in found["left_out"].items()]
     n, (y0, y1, x0, x1) = len(found["samples"]), found["samples"][0]
     lines.append(f"{n} samples of {y1 - y0} x {x1 - x0} px, errors of the background in units of the noise of a pixel")
+    sizes = found["objects"]
+    if sizes:
+        lines.append(
+            f"{len(sizes)} large object{'s' * (len(sizes) > 1)}, half-light radii {sizes[0]:.3g} to "
+            f"{sizes[-1]:.3g} px; lost: share of their light that the background takes"
+        )
+    elif found["keep"] != 0:
+        lines.append("no large object was found; lost: share of the light of a profile, put in, that is taken")
     return [*lines, *found["advice"]]
 
 

@@ -3,79 +3,68 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tiledsky.arrays.estimate import Sky, estimated
-from tiledsky.diagnostics import measure
-from tiledsky.diagnostics.advice import DEFINITION, Trial, advice, box_advice, box_range, rank
+from tiledsky.diagnostics.advice import DEFINITION, Trial, advice, box_advice, box_range, preferred, rank
 from tiledsky.engine.inputs import open_input, warn_of_constants
-from tiledsky.errors import InputError, ParameterError, TiledSkyError
-from tiledsky.geometry import Region, places
+from tiledsky.errors import ParameterError, TiledSkyError
 from tiledsky.io.fits.plane import parse_header
+from tiledsky.io.fits.wcs import for_image
 from tiledsky.io.options import InputOptions
-from tiledsky.io.source import Source
-from tiledsky.nodata import without
-from tiledsky.planes import INVALID, SOURCES, base_mask
 from tiledsky.recipe import Recipe
 from tiledsky.recipe.dq import dq_bits
 from tiledsky.scratch import drop, scratch_folder
-from tiledsky.workflows.advice import BOXES, RECIPES, SMALLEST
+from tiledsky.workflows.advice import ALWAYS, BOXES, LARGEST, RECIPES, SAMPLE, SMALLEST
+from tiledsky.workflows.samples import Found, Sample, of_whole_image, samples_of, through_all
 
-#: Pixels around a sample that recipes see and measures do not: at the border of an image a sky is worse.
-MARGIN = 64
-#: Share of a sample that has to be valid.
-_VALID = 0.5
-#: Places looked at for each sample that is wanted.
-_LOOKS = 32
-
-Planes = dict[str, NDArray[Any]]
 Progress = Callable[[str, int, int], None]
+#: A sample has so many half-light radii of what is to be kept.
+_WIDTHS = 8
+#: Of these two the first follows everything, the second nothing.
+_FINE, _STIFF = "complex-sky", "plane"
 
 
 @dataclass
-class _Sample:
-    """Pixels of a sample and its margin.
+class _Tried:
+    """What was tried: recipes by name, those left out with the reason, and what became of each sample.
 
-    Attributes
-    ----------
-    region, cut : Region
-        The sample; what was read.
-    planes : dict of str to ndarray
-        By name; the image is NaN where it has no data.
-    masks : dict of str to ndarray of uint8
-        What each recipe masked.
-    mask, rms : ndarray, optional
-        Mask and noise that all are measured with.
+    ``trials`` of a recipe are in the order of the samples; ``later`` are what those of a polynomial of the whole image
+    are made of, which needs all samples.
     """
 
-    region: Region
-    cut: Region
-    planes: Planes
-    masks: dict[str, NDArray[np.uint8]]
-    mask: Any = None
-    rms: Any = None
+    recipes: dict[str, Recipe]
+    header: Any
+    keep: float | None
+    left_out: dict[str, str]
+    trials: dict[str, list[Trial]]
+    later: dict[str, list[tuple[Found, Any, bool, Any]]]
 
-    def trial(self, sky: Sky) -> Trial:
-        """Measure a background."""
-        inner = self.region.within(self.cut)
-        found = measure(self.planes["science"][inner], sky.background[inner], self.mask[inner], rms=self.rms[inner])
-        valid = self.mask[inner] & INVALID == 0
-        squares = np.asarray(sky.background_error[inner], np.float64)[valid] ** 2
-        return Trial(found, float(np.sqrt(squares.mean())))
+    def skies(self, sample: Sample, *, added: Any = None, masked: Any = None) -> dict[str, Any]:
+        """Skies of all recipes that work; those that do not are left out from now on."""
+        skies = {}
+        for name, recipe in self.recipes.items():
+            if name in self.left_out:
+                continue
+            try:
+                skies[name] = sample.sky(recipe, self.header, added=added, masked=masked)
+            except TiledSkyError as error:
+                self.left_out[name] = str(error)
+                if len(self.left_out) == len(self.recipes):
+                    raise type(error)(f"recipe {name}: {error}") from None
+        return skies
 
 
 def advise(
     science: str | os.PathLike[str],
     *,
     recipes: Sequence[str] | None = None,
-    samples: int = 6,
-    sample_size: int = 512,
+    keep: float | str | None = None,
+    samples: int = 4,
+    sample_size: int | None = None,
     boxes: Sequence[int] = BOXES,
     progress: Progress | None = None,
     **inputs: Unpack[InputOptions],
@@ -87,10 +76,16 @@ def advise(
     science : path
         FITS or Zarr, see `tiledsky.io.source.open_source`.
     recipes : sequence of str, optional
-        Presets or TOML files. Default: `RECIPES`, of which those that cannot work with the input are left out.
-    samples, sample_size : int
-        How many cutouts, and their side in pixels, at least 256; smaller images are taken whole. They are
-        spread evenly, by place alone, over what is valid by at least half; there may be fewer.
+        Presets or TOML files that are tried beside those of `ALWAYS`. Default: `RECIPES`.
+    keep : float or str, optional
+        Largest half-light radius of objects that are to be kept out of the sky, px or "30 arcsec": recipes with an
+        objects step get it, and profiles of this size are added to each sample. 0: all light is sky. Default: objects
+        that are found, of any size.
+    samples : int
+        How many cutouts. They are spread evenly, by place alone, over what is valid by at least half; there may be
+        fewer.
+    sample_size : int, optional
+        Their side in pixels, at least 256; smaller images are taken whole. Default: 1024, or 8 times ``keep``.
     boxes : sequence of int
         Boxes [px] of the last background step that are tried, beside its own; none above a quarter of a sample.
     progress : callable, optional
@@ -101,135 +96,146 @@ def advise(
     Returns
     -------
     dict
-        Plain data: definition, unit, samples (y0, y1, x0, x1), recipes (rows of `tiledsky.diagnostics.advice.rank`),
-        left_out (reasons by name), boxes (step, rows, range), advice (two lines).
+        Plain data: definition, unit, samples (y0, y1, x0, x1), objects (half-light radii, px, of those found in the
+        samples), filled (samples that are mostly object), keep (px), recipes (rows of
+        `tiledsky.diagnostics.advice.rank`), left_out (reasons by name), boxes (step, rows, range; None for a polynomial
+        of the whole image), advice (lines).
 
     Raises
     ------
     InputError, ParameterError
-        No sample that is valid; a recipe that does not exist or cannot work.
+        No sample that is valid; a recipe that does not exist; no recipe that can work.
 
     Notes
     -----
     All backgrounds of a sample are measured with one mask, of what at least half of the recipes that mask anything have
-    masked, and one noise, the median of theirs: otherwise different pixels would be compared.
-    Memory: all samples with their margins of 64 px, and a byte a pixel for each recipe; never the image.
+    masked and of objects that any has found, and one noise, the median of theirs: otherwise different pixels would be
+    compared. Memory: about 150 bytes a pixel of a sample with its margin of 64 px, and the pixels of all samples; never
+    the image.
     """
-    names = list(dict.fromkeys(RECIPES if recipes is None else recipes))
-    if not names or samples < 1 or sample_size < SMALLEST or min(boxes, default=0) < 1:
+    names = list(dict.fromkeys([*ALWAYS, *(RECIPES if recipes is None else recipes)]))
+    if samples < 1 or (sample_size or SMALLEST) < SMALLEST or min(boxes, default=0) < 1:
         raise ParameterError(
-            f"{len(names)} recipes, boxes {list(boxes)}, {samples} samples of {sample_size} px: advise needs "
-            f"at least one of each, and samples of at least {SMALLEST} px"
+            f"boxes {list(boxes)}, {samples} samples of {sample_size} px: advise needs at least one of each, and "
+            f"samples of at least {SMALLEST} px"
         )
-    loaded = {name: Recipe.load(name).expanded() for name in names}
+    loaded = {name: _with_keep(Recipe.load(name), keep) for name in names}
+    said = progress or (lambda what, done, total: None)
     scratch = scratch_folder()
     try:
         source = open_input(science, scratch=scratch, **inputs)
         header = parse_header(source.header)
-        bits = dq_bits(next(iter(loaded.values())).dq_flags, header=header) if "dq" in source.planes else None
+        loaded = {name: for_image(recipe, header) for name, recipe in loaded.items()}
+        bits = dq_bits(loaded[ALWAYS[0]].dq_flags, header=header) if "dq" in source.planes else None
         warn_of_constants(source, bits)
-        chosen = _samples(source, samples, sample_size, bits)
+        size = _size_kept(loaded.values(), keep)
+        side = sample_size or min(max(SAMPLE, int(_WIDTHS * (size or 0))), LARGEST)
+        tried = _Tried(loaded, header, size, {}, {name: [] for name in names}, {})
+        chosen = list(samples_of(source, samples, side, bits))
     finally:
         drop(scratch)
-    said = progress or (lambda what, done, total: None)
-    trials: dict[str, list[Trial]] = {name: [] for name in names}
-    left_out: dict[str, str] = {}
     for k, sample in enumerate(chosen):
-        skies = {}
-        for name in names:
-            if name not in left_out:
-                try:
-                    skies[name] = _estimated(loaded[name], sample.planes, header)
-                except TiledSkyError as error:
-                    if recipes is not None or len(left_out) == len(names) - 1:
-                        raise type(error)(f"recipe {name}: {error}") from None
-                    left_out[name] = str(error)
-        _compared(sample, skies)
-        for name, sky in skies.items():
-            trials[name].append(sample.trial(sky))
+        _try(tried, sample)
         said("recipes", k + 1, len(chosen))
-    rows = rank({name: found for name, found in trials.items() if name not in left_out})
+    _try_later(tried, chosen)
+    rows = preferred(rank({name: found for name, found in tried.trials.items() if name not in tried.left_out}))
     best = rows[0]["name"]
-    others = _boxes(loaded[best], best, boxes, chosen, header, said)
-    step = loaded[best].result.name
-    within = box_range(others)
-    return {
+    filled = sum(sample.filled for sample in chosen)
+    box_rows = None if of_whole_image(loaded[best]) else _boxes(loaded[best], boxes, chosen, header, said)
+    found: dict[str, Any] = {
         "definition": DEFINITION,
         "unit": "noise of a pixel",
         "samples": [list(sample.region) for sample in chosen],
+        "objects": sorted(round(size, 1) for sample in chosen for size in sample.sizes),
+        "filled": filled,
+        "keep": size,
         "recipes": rows,
-        "left_out": left_out,
-        "boxes": {"recipe": best, "step": step, "rows": others, **within},
-        "advice": [advice(rows), box_advice(within, step)],
+        "left_out": tried.left_out,
+        "boxes": None,
+        "advice": [advice(rows, filled=filled, samples=len(chosen))],
     }
+    if box_rows is not None:
+        step, within = loaded[best].result.name, box_range(box_rows)
+        found["boxes"] = {"recipe": best, "step": step, "rows": box_rows, **within}
+        found["advice"].append(box_advice(within, step))
+    return found
 
 
-def _estimated(recipe: Recipe, planes: Planes, header: Any) -> Sky:
-    others = {name: plane for name, plane in planes.items() if name != "science"}
-    return estimated(planes["science"], recipe, others, header=header)[0]
+def _with_keep(recipe: Recipe, keep: float | str | None) -> Recipe:
+    """Return a recipe that keeps objects up to a size, if it has a step for them, and tells their light."""
+    if recipe.objects is None:
+        return recipe
+    kept = recipe if keep is None else recipe.keeping(keep)
+    return kept.model_copy(update={"objects_plane": True})
 
 
-def _compared(sample: _Sample, skies: dict[str, Sky]) -> None:
-    """Keep the masks of all recipes, and what all are measured with."""
-    sample.masks = {name: sky.mask for name, sky in skies.items()}
-    masks = list(sample.masks.values())
-    tiers = [mask & SOURCES != 0 for mask in masks]
-    tiers = [tier for tier in tiers if tier.any()]
-    both = np.bitwise_or.reduce(masks) & ~SOURCES  # invalid by the flags of any recipe; the user's mask
-    found = np.mean(tiers, axis=0) >= 0.5 if tiers else np.zeros(both.shape, bool)
-    sample.mask = both | found.astype(np.uint8) << 1
-    sample.rms = np.median([sky.background_rms for sky in skies.values()], axis=0)
+def _size_kept(recipes: Iterable[Recipe], keep: float | str | None) -> float | None:
+    """Size that is to be kept, px, as the objects steps of recipes on the image have it; None: none is named."""
+    if keep is None or isinstance(keep, int | float):
+        return None if keep is None else float(keep)
+    steps = (recipe.objects for recipe in recipes)
+    sizes = [float(step.keep) for step in steps if step is not None and step.keep is not None]
+    return sizes[0] if sizes else 0.0
+
+
+def _try(tried: _Tried, sample: Sample) -> None:
+    """Try all recipes on a sample."""
+    skies = tried.skies(sample)
+    sample.compared(skies)
+    without = skies if sample.light is None else tried.skies(sample, added=-sample.light, masked=sample.covered)
+    counts = sample.light is not None or bool(tried.keep)
+    probe = sample.probe(tried.keep) if tried.keep or (sample.light is None and tried.keep is None) else None
+    probed = skies if probe is None else tried.skies(sample, added=probe)
+    light = (0 if sample.light is None else sample.light) + (0 if probe is None else probe)
+    light = np.broadcast_to(np.asarray(light, np.float64), sample.cut.shape)
+    inner = sample.region.within(sample.cut)
+    stiff = without[_STIFF].background if _STIFF in without else None
+    if stiff is not None and _FINE in without and tried.keep != 0:
+        sample.look(without[_FINE].background, stiff)
+    for name, sky in skies.items():
+        if name in tried.left_out:
+            continue
+        found = Found(sky, without[name].background, probed[name].background)
+        background, lower = sky.background[inner], None if stiff is None else stiff[inner]
+        if of_whole_image(tried.recipes[name]):
+            sample.whole[name] = background
+            tried.later.setdefault(name, []).append((found, light, counts, lower))
+        else:
+            tried.trials[name].append(sample.trial(found, background, light, counts=counts, stiff=lower))
+
+
+def _try_later(tried: _Tried, chosen: Sequence[Sample]) -> None:
+    """Measure recipes with one polynomial for the whole image: that which lies nearest to those of all samples."""
+    for name, waiting in tried.later.items():
+        if name in tried.left_out:
+            continue
+        backgrounds = [sample.whole[name] for sample in chosen]
+        if len(chosen) > 1:
+            backgrounds = through_all(tried.recipes[name], backgrounds, [sample.region for sample in chosen])
+        for sample, background, (found, light, counts, lower) in zip(chosen, backgrounds, waiting, strict=True):
+            tried.trials[name].append(sample.trial(found, background, light, counts=counts, stiff=lower))
 
 
 def _boxes(
-    recipe: Recipe, name: str, boxes: Sequence[int], chosen: list[_Sample], header: Any, said: Progress
+    recipe: Recipe, boxes: Sequence[int], chosen: Sequence[Sample], header: Any, said: Progress
 ) -> list[dict[str, Any]]:
-    """Rank boxes of the last background step of a recipe; masks stay what they are."""
+    """Rank boxes of the last background step of a recipe."""
     most = min(min(sample.region.shape) for sample in chosen) // 4
     own = max(recipe.result.box_size)
     sizes = sorted({own, *(box for box in boxes if box <= most)})
     trials: dict[str, list[Trial]] = {str(size): [] for size in sizes}
     for k, sample in enumerate(chosen):
+        inner = sample.region.within(sample.cut)
         for size in sizes:
-            changed, planes = _with_box(recipe, size), dict(sample.planes)
-            if len(changed.steps) == 1:
-                planes["source_mask"] = sample.masks[name]
-            sky = _estimated(changed, planes, header)
-            trials[str(size)].append(sample.trial(sky))
+            sky = sample.sky(with_box(recipe, size), header)
+            found = Found(sky, sky.background, sky.background)
+            none = np.zeros(sample.cut.shape)
+            trials[str(size)].append(sample.trial(found, sky.background[inner], none, counts=False, stiff=None))
         said("boxes", k + 1, len(chosen))
     return rank(trials)
 
 
-def _with_box(recipe: Recipe, size: int) -> Recipe:
-    """Return the recipe with another last box; that step alone where its mask is all that it needs of the others."""
+def with_box(recipe: Recipe, size: int) -> Recipe:
+    """Return the recipe with another last box."""
     last = recipe.result.model_copy(update={"box_size": (size, size)})
-    if last.ceiling is None:
-        return recipe.model_copy(update={"steps": (last.model_copy(update={"mask": None}),)})
     return recipe.model_copy(update={"steps": tuple(last if s is recipe.result else s for s in recipe.steps)})
-
-
-def _samples(source: Source, count: int, size: int, bits: int | None) -> list[_Sample]:
-    """Read samples of an image."""
-    opened = {name: plane.open() for name, plane in source.planes.items()}
-    shape = source.shape
-    sizes = min(size, shape[0]), min(size, shape[1])
-    found: list[_Sample] = []
-    looked = 0
-    for region in islice(places(shape, sizes), _LOOKS * count):
-        looked += 1
-        cut = region.grown((MARGIN, MARGIN), shape)
-        planes = {name: plane.read(cut) for name, plane in opened.items()}
-        planes["science"] = without(planes["science"], source.planes["science"].nodata)
-        names = ("weight", "error", "dq", "coverage")
-        known: Any = {name: planes[name][region.within(cut)] for name in names if name in planes}
-        invalid = base_mask(planes["science"][region.within(cut)], dq_bits=bits, **known)
-        if np.mean(invalid & INVALID == 0) >= _VALID:
-            found.append(_Sample(region, cut, planes, {}))
-        if len(found) == count:
-            break
-    if not found:
-        raise InputError(
-            f"none of {looked} places of {sizes[0]} x {sizes[1]} px has half of its pixels valid, so there is "
-            "no sample for the recipes; use a smaller --sample-size, or check weight and DQ planes"
-        )
-    return found
