@@ -8,6 +8,8 @@ Prints a row a scene as Markdown: what is advised, its error, the best recipe an
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="501,502")
     parser.add_argument("--sizes", default="800,1000,1200")
     parser.add_argument("--only", default=",".join(SCENES))
+    parser.add_argument("--details", action="store_true", help="a line of JSON a recipe on the standard error")
     options = parser.parse_args()
     print("| scene | seed | px | advised | its error | best | its error | ratio |\n|---|---|---|---|---|---|---|---|")
     ratios = []
@@ -68,6 +71,9 @@ def main() -> None:
                 ratios.append(truth[advised] / truth[best])
                 figures = f"{advised} | {truth[advised]:.4f} | {best} | {truth[best]:.4f} | {ratios[-1]:.2f}"
                 print(f"| {name} | {seed} | {size} | {figures} |", flush=True)
+                if options.details:
+                    for row in found["recipes"]:
+                        print(json.dumps({**row, "truth": truth[row["name"]]}), file=sys.stderr, flush=True)
     good = sum(ratio <= AS_GOOD for ratio in ratios)
     print(f"\nBest or within {AS_GOOD} times the best: {good} of {len(ratios)}.")
 

@@ -28,7 +28,8 @@ _LEAST = 1e-6
 DEFINITION = (
     "score: estimated error of the background in units of the noise of a pixel, sqrt(structure^2 + taken^2 + "
     "masked fraction x sources^2 + objects^2), mean over the samples, error by their scatter; structure: excess of the "
-    "rms of block means over that of noise, at the width where it is most significant, objects left out; taken: "
+    "rms of block means over that of noise, at the width where it is most significant, objects left out, over the "
+    "root of the share of pixels that is not masked: under masks there is as much that nobody sees; taken: "
     "standard error of the background by noise, or what the rms of block means lacks of white noise, if that is more; "
     "sources: bias under masks beyond its error; objects: rms of what the light of objects (those found, and those of "
     "the size that is to be kept) changes in the background; lost: share of that light that the background takes; "
@@ -126,6 +127,7 @@ def parts(trial: Trial, noise: float) -> tuple[float, float, float, float, float
     if group is not None and group["bias"] is not None and group["error"] is not None:
         sources = max(group["bias"] ** 2 - group["error"] ** 2, 0.0) / noise**2
     masked = float(trial.found["image"]["masked_fraction"] or 0.0)
+    structure = min(structure / max(1 - masked, _LEAST), 1 / _LEAST)  # what lies under masks is not seen
     score = structure + taken + masked * sources + objects
     return math.sqrt(score), math.sqrt(structure), math.sqrt(taken), math.sqrt(sources), math.sqrt(objects)
 
