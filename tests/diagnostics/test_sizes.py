@@ -17,6 +17,7 @@ from tiledsky.diagnostics import blocks, measure, negative
 from tiledsky.diagnostics.band import Pixels, owned_cells
 from tiledsky.diagnostics.blocks import BLOCK, BLOCKS
 from tiledsky.diagnostics.negative import APERTURE, APERTURES, APERTURES_FOUND
+from tiledsky.diagnostics.object_boxes import BOX, TileBoxes, box_side
 from tiledsky.diagnostics.parts import Limit, Places
 from tiledsky.diagnostics.patches import PatchSums, patch_size
 from tiledsky.diagnostics.protocol import ImageFacts
@@ -183,7 +184,10 @@ def test_all_tiles_together_take_what_is_projected(monkeypatch: pytest.MonkeyPat
         apertures = np.zeros(APERTURES * cells.shape[0] * cells.shape[1], APERTURE)
         for k, values in zip(("y", "x", "k"), np.indices((*cells.shape, APERTURES)).reshape(3, -1), strict=True):
             apertures[k] = values + {"y": cells.y0, "x": cells.x0, "k": 0}[k]
-        values = (one.values[0], rows, apertures, one.values[3])
+        side = min(box_side(shape), CELL)
+        where = Region(*(edge * CELL // side for edge in cells))
+        boxes = TileBoxes(shape, where, np.ones(where.shape, BOX))
+        values = (one.values[0], rows, apertures, one.values[3], boxes)
         parts = TileSummary(cells, one.columns, values).to_parts()
         return TileSummary.from_parts([bytes(bytearray(part)) for part in parts])  # as if it were read
 

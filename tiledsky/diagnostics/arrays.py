@@ -35,6 +35,7 @@ def measure(
     weight: Any = None,
     truth: Any = None,
     catalogue: Any = None,
+    objects: NDArray[np.void] | None = None,
     box: int = 3,
     tile: Pair | None = None,
     to_sky: ToSky | None = None,
@@ -59,6 +60,8 @@ def measure(
         The sky as it is.
     catalogue : array_like, (n, 4), optional
         Sources: y, x [px], flux [image unit], size [px]; default: peaks of the residual.
+    objects : ndarray of OBJECT, optional
+        Large objects that a recipe knows (``Sky.objects``), beside those that are found.
     box : int
         Side of the box at each source, odd.
     tile : (int, int), optional
@@ -106,7 +109,9 @@ def measure(
         written = pixels.background[region.within(pixels.region)]
         collector.add(region, summarise(pixels, region, written))
     source = "error" if error is not None else "weight" if weight is not None else None
-    facts = ImageFacts(grid.tile, source=source, catalogue=catalogue is not None, box=box, to_sky=to_sky)
+    facts = ImageFacts(
+        grid.tile, source=source, catalogue=catalogue is not None, box=box, to_sky=to_sky, objects=objects
+    )
     found = collector.finalize(facts)
     return {**found, "verdict": judge(found, checks)}
 

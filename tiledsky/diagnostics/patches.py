@@ -46,17 +46,19 @@ class PatchSums:
         Of the image.
     columns : int
         Numbers a cell.
+    side, unit : int, optional
+        Of the patches, px (default: `patch_size`), and of the cells that come in.
 
     Attributes
     ----------
     sums : ndarray of float64, shape (patches along y, patches along x, columns)
     """
 
-    def __init__(self, shape: Pair, columns: int) -> None:
-        size = patch_size(shape)
-        self.cells = size // CELL
+    def __init__(self, shape: Pair, columns: int, *, side: int | None = None, unit: int = CELL) -> None:
+        size = side or patch_size(shape)
+        self.cells = size // unit
         self.sums = np.zeros((-(-shape[0] // size), -(-shape[1] // size), columns))
-        self._width = -(-shape[1] // CELL)
+        self._width = -(-shape[1] // unit)
         self._cut = np.zeros((0, 0, columns))
 
     def add(self, where: Region, cells: Floats) -> None:

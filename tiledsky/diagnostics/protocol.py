@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -58,6 +59,8 @@ class ImageFacts:
         Of the result's mesh.
     taken : Taken, optional
         What the recipe takes of profiles.
+    objects : ndarray of `tiledsky.kernels.objects.catalogue.OBJECT`, optional
+        Large objects that the recipe knows.
     """
 
     tile: Pair
@@ -68,6 +71,7 @@ class ImageFacts:
     unit: str | None = None
     bandwidths: Bandwidths | None = None
     taken: Taken | None = None
+    objects: NDArray[np.void] | None = None
 
 
 class ImageSums:

@@ -12,6 +12,7 @@ from tiledsky.diagnostics import (
     light_kept,
     masked_bias,
     negative,
+    objects_taken,
     positions,
     residual,
     scale,
@@ -35,4 +36,5 @@ MEASURES: tuple[Measure[Any], ...] = (
     constants.MEASURE,
     fit.MEASURE,
     light_kept.MEASURE,
+    objects_taken.MEASURE,
 )

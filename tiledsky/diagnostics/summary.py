@@ -21,7 +21,7 @@ VERSION = 1
 #: Parts in the order in which tiles of unfinished runs keep them; those of other measures follow.
 _ORDER = (
     *("scale", "sky", "positions", "moments", "constants", "looked at"),
-    *("residual", "blocks", "apertures", "sides"),
+    *("residual", "blocks", "apertures", "sides", "object boxes"),
 )
 
 

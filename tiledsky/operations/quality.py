@@ -14,6 +14,7 @@ from tiledsky.diagnostics.arrays import expected_noise
 from tiledsky.diagnostics.band import Pixels
 from tiledsky.diagnostics.blocks import BLOCK
 from tiledsky.diagnostics.negative import APERTURE, APERTURES
+from tiledsky.diagnostics.object_boxes import BOX, box_side
 from tiledsky.diagnostics.patches import patch_size
 from tiledsky.diagnostics.protocol import Bandwidths, ImageFacts
 from tiledsky.diagnostics.seams import DEEP, LINE, LINES, MOST_ROWS
@@ -21,22 +22,26 @@ from tiledsky.diagnostics.summary import N_COLUMNS, Collector, TileSummary, summ
 from tiledsky.diagnostics.verdict import judge
 from tiledsky.diagnostics.windows import Taken
 from tiledsky.geometry import Pair, TileGrid
+from tiledsky.kernels.residual.box_columns import COLUMNS
 from tiledsky.kernels.residual.cell_sums import CELL, KEPT
-from tiledsky.operations.base import Operation, Read, Task, TaskOutput
+from tiledsky.operations.base import Operation, Read, Task, TaskOutput, catalogue_of
 from tiledsky.operations.fitted_maps import FittedMaps
 from tiledsky.operations.injection import LEFT_OUT, Injection
 from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.operations.memory import Phase, Sizes
 from tiledsky.operations.passes import HISTOGRAM
 from tiledsky.overlap import Patch
-from tiledsky.recipe import Recipe
+from tiledsky.recipe import ObjectsStep, Recipe
 
 #: File of the run folder with all measures and the verdict.
 DIAGNOSTICS = "diagnostics.json"
 #: Rows of pixels that are measured at a time with their halo, and bytes of each pixel beside the planes.
-_BAND, _BAND_PIXEL = 4 * CELL + 128, 24
+_BAND, _BAND_PIXEL = 4 * CELL + 128, 48
 #: Lists of blocks and apertures while they are cut, sorted or looked through: so many times as much again.
 _SORTED = 3
+#: Bytes of a box of those that objects are looked for in: as tiles say it, added up, while objects are looked for;
+#: and what that takes beside.
+_BOX_TILE, _BOX_SUM, _BOX_SEARCH, _SEARCH = 2 * BOX.itemsize, 8 * COLUMNS, 330, 4_000_000
 
 
 def summarise_tile(task: Task, bits: Patch, planes: dict[str, NDArray[Any]], outside: Any) -> list[str]:
@@ -68,6 +73,8 @@ def measuring(phase: Phase, sizes: Sizes) -> Phase:
     phase.add("noise planes", 3 * noise, "px read", sizes.read)
     band = min(_BAND, sizes.read_shape[0]) * sizes.read_shape[1]
     phase.add("band", _BAND_PIXEL + 4 * sizes.size, "px of a band", band)
+    side = min(box_side(sizes.shape), CELL)
+    phase.add("boxes", _BOX_TILE, "boxes", math.prod((-(-t // CELL) + 1) * CELL // side for t in sizes.stage_tile))
     return _sums(phase, 3, "cells", math.prod(-(-t // CELL) + 1 for t in sizes.stage_tile))
 
 
@@ -84,12 +91,15 @@ class Diagnostics(Operation):
     def __init__(self, recipe: Recipe, injection: Injection | None = None) -> None:
         self.recipe, self.injection = recipe, injection
         self.interpolator = interpolator_of(recipe.result.interpolator)
+        self.objects = next((step.name for step in recipe.steps if isinstance(step, ObjectsStep)), None)
 
     def reads(self) -> Iterator[Read]:
         """See `Operation.reads`."""
         yield Read("output", None)
         if self.injection is not None:
             yield Read(self.injection.name, None)
+        if self.objects is not None:
+            yield Read(catalogue_of(self.objects), None)
         if self.interpolator.chooses_bandwidths:
             yield Read(f"{self.recipe.result.name}-{FittedMaps.kind}", None, kept=True)  # its bandwidths
 
@@ -111,6 +121,7 @@ class Diagnostics(Operation):
                 unit=task.unit(),
                 bandwidths=self._bandwidths(task) if self.interpolator.chooses_bandwidths else None,
                 taken=Taken(reason=LEFT_OUT) if self.injection is None else self.injection.taken(task),
+                objects=None if self.objects is None else task.objects_of(self.objects),
             )
         )
         return TaskOutput(task.write_facts(DIAGNOSTICS, {**found, "verdict": judge(found, self.recipe.checks)}))
@@ -135,12 +146,15 @@ class Diagnostics(Operation):
         )
         held = _sums(Phase("adding up"), 1, "patches", patches).add("histograms", 1, "B", 2 * HISTOGRAM)
         held.add("rims", 2 * DEEP * 8, "px of a row", shape[1])
+        boxes = math.prod(-(-n // box_side(shape)) for n in shape)
+        held.add("boxes", _BOX_SUM, "boxes", boxes)
         for size, what, count in listed:
             held.add(what, size, what, count)
-        adding, errors = held.again("adding up"), held.again("errors")
+        adding, errors, objects = (held.again(name) for name in ("adding up", "errors", "objects"))
         rows, columns = (min(t, n) // CELL + 2 for t, n in zip(sizes.tiles["output"], shape, strict=True))
         _sums(adding, 3, "cells of a tile", rows * (columns + side // CELL))
         for size, what, count in listed[:2]:
             adding.add(f"{what} sorted", _SORTED * size, what, count)
         _sums(errors, 2, "patches", patches).add("lines left out", 4 * 8 * LINE, "lines", lines)
-        return [adding, errors]
+        objects.add("search", _BOX_SEARCH, "boxes", boxes).add("search", 1, "B", _SEARCH)
+        return [adding, errors, objects]

@@ -118,6 +118,11 @@ class Checks(Model):
         20.0,
         "largest deviation of a block of 16 px, in sigma: the sky is wrong there",
     )
+    objects_taken: Limit = _limit(
+        0.03,
+        0.1,
+        "share of the light of a large object above 10 sigma that is in the background, which is subtracted from it",
+    )
     masked_fraction: Limit = _limit(0.8, 0.95, "masked share of the valid pixels: little sky is left to measure")
     constant_pixels: Limit = _limit(
         1e-4,

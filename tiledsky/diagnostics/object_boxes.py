@@ -1,0 +1,113 @@
+"""Small boxes of the image and its background, which large objects are looked for in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiledsky.diagnostics.band import Band
+from tiledsky.diagnostics.parts import Part
+from tiledsky.diagnostics.patches import Floats, PatchSums
+from tiledsky.geometry import Pair, Region
+from tiledsky.kernels.residual.box_columns import COLUMNS, box_columns
+from tiledsky.kernels.residual.cell_sums import CELL
+from tiledsky.kernels.residual.own_mask import compact_light
+from tiledsky.kernels.residual.sky_sums import LOST
+from tiledsky.planes import USER
+
+#: Side of the smallest boxes, px, and most such boxes; of larger images boxes are 2, 4, 8 ... times as large, and there
+#: are so many at most.
+_SMALLEST, _FINE, MOST = 8, 100_000, 300_000
+#: Sky of a box lies within so many times the noise of a pixel of its mean.
+_CLIP = 4.0
+#: A box as tiles keep it: pixels that are sky, valid ones; means of the former, and of image, background and noise.
+BOX = np.dtype([("n", "<u2"), ("valid", "<u2"), *((name, "<f4") for name in ("sky", "image", "background", "noise"))])
+
+
+def box_side(shape: Pair) -> int:
+    """Side of the boxes of an image of ``shape``, px."""
+    side, most = _SMALLEST, _FINE
+    while -(-shape[0] // side) * -(-shape[1] // side) > most:
+        side, most = 2 * side, MOST
+    return side
+
+
+@dataclass(frozen=True)
+class TileBoxes:
+    """Boxes of a tile, or of one cell each where boxes are larger.
+
+    Attributes
+    ----------
+    image : (int, int)
+        Shape of the image; (0, 0) of a tile without cells.
+    where : Region
+        Boxes, counted from the first of the image.
+    boxes : ndarray of BOX
+    """
+
+    image: Pair
+    where: Region
+    boxes: NDArray[np.void]
+
+
+class ObjectBoxes(Part[TileBoxes, "Floats | None"]):
+    """Sums of all boxes, (rows, columns, `COLUMNS`), in one array; None without any."""
+
+    def add_band(self, tally: list[TileBoxes], band: Band) -> None:
+        """Add up the boxes of a band."""
+        side = min(box_side(band.pixels.shape), CELL)
+        light = compact_light(band.scaled, band.state, origin=band.origin, cells=band.cells)
+        lost = (band.state == LOST) | ((band.bits & USER) != 0)
+        planes = (band.science, band.background, band.rms, np.where(lost, LOST, np.uint8(0)), light)
+        inner = (np.ascontiguousarray(plane[band.inner]) for plane in planes)
+        columns = box_columns(*inner, box=side, limit=_CLIP)
+        made = np.zeros(columns.shape[:2], BOX)
+        made["n"], made["valid"] = columns[..., 0], columns[..., 2]
+        for name, k, count in (("sky", 1, 0), ("image", 3, 2), ("background", 4, 2), ("noise", 5, 2)):
+            made[name] = columns[..., k] / np.maximum(columns[..., count], 1.0)
+        top, left = band.where.y0 * CELL // side, band.where.x0 * CELL // side
+        where = Region(top, top + made.shape[0], left, left + made.shape[1])
+        tally.append(TileBoxes(band.pixels.shape, where, made))
+
+    def end(self, tally: list[TileBoxes], written: NDArray[np.floating]) -> TileBoxes:
+        """Join the bands of a tile."""
+        if not tally:
+            return TileBoxes((0, 0), Region(0, 0, 0, 0), np.zeros((0, 0), BOX))
+        first, last = tally[0].where, tally[-1].where
+        where = Region(first.y0, last.y1, first.x0, first.x1)
+        return TileBoxes(tally[0].image, where, np.concatenate([each.boxes for each in tally]))
+
+    def to_bytes(self, value: TileBoxes) -> bytes:
+        """Shape of the image, place, boxes."""
+        return np.array([*value.image, *value.where], "<i8").tobytes() + value.boxes.tobytes()
+
+    def from_bytes(self, data: bytes) -> TileBoxes:
+        """Inverse of `to_bytes`."""
+        ny, nx, *edges = np.frombuffer(data, "<i8", 6).tolist()
+        where = Region(*edges)
+        return TileBoxes((ny, nx), where, np.frombuffer(data, BOX, offset=48).reshape(where.shape))
+
+    def add(self, total: list[PatchSums], tile: Region, value: TileBoxes) -> None:
+        """Add the boxes of a tile, tiles in row order."""
+        if value.image == (0, 0):
+            return
+        side = box_side(value.image)
+        if not total:
+            total.append(PatchSums(value.image, COLUMNS, side=side, unit=min(side, CELL)))
+        total[0].add(value.where, _sums(value.boxes))
+
+    def finish(self, total: list[PatchSums]) -> Floats | None:
+        """Return the boxes of the image."""
+        return total[0].sums if total else None
+
+
+def _sums(boxes: NDArray[np.void]) -> Floats:
+    """Sums from means."""
+    n, valid = boxes["n"].astype(np.float64), boxes["valid"].astype(np.float64)
+    others = (boxes[name] * valid for name in ("image", "background", "noise"))
+    return np.stack([n, boxes["sky"] * n, valid, *others], axis=-1)
+
+
+BOXES = ObjectBoxes("object boxes")
