@@ -210,11 +210,11 @@ def test_planes_and_large_chunks_count() -> None:
 def test_a_tile_that_fits_is_named() -> None:
     recipe = Recipe.load("sextractor").expanded()
     plan = plan_for(recipe, (4000, 4000), tile_size=1920)
-    limit = 470 * MEGABYTE
+    limit = 500 * MEGABYTE
     tile = fitting_tile(recipe, plan, PLANES, memory_limit=limit)
     assert tile is not None
     message = (
-        rf"stage output needs 54\d MB a worker \(370 MB process .*use --tile-size {tile}, or --memory-limit 5[78]\dMB"
+        rf"stage output needs 5[67]\d MB a worker \(370 MB process .*use --tile-size {tile}, or --memory-limit 60\dMB"
     )
     with pytest.raises(PlanError, match=message):
         check_fits(recipe, plan, PLANES, memory_limit=limit)
@@ -227,10 +227,10 @@ def test_a_tile_that_fits_is_named() -> None:
 def test_a_limit_that_fits_is_named() -> None:
     recipe = Recipe.load("sextractor").expanded()
     plan = plan_for(recipe, (4000, 4000), tile_size=1920)
-    with pytest.raises(PlanError, match=r"smaller tiles are not enough; use --memory-limit 5[78]\dMB$"):
+    with pytest.raises(PlanError, match=r"smaller tiles are not enough; use --memory-limit 60\dMB$"):
         check_fits(recipe, plan, PLANES, memory_limit=410 * MEGABYTE)
     with pytest.raises(PlanError, match=r"use --tile-size \d+, or --memory-limit (\d+)MB$") as refused:
-        check_fits(recipe, plan, PLANES, memory_limit=630 * MEGABYTE, threads=3)
+        check_fits(recipe, plan, PLANES, memory_limit=700 * MEGABYTE, threads=3)
     named = int(str(refused.value).split("--memory-limit ")[1].removesuffix("MB"))
     check_fits(recipe, plan, PLANES, memory_limit=named * MEGABYTE, threads=3)
 

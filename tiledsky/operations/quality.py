@@ -39,9 +39,9 @@ DIAGNOSTICS = "diagnostics.json"
 _BAND, _BAND_PIXEL = 4 * CELL + 128, 48
 #: Lists of blocks and apertures while they are cut, sorted or looked through: so many times as much again.
 _SORTED = 3
-#: Bytes of a box of those that objects are looked for in: as tiles say it, added up, while objects are looked for;
-#: and what that takes beside.
-_BOX_TILE, _BOX_SUM, _BOX_SEARCH, _SEARCH = 2 * BOX.itemsize, 8 * COLUMNS, 330, 4_000_000
+#: Of boxes that objects are looked for in: bytes that tiles say of a cell, at most; bytes of a box added up, and while
+#: objects are looked for; and what that takes beside.
+_BOX_CELL, _BOX_SUM, _BOX_SEARCH, _SEARCH = 2 * 64 * BOX.itemsize, 8 * COLUMNS, 330, 4_000_000
 
 
 def summarise_tile(task: Task, bits: Patch, planes: dict[str, NDArray[Any]], outside: Any) -> list[str]:
@@ -73,9 +73,8 @@ def measuring(phase: Phase, sizes: Sizes) -> Phase:
     phase.add("noise planes", 3 * noise, "px read", sizes.read)
     band = min(_BAND, sizes.read_shape[0]) * sizes.read_shape[1]
     phase.add("band", _BAND_PIXEL + 4 * sizes.size, "px of a band", band)
-    side = min(box_side(sizes.shape), CELL)
-    phase.add("boxes", _BOX_TILE, "boxes", math.prod((-(-t // CELL) + 1) * CELL // side for t in sizes.stage_tile))
-    return _sums(phase, 3, "cells", math.prod(-(-t // CELL) + 1 for t in sizes.stage_tile))
+    cells = math.prod(-(-t // CELL) + 1 for t in sizes.stage_tile)
+    return _sums(phase.add("boxes", _BOX_CELL, "cells", cells), 3, "cells", cells)
 
 
 def _sums(phase: Phase, times: int, unit: str, count: int) -> Phase:
