@@ -121,7 +121,7 @@ def test_objects_that_a_recipe_knows_are_measured_too(scene: Scene) -> None:
 @pytest.mark.parametrize("recipe", ["complex-sky", "deep-sky"])
 def test_a_run_says_the_same_as_arrays(scene: Scene, recipe: str, tmp_path: Path) -> None:
     fits.PrimaryHDU(scene.image).writeto(tmp_path / "image.fits")
-    run = tiledsky.run(recipe, tmp_path / "image.fits", tmp_path / "sky.zarr", tile_size=192)
+    run = tiledsky.run(tmp_path / "image.fits", recipe, tmp_path / "sky.zarr", tile_size=192)
     sky = tiledsky.estimate_background(scene.image, recipe)
     found = measure(scene.image, sky.background, sky.mask, rms=sky.background_rms, objects=sky.objects)
     of_run = run.diagnostics["measures"]["objects_taken"]
