@@ -9,6 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import tiledsky
+
 #: Verdicts that each prints: of bkg3 and bkg5 on the notebook's scene; of a ring and small boxes on a real image, or on
 #: the simulated one with more structure than these follow; of boxes of 64 px on such a scene.
 VERDICTS = {"01": ["warn", "pass"], "02 real": ["pass"], "02 simulated": ["fail"], "03": ["fail"]}
@@ -30,6 +32,16 @@ def test_stored_without_output(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_imports_public_names_alone(path: Path) -> None:
+    code = "".join(c.source + "\n" for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
+    assert set(re.findall(r"^ *(?:from|import) (tiledsky[\w.]*)", code, re.MULTILINE)) <= {
+        "tiledsky",
+        "tiledsky.diagnostics",
+    }
+    assert set(re.findall(r"\btiledsky\.(\w+)", code)) <= set(tiledsky.__all__)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a quarter of the pixels; a cell that raises fails the test with its traceback."""
     nbclient = pytest.importorskip("nbclient")
@@ -45,7 +57,8 @@ def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert list(tmp_path.rglob("*.report.html"))
     case = path.name[:2]
     if case == "02":
-        case += " real" if "real: " in said else " simulated"
+        case += " real" if said.startswith("real: ") else " simulated"
+        assert said.startswith(("real: ", "simulated stand-in: "))
     assert re.findall(r"^(?:.*verdict: )?(pass|warn|fail)$", said, re.MULTILINE) == VERDICTS[case]
     errors = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.get("name") == "stderr"]
     assert not errors, errors[0]["text"]
