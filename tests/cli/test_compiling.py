@@ -69,3 +69,42 @@ def test_warm_up_compiles_what_a_command_then_finds(tmp_path: Path) -> None:
     _, err = command("estimate", "scene.fits", "--recipe", "sextractor")
     assert "compiling" not in err
     assert sorted((tmp_path / "cache").rglob("*.nbc")) == before
+
+
+def test_a_second_process_compiles_what_the_first_would(tmp_path: Path) -> None:
+    """Background steps alone compile some of the kernels that the recipe needs, and no others."""
+    fits.PrimaryHDU(make_planes((300, 310))["science"]).writeto(tmp_path / "scene.fits")
+    made = []
+    for words in ("warm-up", "--beside"), ("estimate", "scene.fits"):
+        cache = tmp_path / words[0]
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+        line = [sys.executable, "-m", "tiledsky", *words, "--recipe", "sextractor"]
+        subprocess.run(line, env=environment, cwd=tmp_path, check=True)
+        made.append({re.sub(r"-\d+\..*", "", path.name) for path in cache.rglob("*.nbi")})
+    assert len(made[0]) > 10
+    assert made[0] <= made[1]
+
+
+@pytest.mark.parametrize(("cores", "recipe", "begun"), [(2, "sextractor", 1), (1, "sextractor", 0), (2, None, 0)])
+def test_a_second_process_is_begun_once_where_there_is_a_core_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, recipe: str | None, begun: int
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiling, "_EVERY", 0.01)
+    monkeypatch.setattr("tiledsky.workflows.estimate_file.usable_cores", lambda: cores)
+    processes: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def begin(words: list[str], **streams: int) -> subprocess.Popen[bytes]:
+        assert words[-2:] == ["--recipe", recipe]
+        processes.append(popen([sys.executable, "-c", "import time; time.sleep(600)"], **streams))
+        return processes[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    seen = threading.Semaphore(0)
+    with compiling.told(lambda done, most: seen.release(), recipe=recipe):
+        for number in range(3):
+            (tmp_path / f"new{number}-1.{END}.nbi").write_text("index")
+            assert seen.acquire(timeout=60)
+    assert len(processes) == begun
+    assert all(process.returncode for process in processes)  # ended with the block

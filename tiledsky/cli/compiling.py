@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ _PACKAGE = Path(tiledsky.__file__).parent
 _KERNEL = re.compile(r"^@(?:numba\.)?njit\(.*cache=True", re.MULTILINE)
 #: Seconds between counts.
 _EVERY = 1.0
+_NONE = subprocess.DEVNULL
 
 
 def folders() -> list[Path]:
@@ -55,17 +57,23 @@ def kernels() -> int:
 
 
 @contextmanager
-def told(say: Callable[[int, int], None]) -> Iterator[None]:
-    """Call ``say`` while kernels are compiled, by whatever process: how many in this block, of how many at most."""
+def told(say: Callable[[int, int], None], *, recipe: str | None = None) -> Iterator[None]:
+    """Call ``say`` while kernels are compiled, by whatever process: how many in this block, of how many at most.
+
+    ``recipe``: one whose kernels this process compiles; a second process then begins at the other end.
+    """
     before, ended = compiled(), threading.Event()
+    helper: subprocess.Popen[bytes] | None = None
 
     def count() -> int:
         return sum(before.get(path) != written for path, written in compiled().items())
 
     def watch() -> None:
+        nonlocal helper
         last, most = 0, None
         while not ended.wait(_EVERY):
             if (done := count()) > last:
+                helper = helper or _begun_at_the_end(recipe)
                 last, most = done, max(kernels() - len(before), 0) if most is None else most
                 say(done, max(done, most))
 
@@ -76,3 +84,18 @@ def told(say: Callable[[int, int], None]) -> Iterator[None]:
     finally:
         ended.set()
         watcher.join()
+        if helper is not None:
+            helper.terminate()
+            helper.wait()
+
+
+def _begun_at_the_end(recipe: str | None) -> subprocess.Popen[bytes] | None:
+    """Start a process that compiles the last kernels of a recipe first; None where there is no core for it."""
+    if recipe is None:
+        return None
+    from tiledsky.workflows.estimate_file import usable_cores  # its process has it: it takes long to load
+
+    if usable_cores() < 2:
+        return None
+    words = [sys.executable, "-m", "tiledsky", "warm-up", "--beside", "--recipe", recipe]
+    return subprocess.Popen(words, stdin=_NONE, stdout=_NONE, stderr=_NONE)

@@ -94,11 +94,14 @@ class SignalExit(Exception):
 
 
 @contextmanager
-def reporting(*, goes_on: bool = False) -> Iterator[Reporter]:
-    """Show progress, and end in order when a signal asks to; ``goes_on``: the same command goes on where it ended."""
+def reporting(*, goes_on: bool = False, recipe: str | None = None) -> Iterator[Reporter]:
+    """Show progress, and end in order when a signal asks to; ``goes_on``: the same command goes on where it ended.
+
+    ``recipe``: as of `tiledsky.cli.compiling.told`.
+    """
     reporter = Reporter()
     try:
-        with stoppable(), told(reporter.compiling):
+        with stoppable(), told(reporter.compiling, recipe=recipe):
             yield reporter
     except KeyboardInterrupt as stopped:
         # another error than KeyboardInterrupt, which Typer would end without a word

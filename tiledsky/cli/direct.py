@@ -50,7 +50,7 @@ def estimate(
     began = time.monotonic()
     keep_freed()
     out = out or Path(name_beside(source, ".fits"))
-    with reporting() as report:
+    with reporting(recipe=recipe) as report:
         progress = report.tasks("estimate")
         made = estimate_file(
             source,

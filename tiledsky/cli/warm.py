@@ -19,11 +19,16 @@ _RECIPES = (RECOMMENDED, "complex-sky", "sextractor")
 @app.command("warm-up", rich_help_panel=FILES)
 def warm(
     recipe: Annotated[str, typer.Option(help="Presets or TOML files, separated by commas.")] = ",".join(_RECIPES),
+    beside: Annotated[bool, typer.Option("--beside", hidden=True)] = False,
 ) -> None:
     """Compile the kernels of recipes ahead of the first image, for containers and nodes; NUMBA_CACHE_DIR says where."""
     with loading():
-        from tiledsky.workflows.warm_up import warm_up
+        from tiledsky.workflows.warm_up import backwards, warm_up
 
+    if beside:  # a process that compiles the first steps
+        for name in names_of(recipe):
+            backwards(name)
+        return
     began = time.monotonic()
     with reporting() as report:
 

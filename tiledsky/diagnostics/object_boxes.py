@@ -63,12 +63,13 @@ class ObjectBoxes(Part[TileBoxes, "Floats | None"]):
         planes = (band.science, band.background, band.rms, np.where(lost, LOST, np.uint8(0)), light)
         inner = (np.ascontiguousarray(plane[band.inner]) for plane in planes)
         columns = box_columns(*inner, box=side, limit=_CLIP)
-        made = np.zeros(columns.shape[:2], BOX)
+        rows, across = columns.shape[0], columns.shape[1]
+        made = np.zeros((rows, across), BOX)
         made["n"], made["valid"] = columns[..., 0], columns[..., 2]
         for name, k, count in (("sky", 1, 0), ("image", 3, 2), ("background", 4, 2), ("noise", 5, 2)):
             made[name] = columns[..., k] / np.maximum(columns[..., count], 1.0)
         top, left = band.where.y0 * CELL // side, band.where.x0 * CELL // side
-        where = Region(top, top + made.shape[0], left, left + made.shape[1])
+        where = Region(top, top + rows, left, left + across)
         tally.append(TileBoxes(band.pixels.shape, where, made))
 
     def end(self, tally: list[TileBoxes], written: NDArray[np.floating]) -> TileBoxes:

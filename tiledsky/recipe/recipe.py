@@ -205,6 +205,12 @@ class Recipe(Model):
         """
         return self._without_idle()._bridging()._one_by_one()
 
+    def backgrounds_alone(self) -> list[Recipe]:
+        """Return a recipe of one step, without masks, for each kind of background step of this one, in their order."""
+        steps = {s.interpolator.kind: s for s in reversed(self.expanded().steps) if isinstance(s, BackgroundStep)}
+        alone = {"mask": None, "ceiling": None}
+        return [Recipe(name=s.name, steps=(s.model_copy(update=alone),)) for s in reversed(steps.values())]
+
     def keeping(self, keep: float | str | None) -> Recipe:
         """Return the recipe with ``keep`` of its objects step changed; see `ObjectsStep`.
 

@@ -150,9 +150,14 @@ def _check_names(planes: Sequence[str]) -> None:
             raise ParameterError(f"no plane {name!r}; there are {known}, and `tiledsky run` keeps others")
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _threads(threads: int | None) -> int:
     if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return usable_cores()
     if threads < 1:
         raise ParameterError(f"{threads} threads do no work; use at least 1")
     return threads

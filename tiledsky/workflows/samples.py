@@ -200,7 +200,7 @@ def through_all(recipe: Recipe, backgrounds: list[Floats], regions: list[Region]
         rows.append(np.stack([np.broadcast_to(t, yy.shape).ravel() for t in terms(region, yy, xx)], axis=1))
         values.append(background[yy, xx].ravel().astype(np.float64))
     factors = np.linalg.lstsq(np.concatenate(rows), np.concatenate(values))[0]
-    made = []
+    made: list[NDArray[np.floating]] = []
     for region in regions:
         y, x = np.arange(region.shape[0])[:, None], np.arange(region.shape[1])
         surface = sum(f * t for f, t in zip(factors, terms(region, y, x), strict=True))

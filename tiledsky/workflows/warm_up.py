@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tiledsky.arrays.estimate import estimate_background
 from tiledsky.engine.runner import run
 from tiledsky.io.fits.image import Plane, write_fits
 from tiledsky.recipe import Recipe
@@ -15,6 +16,8 @@ from tiledsky.workflows.estimate_file import estimate
 
 #: Side of the scene in pixels: a few boxes, samples and patches of the measures in each direction.
 _SIDE = 610
+#: Side of the noise that single steps work on.
+_ALONE = 300
 #: Rows and columns without data: whole boxes of it, too.
 _HOLE = slice(200, 400)
 
@@ -51,3 +54,20 @@ def warm_up(recipes: Sequence[str], *, progress: Callable[[int, int], None] | No
                 progress(k + 1, len(chosen))
     finally:
         drop(folder)
+
+
+def backwards(recipe: str) -> None:
+    """Compile the kernels of the background steps of a recipe, the last first.
+
+    For a process beside one that begins with the first step: each finds what the other has compiled, and one process
+    compiles one kernel at a time. Masks and objects are left to the other process. Each step works on noise.
+
+    Raises
+    ------
+    ParameterError
+        A recipe that is none.
+    """
+    image = np.random.default_rng(1).normal(10.0, 1.0, (_ALONE, _ALONE)).astype(np.float32)
+    image[_ALONE // 3 : _ALONE // 2, _ALONE // 3 : _ALONE // 2] = np.nan
+    for alone in reversed(Recipe.load(recipe).backgrounds_alone()):
+        estimate_background(image, alone)
