@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from tiledsky.diagnostics.light_kept import MEASURE, summary
 from tiledsky.diagnostics.windows import (
     ROW,
     SMALL_SIDE,
+    Design,
+    Part,
     Pixels,
     Profile,
     Skies,
@@ -31,6 +34,7 @@ from tiledsky.diagnostics.windows import (
 )
 from tiledsky.errors import InputError, RunError
 from tiledsky.geometry import Region, TileGrid
+from tiledsky.operations.injection import windows_of
 
 BOX, WINDOW = 32, Region(0, SMALL_SIDE, 0, SMALL_SIDE)
 MESH = {"kind": "background", "name": "sky", "box_size": BOX, "filter_size": 3, "estimator": "mean", "clip": "none"}
@@ -56,20 +60,45 @@ def test_profiles_are_those_of_astropy_at_their_level() -> None:
         assert found[inside].sum() / 2.0 / math.sqrt(inside.sum()) == pytest.approx(profile.signal, rel=0.05)
 
 
-@pytest.mark.parametrize("shape", [(320, 320), (700, 900), (1500, 1500), (2000, 9000), (46200, 15400), (90000, 83000)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (320, 320),
+        (700, 900),
+        (1280, 1280),
+        (1500, 1500),
+        (2000, 9000),
+        (10000, 10000),
+        (1300, 200000),
+        (46200, 15400),
+        (90000, 83000),
+    ],
+)
 def test_windows_lie_within_the_cells_and_profiles_within_the_windows(shape: tuple[int, int]) -> None:
     plan = design(shape)
-    cells = [TileGrid(shape, plan.tile).region(index) for index in TileGrid(shape, plan.tile)]
+    cells = [TileGrid(shape, plan.cell).region(index) for index in TileGrid(shape, plan.cell)]
     assert all(min(cell.shape) >= max(plan.sides) for cell in cells)
-    pixels = 0
-    for side in plan.sides:
+    tasks = [0]
+    for part in plan.parts:
         for place in range(2):
-            alone = side == max(plan.sides)
-            profiles = [p for of_one_time in arrangements(side, place, alone=alone) for p in of_one_time]
-            assert all(4 * p.size <= min(p.y + 1, p.x + 1, side - p.y, side - p.x) for p in profiles)
-        pixels += len(cells) * (1 + len(arrangements(side, 0, alone=alone))) * side**2
+            profiles = [p for of_one_time in plan.profiles(part, place) for p in of_one_time]
+            assert all(4 * p.size <= min(p.y + 1, p.x + 1, part.side - p.y, part.side - p.x) for p in profiles)
+        tasks.append((1 + len(plan.profiles(part, 0))) * part.side**2)
+    assert sum(tasks) == plan.pixels
+    pixels = len(cells) * plan.pixels
     assert pixels <= max(8e6, 0.3 * math.prod(shape))
-    assert pixels <= 40e6
+    assert pixels <= 48e6
+    # each window's profiles are put in once, whatever the parts; each part of each cell is a task
+    for side in plan.sides:
+        parts = [of for part in plan.parts if part.side == side for of in plan.profiles(part, 0)]
+        assert parts == arrangements(side, 0, alone=side == max(plan.sides))
+    assert TileGrid(shape, plan.tile).counts == (
+        -(-shape[0] // plan.cell[0]),
+        len(plan.parts) * -(-shape[1] // plan.cell[1]),
+    )
+    # where an image is large no task is longer than two estimates of the largest window
+    if math.prod(shape) > 7e7:
+        assert max(tasks) <= 2 * max(plan.sides) ** 2
     assert {p.size for side in plan.sides for of in arrangements(side, 0) for p in of} >= {5, 10, 20, 40}
 
 
@@ -83,7 +112,7 @@ def test_light_that_is_taken_is_found_whatever_is_invalid() -> None:
         assert region == Region.whole(sky.shape)
         return Pixels(sky, valid, lambda image: Skies(0.2 * image, sky + 1))
 
-    rows, reason = measured(sky.shape, (0, 0), lambda region: valid[region.slices], of_window)
+    rows, reason = measured(design(sky.shape), sky.shape, (0, 0), lambda region: valid[region.slices], of_window)
     assert reason == ""
     found = summary(rows, reason)
     assert found["not_measured"] is None
@@ -197,7 +226,7 @@ def test_pixels_that_cannot_be_read_are_an_error_and_no_measure() -> None:
         raise RunError(f"no pixels of {region}")
 
     with pytest.raises(RunError, match="no pixels of"):
-        measured((400, 400), (0, 0), lambda region: np.ones(region.shape, bool), unread)
+        measured(design((400, 400)), (400, 400), (0, 0), lambda region: np.ones(region.shape, bool), unread)
 
 
 def test_a_size_on_the_sky_needs_one() -> None:
@@ -230,3 +259,40 @@ def test_command_leaves_it_out_and_says_so(tmp_path: Path) -> None:
     assert "light of objects: not measured (left out by injection = false in the recipe" in checked.output
     plan = CliRunner().invoke(app, ["plan", *words[1:4], "--no-injection", "--json"])
     assert "injection" not in [stage["name"] for stage in json.loads(plan.output)["stages"]]
+
+
+def test_a_place_cut_into_tasks_has_the_profiles_of_one() -> None:
+    """All parts of a place put together are what its windows are when each is one task."""
+    image = noise((1300, 1400), seed=4)
+
+    def of_window(region: Region) -> Pixels:
+        part = image[region.slices]
+        sky = np.full(part.shape, 5, np.float32)
+        return Pixels(part, np.ones(part.shape, bool), lambda image: Skies(0.3 * image, sky))
+
+    def rows(plan: Design) -> np.ndarray:
+        valid = lambda region: np.ones(region.shape, bool)  # noqa: E731
+        tasks = TileGrid(image.shape, plan.tile)
+        return np.concatenate([measured(plan, image.shape, index, valid, of_window)[0] for index in tasks])
+
+    plan = design(image.shape)
+    assert len(plan.parts) == 2
+    halves = tuple(Part(part.side, times) for part in plan.parts for times in (slice(0, 1), slice(1, None)))
+    found = rows(replace(plan, parts=halves))
+    assert found.size > 20
+    assert found.tobytes() == rows(plan).tobytes()
+
+
+def test_looking_for_a_window_reads_one_plane() -> None:
+    """Which pixels are valid is known from one plane; the others are read of the window that is chosen."""
+    looked: list[tuple[str, Region]] = []
+
+    def plane(name: str, region: Region) -> np.ndarray:
+        looked.append((name, region))
+        bad = (np.arange(region.y0, region.y1)[:, None] < 400) & np.ones(region.shape, bool)
+        return bad.astype(np.uint8) if name == "base" else noise(region.shape)
+
+    rows, _ = windows_of(recipe().expanded(), (700, 500), (1, 0), ("science", "base"), plane, {})
+    assert rows.size
+    assert [name for name, _ in looked] == ["base", "science", "base"]
+    assert len({region for _, region in looked}) == 1

@@ -73,9 +73,9 @@ def light_kept(
     whole.run()
     values = {name: whole.values[name] for name in known_values(whole.operations.all.values())}
 
-    def cut(region: Region) -> dict[str, NDArray[Any]]:
-        return {name: np.ascontiguousarray(plane[region.slices]) for name, plane in planes.items()}
+    def cut(name: str, region: Region) -> NDArray[Any]:
+        return np.ascontiguousarray(planes[name][region.slices])
 
     grid = TileGrid(science.shape, design(science.shape).tile)
-    taken = Taken.of([windows_of(recipe, science.shape, index, cut, values) for index in grid])
+    taken = Taken.of([windows_of(recipe, science.shape, index, planes, cut, values) for index in grid])
     return summary(taken.rows, taken.reason)

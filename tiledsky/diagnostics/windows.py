@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ _SMALLEST = 5
 _WIDTHS = 8
 #: Pixels that windows may have in all, each counted as often as it is estimated: at least, as a share of the image's
 #: (a pixel of a run takes two to three times as long), and at most.
-_PIXELS, _SHARE, _MOST = 8_000_000, 0.3, 40_000_000
+_PIXELS, _SHARE, _MOST = 8_000_000, 0.3, 48_000_000
 #: Share of valid pixels that is enough for a window, the least, and how many places are looked at.
 _ENOUGH, _LEAST, _LOOKS = 0.75, 0.5, 16
 #: Share of the light of a profile that must lie on valid pixels.
@@ -109,25 +109,52 @@ class Profile:
         return self.level * noise * sersic(self.distance(region) / self.size, self.sersic)
 
 
+class Part(NamedTuple):
+    """What one task does at a place: a window, and which of its arrangements."""
+
+    side: int
+    times: slice
+
+
 @dataclass(frozen=True)
 class Design:
     """Windows of an image.
 
     Attributes
     ----------
-    tile : (int, int)
+    cell : (int, int)
         The image is cut into cells of this size, each with one window of each side.
-    sides : tuple of int
-        None for an image without room for any.
+    parts : tuple of Part
+        Of each cell; none for an image without room for any.
     """
 
-    tile: Pair
-    sides: tuple[int, ...]
+    cell: Pair
+    parts: tuple[Part, ...]
+
+    @property
+    def tile(self) -> Pair:
+        """The image is cut into so many tasks: each cell into columns, one a part."""
+        return self.cell[0], -(-self.cell[1] // max(len(self.parts), 1))
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of the windows of a cell."""
+        return tuple(dict.fromkeys(part.side for part in self.parts))
+
+    def profiles(self, part: Part, place: int) -> list[list[Profile]]:
+        """Profiles of a part at a place, those that are put in at one time."""
+        return arrangements(part.side, place, alone=part.side == max(self.sides))[part.times]
+
+    @property
+    def pixels(self) -> int:
+        """Pixels that are estimated at one place: a window without profiles, and as often as there are some."""
+        return sum((1 + len(self.profiles(part, 0))) * part.side**2 for part in self.parts)
 
 
-def _cost(sides: tuple[int, ...]) -> int:
-    """Pixels that windows take at one place."""
-    return sum((1 + len(arrangements(side, 0, alone=side == max(sides)))) * side**2 for side in sides)
+#: Parts of a place: with both windows; where there are several places a large window is two, so that no task is long.
+_ALL, _FIRST, _SECOND = slice(None), slice(0, 1), slice(1, None)
+_PARTS = (Part(SIDE, _ALL), Part(LARGE_SIDE, _ALL))
+_MORE_PARTS = (Part(SIDE, _ALL), Part(LARGE_SIDE, _FIRST), Part(LARGE_SIDE, _SECOND))
 
 
 def design(shape: Pair) -> Design:
@@ -137,9 +164,13 @@ def design(shape: Pair) -> Design:
     if shortest < side:
         return Design(shape, ())
     most = min(max(_PIXELS, int(_SHARE * math.prod(shape))), _MOST)
-    sides = (SIDE, LARGE_SIDE) if shortest >= LARGE_SIDE else (side,)
-    count = most // _cost(sides)
-    return Design(_cells(shape, count, max(sides)), sides)
+    if shortest < LARGE_SIDE:
+        one = Design(shape, (Part(side, _ALL),))
+        return replace(one, cell=_cells(shape, most // one.pixels, side))
+    plan = Design(shape, _PARTS)
+    more = replace(plan, parts=_MORE_PARTS)
+    plan = more if most >= 2 * more.pixels else plan
+    return replace(plan, cell=_cells(shape, most // plan.pixels, LARGE_SIDE))
 
 
 def _cells(shape: Pair, count: int, side: int) -> Pair:
@@ -212,16 +243,22 @@ def window(cell: Region, side: int, valid: Callable[[Region], NDArray[np.bool_]]
 
 
 def measured(
-    shape: Pair, index: Pair, valid: Callable[[Region], NDArray[np.bool_]], pixels: Callable[[Region], Pixels]
+    plan: Design,
+    shape: Pair,
+    index: Pair,
+    valid: Callable[[Region], NDArray[np.bool_]],
+    pixels: Callable[[Region], Pixels],
 ) -> tuple[NDArray[np.void], str]:
-    """Measure the windows of a cell.
+    """Do one task: a part of the windows of a cell.
 
     Parameters
     ----------
+    plan : Design
+        Of the image.
     shape : (int, int)
         Of the image.
     index : (int, int)
-        Of the cell in the grid of `design`.
+        Of the task in the grid of the design's tiles.
     valid : callable
         Of a region: which pixels are.
     pixels : callable
@@ -230,26 +267,23 @@ def measured(
     Returns
     -------
     ndarray of `ROW`, str
-        What was taken of each profile, and why a window gave nothing ("": all did).
+        What was taken of each profile, and why there is nothing ("": there is).
     """
-    plan = design(shape)
-    if not plan.sides:
-        return np.empty(0, ROW), f"an image of {shape[0]} x {shape[1]} px has no window of {SMALL_SIDE} px"
-    grid, rows, reason = TileGrid(shape, plan.tile), [np.empty(0, ROW)], ""
-    for side in plan.sides:
-        region = window(grid.region(index), side, valid)
-        if region is None:
-            reason = f"no window of {side} px has half of its pixels valid"
-            continue
-        given = pixels(region)  # if these cannot be read the task fails, and is tried again
-        try:
-            place = index[0] * grid.counts[1] + index[1]
-            rows += _of_window(given, arrangements(side, place, alone=side == max(plan.sides)))
-        except TiledSkyError as error:
-            reason = f"the recipe cannot work on a window of {side} px: {error}"
-        del given  # before the next window is read
-    found = np.concatenate(rows)
-    return found, reason or ("" if found.size else "no window has noise and profiles on valid pixels")
+    none = np.empty(0, ROW)
+    if not plan.parts:
+        return none, f"an image of {shape[0]} x {shape[1]} px has no window of {SMALL_SIDE} px"
+    column, which = divmod(index[1], len(plan.parts))
+    cells, part = TileGrid(shape, plan.cell), plan.parts[which]
+    region = window(cells.region((index[0], column)), part.side, valid)
+    if region is None:
+        return none, f"no window of {part.side} px has half of its pixels valid"
+    given = pixels(region)  # if these cannot be read the task fails, and is tried again
+    try:
+        rows = _of_window(given, plan.profiles(part, index[0] * cells.counts[1] + column))
+    except TiledSkyError as error:
+        return none, f"the recipe cannot work on a window of {part.side} px: {error}"
+    found = np.concatenate([none, *rows])
+    return found, "" if found.size else "no window has noise and profiles on valid pixels"
 
 
 def _of_window(pixels: Pixels, times: list[list[Profile]]) -> list[NDArray[np.void]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ LEFT_OUT = "left out by injection = false in the recipe, or by --no-injection"
 
 
 class Injection(SummaryOperation):
-    """The windows of a cell of the image; thresholds of mask steps stay those of the image."""
+    """Windows of the image, a task a window or half of it; thresholds of mask steps stay those of the image."""
 
     kind = name = INJECTION
 
@@ -40,7 +40,7 @@ class Injection(SummaryOperation):
         self.reason = unsuited(recipe)
 
     def tile(self, shape: Pair, tile_size: int) -> Pair:
-        """See `Operation.tile`: cells follow from the image alone, and so do the numbers."""
+        """See `Operation.tile`: tasks follow from the image alone, and so do the numbers."""
         return design(shape).tile
 
     def reads(self) -> Iterator[Read]:
@@ -56,15 +56,15 @@ class Injection(SummaryOperation):
         """See `Operation.run`."""
         values = {node: task.value(node) for node in self.known}
 
-        def planes(region: Region) -> dict[str, NDArray[Any] | None]:
-            patches = {node: task.patch(node, region) for node in self.planes}
-            return {node: None if patch is None else patch.data for node, patch in patches.items()}
+        def plane(node: str, region: Region) -> NDArray[Any] | None:
+            patch = task.patch(node, region)
+            return None if patch is None else patch.data
 
-        rows, reason = windows_of(self.recipe, task.shape, task.index, planes, values)
+        rows, reason = windows_of(self.recipe, task.shape, task.index, self.planes, plane, values)
         return TaskOutput(task.write_parts([rows.tobytes(), reason.encode()]))
 
     def taken(self, task: Task) -> Taken:
-        """All cells together, read by another task."""
+        """All tasks together, in their order, read by another."""
         parts = [parts for _, parts in task.tiles(self.name)]
         return Taken.of([(np.frombuffer(rows, ROW), reason.decode()) for rows, reason in parts])
 
@@ -96,9 +96,14 @@ def unsuited(recipe: Recipe) -> str:
 
 
 def windows_of(
-    recipe: Recipe, shape: Pair, index: Pair, planes: Any, values: Mapping[str, Any]
+    recipe: Recipe,
+    shape: Pair,
+    index: Pair,
+    names: Iterable[str],
+    plane: Callable[[str, Region], NDArray[Any] | None],
+    values: Mapping[str, Any],
 ) -> tuple[NDArray[np.void], str]:
-    """Measure a cell (`tiledsky.diagnostics.windows.measured`).
+    """Do one task (`tiledsky.diagnostics.windows.measured`).
 
     Parameters
     ----------
@@ -107,20 +112,25 @@ def windows_of(
     shape : (int, int)
         Of the image.
     index : (int, int)
-        Of the cell.
-    planes : callable
-        Of a region: pixels of the planes of the input, by name.
+        Of the task.
+    names : iterable of str
+        Planes of the input that a window has; "science" and "base" are among them.
+    plane : callable
+        Of a name and a region: pixels.
     values : mapping of str
         Values of the whole image that windows have, too, by the names of their operations.
     """
     if reason := unsuited(recipe):
         return np.empty(0, ROW), reason
 
+    def valid(region: Region) -> NDArray[np.bool_]:
+        return np.asarray(plane("base", region) == 0)
+
     def pixels(region: Region) -> Pixels:
-        given = planes(region)
+        given: dict[str, Any] = {name: plane(name, region) for name in names}
         return Pixels(given["science"], given["base"] == 0, partial(_sky, recipe, given, values))
 
-    return measured(shape, index, lambda region: planes(region)["base"] == 0, pixels)
+    return measured(design(shape), shape, index, valid, pixels)
 
 
 def _sky(recipe: Recipe, planes: Mapping[str, Any], values: Mapping[str, Any], image: NDArray[np.floating]) -> Skies:
