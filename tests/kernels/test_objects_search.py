@@ -5,7 +5,7 @@ import pytest
 
 from tiledsky.geometry import Region, TileGrid
 from tiledsky.kernels.objects.catalogue import inside, no_objects
-from tiledsky.kernels.objects.examine import Shape, refined
+from tiledsky.kernels.objects.examine import Shape, examined, refined
 from tiledsky.kernels.objects.profiles import EDGES
 from tiledsky.kernels.objects.search import REACH, Boxes, accepted, find
 
@@ -157,3 +157,15 @@ BLOBS = {
 @pytest.mark.parametrize("level", [True, False])
 def test_what_sky_may_be_is_no_object(what, level):
     assert len(found_in_tiles(BLOBS[what] + noise(8), 190, 20.0, level)) == 0
+
+
+def test_a_model_has_no_light_where_a_disc_has_ended():
+    disc = np.where(radius(452.5, 572.5) < 200.0, 8.0 + galaxies([(452.5, 572.5)], peak=100.0), 0.0)
+    maps = window(disc + noise(11), 1 / 6).minus(np.zeros(SHAPE))
+    seen = examined(maps, Shape(452.5, 572.5), EDGES, level=False)
+    end, faint = seen.radius[-1], seen.light[-1]
+    assert 150.0 < end < 210.0
+    assert faint > 6.0
+    # from the next ring on there is none, but the extent is as if there were
+    assert faint * (260.0 / end) ** seen.slope < 0.2
+    assert seen.extent > 1.4 * end

@@ -33,6 +33,9 @@ _BRIGHT, _UNEVEN = 1.0, 0.5
 #: Faint light, in the noise of a pixel; the powers of the radius that it falls by at least, beyond light that falls so
 #: steeply: else a profile ends.
 _PALE, _SHALLOW, _STEEP = 2.0, 0.7, 1.5
+#: Where the power law beyond a profile has more than the last light, rings there bound it: by what they show and so
+#: many errors, or the second light if that is more. Fainter light the sky may have taken.
+_ERRORS, _GONE, _CLAIMED = 3.0, 0.05, 0.2
 #: Least number of rings with light that are seen under the mask, or, of what has a core, in all.
 _OPEN = 3
 #: Share of the rings about it that lie in the image, for what has no core.
@@ -200,13 +203,22 @@ def _shoulder(x, v, e):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _outside(x, h, faintest):  # type: ignore[no-untyped-def]
-    """Power that light falls by beyond a profile, and where it is as faint as that."""
+def _outside(x, h, faintest, beyond, most):  # type: ignore[no-untyped-def]
+    """Power that light falls by beyond a profile, and where it is as faint as that.
+
+    ``beyond``, ``most``: rings beyond the profile, and what their light is at most. They bound the light of the model,
+    not its extent: in doubt boxes are masked, and no light is taken off them.
+    """
     n = x.size
     k = max(n - 4, 0)
     slope = min(max((log(h[n - 1]) - log(h[k])) / (log(x[n - 1]) - log(x[k])), -6.0), -1.5)
     if h[n - 1] > faintest:
-        return slope, min(exp(log(x[n - 1]) + (log(faintest) - log(h[n - 1])) / slope), 1.6 * x[n - 1])
+        end = min(exp(log(x[n - 1]) + (log(faintest) - log(h[n - 1])) / slope), 1.6 * x[n - 1])
+        for i in range(beyond.size):
+            far = log(beyond[i] / x[n - 1])
+            if far > 0.0 and h[n - 1] * exp(slope * far) > max(_CLAIMED, most[i]):
+                slope = log(most[i] / h[n - 1]) / far
+        return slope, end
     i = 1
     while i < n - 1 and h[i] > faintest:
         i += 1
@@ -243,6 +255,7 @@ def examined(maps: Maps, place: Shape, edges: Floats, *, level: bool) -> Seen | 
     last = int(_shoulder(x[:last], v[:last], e[:last]))
     if last < 1 or x[last - 1] < _NEAR:
         return None
+    beyond, most = x[last:], np.maximum(v[last:] + _ERRORS * e[last:], np.inf if level else _GONE)
     v, e, x, d = v[:last], e[:last], x[:last], d[:last]
     if not float(v[x >= 0.9 * _NEAR].max()) > (_BRIGHT if level else LEAST):
         return None
@@ -260,7 +273,7 @@ def examined(maps: Maps, place: Shape, edges: Floats, *, level: bool) -> Seen | 
     convex = convex and _unlike(v, d) <= _UNLIKE
     convex = convex and (_cusp(x, v, e) > _CUSP or _bends(x, v, e) < _BENDS)
     faintest = max(FAINTEST, min(_SHARE * near, _LEVEL)) if level else FAINTEST
-    slope, extent = _outside(wx, light, faintest) if few else _outside(x, under_hull, faintest)
+    slope, extent = _outside(*((wx, light) if few else (x, under_hull)), faintest, beyond, most)
     if level:  # farther out it is that of others, too
         near_by = max(int(np.searchsorted(wx, extent)), 2)
         wx, light = wx[:near_by], light[:near_by]
