@@ -28,7 +28,17 @@ import tiledsky
 FOLDER = Path(__file__).parent / "figures"
 DATA = Path(os.environ.get("TILEDSKY_TEST_DATA", "/none"))
 #: Cells of a panel along its longer side: more would not be seen, and makes large files.
-CELLS = 320
+CELLS = 256
+
+
+class Aperture(NamedTuple):
+    """A large object: a circle about it, and the ring that is compared with it (px)."""
+
+    name: str
+    y: float
+    x: float
+    radius: float
+    ring: tuple[float, float]
 
 
 class Shown(NamedTuple):
@@ -36,14 +46,18 @@ class Shown(NamedTuple):
 
     image: NDArray[Any]
     recipes: Sequence[tuple[str, tiledsky.Recipe]]
-    weight: NDArray[Any] | None = None
     credit: str = ""
+    weight: NDArray[Any] | None = None
+    objects: Sequence[Aperture] = ()
 
 
 def preset(name: str, keep: float | None = None) -> tiledsky.Recipe:
     """Return a preset, told what to keep."""
     recipe = tiledsky.Recipe.load(name)
     return recipe if keep is None else recipe.keeping(keep)
+
+
+BEFORE_AND_AFTER = (("keep 0", preset("deep-sky", 0)), ("deep-sky", preset("deep-sky")))
 
 
 def real(file: str, hdu: int, *, cut: tuple[slice, slice] = np.s_[:, :]) -> NDArray[Any]:
@@ -59,7 +73,67 @@ def scene() -> Shown:
     return Shown(tiledsky.simulate_scene((600, 800), seed=4).image, [("deep-sky, keep 0", preset("deep-sky", 0))])
 
 
-PICTURES: dict[str, Callable[[], Shown]] = {"scene": scene}
+def field() -> Shown:
+    """A field of faint galaxies from the ground."""
+    image = real("gama_kidsviking_r_2600.fits", 1, cut=np.s_[900:1700, 900:1900])
+    credit = "GAMA field, r: KiDS (ESO), as shipped with ProFound"
+    return Shown(image, [("deep-sky", preset("deep-sky"))], credit)
+
+
+def spiral() -> Shown:
+    """Three galaxies in a part of a survey's image."""
+    image = real("sdss_g_reprojected.fits.bz2", 0)
+    objects = (
+        Aperture("edge-on disc", 190, 276, 40, (90, 130)),
+        Aperture("inclined spiral", 133, 161, 30, (60, 90)),
+        Aperture("spiral", 97, 76, 30, (60, 75)),
+    )
+    return Shown(image, BEFORE_AND_AFTER, "SDSS, g", objects=objects)
+
+
+def m51() -> Shown:
+    """A galaxy that fills its frame."""
+    recipes = [*BEFORE_AND_AFTER, ("constant", preset("constant"))]
+    objects = [Aperture("M51", 256, 256, 180, (250, 340))]
+    return Shown(real("m51_kpno.fits", 0), recipes, "M51, B: NOAO/KPNO", objects=objects)
+
+
+def cluster() -> Shown:
+    """The centre of a cluster of galaxies."""
+    weight = real("hst_wfpc2_a478_drz.fits", 2)
+    objects = (
+        Aperture("central galaxy", 318, 310, 150, (200, 280)),
+        Aperture("second galaxy", 462, 172, 40, (60, 80)),
+    )
+    credit = "Abell 478: HST/WFPC2, program 7337, NASA/STScI"
+    return Shown(real("hst_wfpc2_a478_drz.fits", 1), BEFORE_AND_AFTER, credit, weight, objects)
+
+
+def stars() -> Shown:
+    """A bright star and its halo on a part of a chip."""
+    cut = np.s_[600:1800, 100:1700]
+    weight = real("des_241238_01.fits.fz", 3, cut=cut)
+    objects = [Aperture("star", 524, 424, 100, (380, 430))]
+    credit = "DES, r: DECam, NOIRLab and Fermilab"
+    return Shown(real("des_241238_01.fits.fz", 1, cut=cut), BEFORE_AND_AFTER, credit, weight, objects)
+
+
+def nebula() -> Shown:
+    """A nebula and its stars."""
+    recipes = [("deep-sky", preset("deep-sky")), ("constant", preset("constant"))]
+    image = real("ztf_000655_zr_c13_q3_sci.fits", 0, cut=np.s_[1480:3080, 1000:3072])
+    return Shown(image, recipes, "r, 30 s: ZTF, Palomar 48-inch, Caltech/IPAC")
+
+
+def crowded() -> Shown:
+    """Stars so dense that little sky is left between them."""
+    recipes = [(name, preset(name)) for name in ("sextractor", "deep-sky")]
+    return Shown(real("2mass_gc_k.fits", 0), recipes, "Galactic centre, K: 2MASS, UMass and IPAC/Caltech")
+
+
+PICTURES: dict[str, Callable[[], Shown]] = {
+    made.__name__: made for made in (scene, field, spiral, m51, cluster, stars, nebula, crowded)
+}
 
 
 def cells(image: NDArray[Any]) -> tuple[NDArray[Any], int]:
@@ -71,9 +145,24 @@ def cells(image: NDArray[Any]) -> tuple[NDArray[Any], int]:
         return np.nanmean(np.where(np.isfinite(blocks), blocks, np.nan), axis=(1, 3)), side
 
 
+def taken(shown: Shown, background: NDArray[Any], one: Aperture) -> float:
+    """Background in the aperture of an object above that in the ring, over the light of the image there.
+
+    That is the mean of the image above its median in the ring.
+    """
+    ny, nx = shown.image.shape
+    r = np.hypot(np.arange(ny)[:, np.newaxis] - one.y, np.arange(nx) - one.x)
+    valid = np.isfinite(shown.image) & (True if shown.weight is None else shown.weight > 0)
+    within, ring = valid & (r < one.radius), valid & (r > one.ring[0]) & (r < one.ring[1])
+    light = shown.image[within].mean(dtype=float) - np.median(shown.image[ring])
+    return float((background[within].mean(dtype=float) - background[ring].mean(dtype=float)) / light)
+
+
 def row(axes: Any, shown: Shown, name: str, recipe: tiledsky.Recipe) -> None:
-    """Draw the image and what a recipe makes of it."""
+    """Draw the image and what a recipe makes of it, and say what it takes from objects."""
     sky = tiledsky.estimate_background(shown.image, recipe, weight=shown.weight)
+    for one in shown.objects:
+        print(f"  {name}: {100 * taken(shown, sky.background, one):.1f}% of the {one.name}")
     image, side = cells(shown.image)
     sky_cells, _ = cells(sky.background)
     left, _ = cells(sky.subtracted)
@@ -119,7 +208,7 @@ def draw(name: str) -> Path:
     plt.close(figure)
     # few colours: a third of the bytes, and no difference that is seen
     with Image.open(drawn) as picture:
-        picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
     return path
 
 
