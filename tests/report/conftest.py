@@ -36,9 +36,48 @@ def planes(seed: int = 3) -> dict[str, np.ndarray[Any, Any]]:
     return {"science": science, "background": background, "mask": mask, "subtracted": science - background, **flat}
 
 
-def make(path: Path, *, seed: int = 3, measures: bool = True, result: str = "warn") -> Path:
+#: Tangential plane with a scale of its own along each axis, turned.
+WCS_CARDS = {
+    "CTYPE1": "RA---TAN",
+    "CTYPE2": "DEC--TAN",
+    "CRVAL1": 359.9999,
+    "CRVAL2": -42.5,
+    "CRPIX1": 40.0,
+    "CRPIX2": 90.0,
+    "CD1_1": -2e-4,
+    "CD1_2": 5e-5,
+    "CD2_1": 6e-5,
+    "CD2_2": 2.1e-4,
+}
+OBJECTS_STEPS = [
+    {"kind": "objects", "name": "objects", "mask": "none"},
+    {"kind": "background", "name": "sky", "box_size": 8, "mask": "objects"},
+]
+
+
+def one_object(number: int) -> dict[str, Any]:
+    """Return a large object, the larger the lower its number, as a run store has it."""
+    return {
+        "y": 60.0 + 10 * number,
+        "x": 70.0 - 5 * number,
+        "axis_ratio": 0.5,
+        "angle": 0.6,
+        "extent": 40.0,
+        "slope": -3.0,
+        "flux": 1234.5 + number,
+        "half_light_radius": 16.0 / (1 + number),
+        "n_knots": 2,
+        "radius": [2.0, 10.0],
+        "light": [5.0, 0.5],
+        "scores": [1.0, 2.0, 3.0, 4.0],
+    }
+
+
+def make(
+    path: Path, *, seed: int = 3, measures: bool = True, result: str = "warn", objects: int = 0, sky: bool = False
+) -> Path:
     """Write a finished run, with all that a report speaks of."""
-    header = fits.Header({"OBJECT": "<b>field</b> & more", "BUNIT": "MJy/sr"})
+    header = fits.Header({"OBJECT": "<b>field</b> & more", "BUNIT": "MJy/sr", **(WCS_CARDS if sky else {})})
     facts: dict[str, Any] = {
         "input": {"science": "/data/<image>.fits", "weight": "/data/weight.fits"},
         "tasks": 24,
@@ -48,7 +87,12 @@ def make(path: Path, *, seed: int = 3, measures: bool = True, result: str = "war
         "memory": {"output": {"projected": 400_000_000, "measured": 300_000_000}},
         "stage_cpu_seconds": {"output": 2.0, "ingest": 1.0},
     }
-    make_run(path, planes(seed), header=header, **facts)
+    recipe = {"name": "plain", "steps": OBJECTS_STEPS} if objects else None
+    make_run(path, planes(seed), header=header, recipe=recipe, **facts)
+    if objects:
+        rows = [one_object(k) for k in reversed(range(objects))]
+        (path / "run" / "objects").mkdir()
+        (path / "run" / "objects" / "objects.json").write_text(json.dumps(rows))
     if measures:
         (path / "run" / "diagnostics.json").write_text(json.dumps(diagnostics(SHAPE, seed=seed, result=result)))
     return path
@@ -57,6 +101,12 @@ def make(path: Path, *, seed: int = 3, measures: bool = True, result: str = "war
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tmp_path_factory.mktemp("report") / "field.zarr")
+
+
+@pytest.fixture(scope="session")
+def with_objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that fails, with objects and places on the sky."""
+    return make(tmp_path_factory.mktemp("objects") / "objects.zarr", result="fail", objects=3, sky=True)
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +166,17 @@ function figures() {
   return found;
 }
 """
+#: Ranges of the panels by their names.
+RANGES = (
+    FIGURES
+    + """
+const panels = Object.entries(figures()).filter(([name]) => !name.startsWith('profile'));
+return Object.fromEntries(panels.map(([name, view]) => {
+  const {x_range, y_range} = view.model;
+  return [name, [x_range.start, x_range.end, y_range.start, y_range.end]];
+}));
+"""
+)
 _COLORS = (
     FIGURES
     + """
@@ -128,6 +189,21 @@ for (let k = 0; k < data.length; k += 4) colors.add((data[k] << 16) | (data[k + 
 done(colors.size);
 """
 )
+
+
+def wheel(browser: Browser, name: str, clicks: int) -> None:
+    """Turn the wheel over the middle of a panel, as a person does."""
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+
+    browser.run(f"{FIGURES} figures()[arguments[0]].el.scrollIntoView({{block: 'center'}})", name)
+    x, y = browser.run(
+        f"{FIGURES} const v = figures()[arguments[0]], r = v.el.getBoundingClientRect(), b = v.frame.bbox;"
+        "return [r.left + (b.left + b.right) / 2, r.top + (b.top + b.bottom) / 2].map(Math.round)",
+        name,
+    )
+    for _ in range(clicks):
+        ActionChains(browser.driver).scroll_from_origin(ScrollOrigin.from_viewport(x, y), 0, -120).perform()
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,8 @@ def diagnostics(shape: tuple[int, int], *, seed: int = 0, result: str = "warn") 
         for fy, fx, s in ((0.3, 0.4, -6.1), (0.02, 0.5, 5.5), (0.7, 0.99, 4.4))
     ]
     checks = [
+        ("negative", "negative_significance", -8.5, 0, "sigma", 6, 8, "fail", "Noise alone gives 5 in a million."),
+        ("worst", "worst_block", 6.1, 0, "sigma", 6, 20, "warn", "The sky is wrong there."),
         (
             "scale",
             "scale_excess",
@@ -129,6 +131,7 @@ def diagnostics(shape: tuple[int, int], *, seed: int = 0, result: str = "warn") 
             "negative": {
                 "definition": "connected blocks below the threshold",
                 "n_regions": 1,
+                "strongest": {"area": 768, "significance": -8.5, "y": 80.0, "x": 100.0},
                 "area": 768,
                 "regions": [{"area": 768, "significance": -8.5, "y": 80.0, "x": 100.0}],
             },

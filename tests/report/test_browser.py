@@ -11,33 +11,9 @@ import pytest
 from tests.engine.scenes import command
 from tiledsky.report import write_comparison
 
-from .conftest import FIGURES, SHAPE, Browser, make
+from .conftest import FIGURES, RANGES, SHAPE, Browser, make, wheel
 
 PANELS = ("science", "background", "mask", "subtracted", "residual", "background_error")
-RANGES = (
-    FIGURES
-    + """
-return Object.fromEntries(Object.entries(figures()).map(([name, view]) => {
-  const {x_range, y_range} = view.model;
-  return [name, [x_range.start, x_range.end, y_range.start, y_range.end]];
-}));
-"""
-)
-
-
-def wheel(browser: Browser, name: str, clicks: int) -> None:
-    """Turn the wheel over the middle of a panel, as a person does."""
-    from selenium.webdriver import ActionChains
-    from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
-
-    browser.run(f"{FIGURES} figures()[arguments[0]].el.scrollIntoView({{block: 'center'}})", name)
-    x, y = browser.run(
-        f"{FIGURES} const v = figures()[arguments[0]], r = v.el.getBoundingClientRect(), b = v.frame.bbox;"
-        "return [r.left + (b.left + b.right) / 2, r.top + (b.top + b.bottom) / 2].map(Math.round)",
-        name,
-    )
-    for _ in range(clicks):
-        ActionChains(browser.driver).scroll_from_origin(ScrollOrigin.from_viewport(x, y), 0, -120).perform()
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,11 @@ def test_nothing_is_loaded_from_anywhere(page: Page) -> None:
 
 def test_what_it_says(page: Page) -> None:
     for words in (
-        *("The sky passes with warnings", "2 of 4 checks pass; look at: scale excess, idle rim.", "0.120 ± 0.030"),
+        *(
+            "The sky passes with warnings",
+            "2 of 6 checks pass; look at: negative significance, worst block, scale excess, idle rim.",
+            "0.120 ± 0.030",
+        ),
         *("1e−06 / 1e−05 image", "/data/<image>.fits", "<b>field</b> & more", "weight (weight.fits)", "MJy/sr"),
         *("24 tasks, 3.2 s of CPU time, 4.5 s on the clock in the last call, at most 312 MB in a worker", "400 MB"),
         *("mesh of 8 × 8 px boxes", "rms of means of blocks over that of white noise <of the pixels>"),
@@ -86,15 +90,15 @@ def test_what_it_says(page: Page) -> None:
         assert words in page.text, words
     order = [page.text.index(words) for words in ("Verdict", "Look at it", "Worst regions", "Memory and time")]
     assert order == sorted(order)
-    assert [page.text.count(word) for word in ("✓ pass", "✕ fail", "– not measured")] == [2, 1, 1]
+    assert [page.text.count(word) for word in ("✓ pass", "✕ fail", "– not measured")] == [2, 2, 1]
 
 
 def test_pictures_have_words(page: Page) -> None:
     images = [a for t, a in page.tags if t == "img"]
-    assert len(images) == 4 + 8
+    assert len(images) == 4 + 8  # the fourth of the regions is the third of the worst blocks
     assert all(len(str(a.get("alt"))) > 20 for a in images)
     labels = [a["aria-label"] for _, a in page.tags if a.get("role") == "img"]
-    assert len(labels) == 6
+    assert len(labels) == 6 + 2
     assert labels[2] == "Map of the mask: 3 % of the pixels are left out. 150 by 180 pixels."
     headings = [t for t, _ in page.tags if re.fullmatch("h[1-6]", t)]
     assert headings[0] == "h1"
@@ -268,7 +272,7 @@ def test_command(store: Path, tmp_path: Path) -> None:
     assert result.output.splitlines()[0] == str(out)
     assert out.is_file()
     pictures = list(folder.glob("*.png"))
-    assert len(pictures) == 3 + 4 + 8
+    assert len(pictures) == 5 + 4 + 8
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in pictures)
     assert open_run(store).plan.shape == SHAPE
 

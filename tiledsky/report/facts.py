@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tiledsky.diagnostics.document import CheckResult, Diagnostics
 from tiledsky.diagnostics.light_kept import MEASURE as LIGHT
+from tiledsky.diagnostics.protocol import ToSky
 from tiledsky.diagnostics.text import measured_text
+from tiledsky.diagnostics.verdict import next_step, places
 from tiledsky.engine.result import Run
 from tiledsky.io.fits.cards import label_value
+from tiledsky.io.fits.wcs import pixel_side, sky_of
 from tiledsky.io.store import RUN_FOLDER
 
 #: What the results of a check are called on a page: a sign (never colour alone) and a word.
 SIGNS = {"pass": "✓", "warn": "!", "fail": "✕", "not measured": "–"}
+
+
+#: Places that are nearer than a block of the measures are one.
+_NEAR = 16.0
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A place of the image, and the checks that name it; numbers of those that fail or warn stand on the panels."""
+
+    number: int
+    x: float
+    y: float
+    where: str
+    checks: tuple[str, ...]
+
+    def apart(self, x: float, y: float) -> bool:
+        """Whether another place is not in the same block."""
+        return max(abs(self.x - x), abs(self.y - y)) > _NEAR
+
+
+@dataclass(frozen=True)
+class Row:
+    """An object of the list, the largest first."""
+
+    number: int
+    x: float
+    y: float
+    place: str
+    sky: str
+    size: str
+    shape: str
+    flux: str
+    extent: float
 
 
 @dataclass(frozen=True)
@@ -26,6 +67,13 @@ class Check:
     value: str
     limits: str
     reason: str
+    next_step: str = ""
+    spot: Spot | None = None
+
+    @property
+    def troubled(self) -> bool:
+        """Whether it fails or warns."""
+        return self.result in ("fail", "warn")
 
 
 @dataclass(frozen=True)
@@ -62,6 +110,12 @@ def verdict_of(diagnostics: Diagnostics) -> tuple[str, str, list[Check]]:
     return result, f"{said}; look at: {', '.join(troubled)}." if troubled else f"{said}.", checks
 
 
+def kept_text(diagnostics: Diagnostics) -> str:
+    """What the recipe leaves of objects, in a line; "": nobody asked."""
+    kept = diagnostics.of(LIGHT)
+    return "" if kept is None else kept.headline or f"not measured: {kept.not_measured}"
+
+
 def _check(check: CheckResult) -> Check:
     unit = "" if check.unit == "1" else check.unit
     value = measured_text(check.value, check.error)
@@ -73,7 +127,78 @@ def _check(check: CheckResult) -> Check:
         value=value if value == "–" else f"{value} {unit}".strip(),
         limits=f"{limits} {unit}".strip(),
         reason=check.reason,
+        next_step=next_step(check.name),
     )
+
+
+def where_text(x: float, y: float, to_sky: ToSky | None) -> str:
+    """Pixel of a place, and right ascension and declination where they are known."""
+    told = f"x {x:.0f}, y {y:.0f}"
+    if to_sky is None:
+        return told
+    ra, dec = (float(v[0]) for v in to_sky(np.array([x]), np.array([y])))
+    return f"{told} (RA {ra:.5f}°, Dec {dec:+.5f}°)".replace("-", "−") if ra == ra else told
+
+
+def spot_at(run: Run, number: int, x: float, y: float, checks: Sequence[str] = ()) -> Spot:
+    """Return a place of a run's image, with its place on the sky."""
+    return Spot(number, x, y, where_text(x, y, sky_of(run.header)), tuple(checks))
+
+
+def spots_of(
+    run: Run,
+    diagnostics: Diagnostics,
+    results: Sequence[str] = ("fail", "warn"),
+    *,
+    first: int = 1,
+    known: Sequence[Spot] = (),
+) -> list[Spot]:
+    """Places that the checks of some results name, in their order, numbered from ``first``; but for ``known`` ones.
+
+    Checks whose places lie in one block are told together.
+    """
+    checks = [] if diagnostics.verdict is None else diagnostics.verdict.checks
+    named = places(run.diagnostics) if checks else {}
+    found: list[Spot] = []
+    for name in (c.name for result in results for c in checks if c.result == result and c.name in named):
+        x, y = named[name]
+        if all(spot.apart(x, y) for spot in known):
+            near = next((k for k, spot in enumerate(found) if not spot.apart(x, y)), None)
+            if near is None:
+                found.append(spot_at(run, first + len(found), x, y, [name]))
+            else:
+                found[near] = replace(found[near], checks=(*found[near].checks, name))
+    return found
+
+
+def with_places(checks: Sequence[Check], spots: Sequence[Spot]) -> tuple[list[Check], list[Check]]:
+    """Checks that fail, then those that warn, with their places; and the others."""
+    of = {name.replace("_", " "): spot for spot in spots for name in spot.checks}
+    troubled = sorted((c for c in checks if c.troubled), key=lambda c: c.result != "fail")
+    return [replace(c, spot=of.get(c.name)) for c in troubled], [c for c in checks if not c.troubled]
+
+
+def largest_first(objects: NDArray[np.void]) -> NDArray[np.intp]:
+    """Order of objects by half-light radius, the largest first; of equal ones the brighter."""
+    return np.argsort(-objects["half_light_radius"], kind="stable")
+
+
+def object_rows(run: Run, most: int) -> tuple[int, list[Row]]:
+    """Number of objects that the run found, and the largest of them."""
+    objects = run.objects
+    if objects is None or not len(objects):
+        return 0, []
+    to_sky, unit = sky_of(run.header), label_value(run.header, "BUNIT")
+    scale = pixel_side(run.header)
+    rows = []
+    for k, one in enumerate(objects[largest_first(objects)[:most]], 1):
+        x, y, radius = (float(one[name]) for name in ("x", "y", "half_light_radius"))
+        pixel, _, sky = where_text(x, y, to_sky).partition(" (")
+        size = f"{radius:.3g} px" + ("" if scale is None else f" ({radius * scale:.3g}″)")
+        shape = f"{float(one['axis_ratio']):.2f}, {np.degrees(float(one['angle'])):.0f}°".replace("-", "−")
+        flux = f"{float(one['flux']):.4g} {unit}".rstrip().replace("-", "−")
+        rows.append(Row(k, x, y, pixel, sky.removesuffix(")"), size, shape, flux, float(one["extent"])))
+    return len(objects), rows
 
 
 def size_text(count: float) -> str:
@@ -106,8 +231,8 @@ def run_facts(run: Run, diagnostics: Diagnostics) -> list[tuple[str, str]]:
         facts.append(("Noise of a pixel", measured_text(image.noise)))
         facts.append(("Masked", f"{100 * (image.masked_fraction or 0):.1f} % of the pixels"))
         facts.append(("Without data", f"{100 * (image.invalid_fraction or 0):.1f} % of the pixels"))
-    if (kept := diagnostics.of(LIGHT)) is not None:
-        facts.append(("Objects", kept.headline or f"not measured: {kept.not_measured}"))
+    if kept := kept_text(diagnostics):
+        facts.append(("Objects", kept))
     facts += [("Recipe", run.recipe.name), ("Run", run.run_id)]
     versions = run.provenance.get("versions", {})
     facts.append(("Made by", ", ".join(f"{name} {versions[name]}" for name in versions)))

@@ -11,12 +11,12 @@ import numpy as np
 from tiledsky.diagnostics import curve
 from tiledsky.diagnostics.curve import BIAS, RESIDUAL, SCALE, Section
 from tiledsky.diagnostics.document import Diagnostics
-from tiledsky.diagnostics.negative import MEASURE as NEGATIVE
 from tiledsky.diagnostics.registry import MEASURES
 from tiledsky.diagnostics.worst import MEASURE as LARGEST
 from tiledsky.engine.result import Run
 from tiledsky.report import curves, maps
-from tiledsky.report.facts import diagnostics_of
+from tiledsky.report.facts import Spot, diagnostics_of, spot_at, spots_of
+from tiledsky.report.windows import planes_to_look_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,9 +64,13 @@ class Plot:
     image: bool = False
 
 
+#: Maps of the whole image among the figures.
+MAPS = ("science", "background", "subtracted", "residual", "mask")
 #: Sections of a report; those of other measures follow, in the order of the measures.
 WORST = Section(
-    "worst", "Worst regions", "Where the residual is least like noise, away from the borders, pixel by pixel."
+    "worst",
+    "Worst regions",
+    "The places that the checks name, those that fail or warn first; then where the residual is least like noise.",
 )
 _SECTIONS = (WORST, SCALE, BIAS, RESIDUAL)
 
@@ -80,7 +84,7 @@ def sections_of(drawn: Sequence[Plot]) -> list[Section]:
 def figures_of(run: Run, *, with_maps: bool = True) -> list[Plot]:
     """Draw the figures of a run; those whose measure the run does not have are left out.
 
-    ``with_maps``: also the residual and the mask of the whole image, which a page shows as panels.
+    ``with_maps``: also those of the whole image, which a page shows as panels.
     """
     from matplotlib import rc_context
 
@@ -88,7 +92,7 @@ def figures_of(run: Run, *, with_maps: bool = True) -> list[Plot]:
     drawn = []
     with rc_context(STYLE):
         if with_maps:
-            drawn += [_map(run, name) for name in ("residual", "mask", "subtracted")]
+            drawn += [_map(run, name) for name in MAPS if name in planes_to_look_at(run)]
         drawn += _worst(run, diagnostics)
         drawn += [draw(figure, (4.3, 3.2)) for figure in _measured(diagnostics)]
     return drawn
@@ -130,13 +134,22 @@ def _map(run: Run, name: str) -> Plot:
 
 
 def _worst(run: Run, diagnostics: Diagnostics) -> list[Plot]:
-    """Regions with the largest residuals, and the deepest hole."""
-    negative, worst = diagnostics.of(NEGATIVE), diagnostics.of(LARGEST)
-    holes = [] if negative is None else negative.regions[:1]
-    positions = [] if worst is None else worst.positions[: maps.WORST - len(holes)]
+    """Regions about the places that checks name, then those with the largest residuals."""
     drawn = []
-    for k, position in enumerate([*positions, *holes], 1):
+    for k, spot in enumerate(places_to_see(run, diagnostics), 1):
         figure, axes = axes_of(3.4, 3.3)
-        told = maps.region(axes, run, position, k, hole=k > len(positions))
-        drawn.append(Plot(f"worst_{k}", *told, WORST, figure, image=True))
+        drawn.append(Plot(f"worst_{k}", *maps.region(axes, run, spot, k), WORST, figure, image=True))
     return drawn
+
+
+def places_to_see(run: Run, diagnostics: Diagnostics) -> list[Spot]:
+    """Places of checks that fail or warn, of those that pass, and of the largest residuals, each once."""
+    if diagnostics.verdict is None:
+        return []
+    found = spots_of(run, diagnostics)
+    found += spots_of(run, diagnostics, ("pass",), first=len(found) + 1, known=found)
+    worst = diagnostics.of(LARGEST)
+    for position in [] if worst is None else worst.positions:
+        if len(found) < maps.WORST and all(spot.apart(position.x, position.y) for spot in found):
+            found.append(spot_at(run, len(found) + 1, position.x, position.y))
+    return found[: maps.WORST]

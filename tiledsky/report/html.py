@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
 import warnings
@@ -21,7 +22,7 @@ from tiledsky.io.files import write_bytes
 from tiledsky.io.folders import folder_at
 from tiledsky.io.store import RUN_FOLDER
 from tiledsky.io.targets import check_target_file
-from tiledsky.report import facts, figures, panels
+from tiledsky.report import facts, figures, interactive, marks, panels
 
 FORMATS = ("png", "pdf")
 #: Line of a page that says which run it is of: times of files change with clocks and copies.
@@ -43,6 +44,7 @@ class Picture:
     caption: str
     alt: str
     source: str
+    file: str
 
 
 def report_path(run_path: str | os.PathLike[str]) -> Place:
@@ -107,10 +109,12 @@ def report_html(run: Run) -> str:
     """Return the page of a run."""
     diagnostics = facts.diagnostics_of(run)
     result, sentence, checks = facts.verdict_of(diagnostics)
+    spots = facts.spots_of(run, diagnostics)
+    troubled, others = facts.with_places(checks, spots)
+    count, rows = facts.object_rows(run, marks.DRAWN)
     shown = panels.make_panels(run)
-    x_range, y_range = panels.linked_ranges(run.plan.shape)
-    plots = [panels.draw(panel, x_range, y_range, run.plan.shape) for panel in shown]
-    script, divs = embedded(plots)
+    look = interactive.make(run, shown, spots, rows)
+    script, divs = embedded([*look.plots, *look.profiles])
     drawn = figures.figures_of(run, with_maps=False)
     sections = [
         (section, [picture(figure) for figure in drawn if figure.section == section])
@@ -124,17 +128,31 @@ def report_html(run: Run) -> str:
         result=result,
         sign=facts.SIGNS.get(result, "–"),
         sentence=sentence,
-        checks=checks,
+        kept=facts.kept_text(diagnostics),
+        troubled=troubled,
+        others=others,
+        spots=spots,
+        objects=rows,
+        objects_count=count,
         facts=facts.run_facts(run, diagnostics),
         steps=facts.step_lines(run),
         recipe=run.recipe.to_toml(),
-        panels=list(zip(shown, divs, strict=True)),
+        panels=list(zip(shown, divs, strict=False)),
+        profiles=divs[len(shown) :],
+        layers=look.layers,
+        page=look.page,
+        diagnostics=_data(run.diagnostics) if diagnostics.verdict else "",
         script=script,
         sections=sections,
         definitions=_definitions(diagnostics),
         costs=facts.stage_costs(run),
         totals=facts.totals(run),
     )
+
+
+def _data(document: Any) -> str:
+    """JSON text as JSON, which a page holds as it stands."""
+    return interactive.json_text(json.dumps(document, indent=1, ensure_ascii=False))
 
 
 def _definitions(diagnostics: Diagnostics) -> list[tuple[str, str]]:
@@ -172,7 +190,7 @@ def picture(drawn: figures.Plot) -> Picture:
 
     kind, mime = ("png", "png") if drawn.image else ("svg", "svg+xml")
     data = base64.b64encode(_bytes(drawn, kind)).decode()
-    return Picture(drawn.title, drawn.caption, drawn.alt, f"data:image/{mime};base64,{data}")
+    return Picture(drawn.title, drawn.caption, drawn.alt, f"data:image/{mime};base64,{data}", f"{drawn.name}.{kind}")
 
 
 def _bytes(drawn: figures.Plot, kind: str) -> bytes:

@@ -6,17 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from tiledsky.diagnostics.fields import Position
 from tiledsky.diagnostics.text import measured_text
 from tiledsky.engine.result import Run
 from tiledsky.geometry import Region
 from tiledsky.io.zarr.reader import read_plane
+from tiledsky.kernels.residual.cell_sums import KEPT
 from tiledsky.report.colors import MASK, NO_DATA, palette, ranges, spread
+from tiledsky.report.facts import Spot
 from tiledsky.report.panels import CELLS, TITLES
 from tiledsky.report.windows import read_window
 
 #: Regions that are shown, and pixels of their sides.
 WORST, _SIDE = 6, 128
+#: Side of the square about a place: that of the blocks of the measures.
+_BLOCK = KEPT
 
 
 def _colormap(kind: str) -> Any:
@@ -43,10 +46,10 @@ def whole(axes: Any, run: Run, name: str) -> tuple[str, str, str]:
     return TITLES[name], f"{cells}.", alt
 
 
-def region(axes: Any, run: Run, position: Position, rank: int, *, hole: bool) -> tuple[str, str, str]:
-    """Draw the pixels around a position, with outlines of the mask; return title, caption and alternative text."""
+def region(axes: Any, run: Run, spot: Spot, rank: int) -> tuple[str, str, str]:
+    """Draw the pixels around a place, with outlines of the mask; return title, caption and alternative text."""
     ny, nx = run.plan.shape
-    y, x = position.y, position.x
+    y, x = spot.y, spot.x
     starts = [int(np.clip(round(c) - _SIDE // 2, 0, max(n - _SIDE, 0))) for c, n in ((y, ny), (x, nx))]
     part = Region(starts[0], min(starts[0] + _SIDE, ny), starts[1], min(starts[1] + _SIDE, nx))
     pixels = read_plane(run.plane("subtracted"), part)
@@ -58,25 +61,28 @@ def region(axes: Any, run: Run, position: Position, rank: int, *, hole: bool) ->
         # outlines on a white line, so that they stand out on any colour
         for color, width in (("white", 1.6), ("black", 0.7)):
             axes.contour(masked, levels=[0.5], colors=color, linewidths=width, extent=extent)
-    where = f"x {x:.0f}, y {y:.0f}"
-    if hole:
-        axes.plot(x, y, marker="+", color=MASK, markersize=18, markeredgewidth=2.5)
-    else:
-        from matplotlib.patches import Rectangle
+    from matplotlib.patches import Rectangle
 
-        side = position.size or 16
-        axes.add_patch(Rectangle((x - side / 2, y - side / 2), side, side, fill=False, edgecolor=MASK, linewidth=2))
+    corner = x - _BLOCK / 2, y - _BLOCK / 2
+    axes.add_patch(Rectangle(corner, _BLOCK, _BLOCK, fill=False, edgecolor=MASK, linewidth=2))
+    where = f"x {x:.0f}, y {y:.0f}"
     axes.set(xlabel="x (px)", ylabel="y (px)", xlim=extent[:2], ylim=extent[2:], title=f"{rank}. {where}")
-    sky = ""
-    if position.ra is not None and position.dec is not None:
-        sky = f", RA {position.ra:.5f}°, Dec {position.dec:+.5f}°"
-    mean, significance = measured_text(position.mean), measured_text(position.significance)
-    told = f"mean {mean}, {significance} sigma, in the square"
-    if hole:
-        told = f"the deepest hole, {measured_text(position.area)} px of {significance} sigma, at the cross"
-    caption = f"{where}{sky}: {told}. Black outlines: the mask."
+    named = " and ".join(name.replace("_", " ") for name in spot.checks)
+    inside = _block(run, x, y)
+    told = f"mean {measured_text(inside)} in the square" if np.isfinite(inside) else "the square is masked"
+    caption = f"{f'Named by {named}: ' if named else ''}{spot.where}; {told}. Black outlines: the mask."
     share = 100 * masked.mean()
     alt = (
         f"{part.shape[0]} by {part.shape[1]} pixels of image minus background around {where}; {share:.0f} % are masked."
     )
     return f"{rank}. {where}", caption, alt
+
+
+def _block(run: Run, x: float, y: float) -> float:
+    """Mean of the unmasked pixels of a block about a place; NaN without any."""
+    first = [round(c - _BLOCK / 2) for c in (y, x)]
+    ny, nx = run.plan.shape
+    part = Region(max(first[0], 0), min(first[0] + _BLOCK, ny), max(first[1], 0), min(first[1] + _BLOCK, nx))
+    pixels, mask = read_plane(run.plane("subtracted"), part), read_plane(run.plane("mask"), part)
+    found = pixels[(mask == 0) & np.isfinite(pixels)]
+    return float(found.mean(dtype=float)) if found.size else float("nan")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.engine.result import Run
+from tiledsky.io.fits.cards import label_value
 from tiledsky.report.colors import NO_DATA, ColorRange, palette, ranges, spread
+from tiledsky.report.scales import Scale, scales
 from tiledsky.report.windows import Window, planes_to_look_at, read_window
 
-#: Codes of 16 bits: 0 is no data, the others cover this many times the range that is shown.
-_CODES, _COVERED = 65534, 20.0
+#: Codes of 16 bits: 0 is no data, the others cover this many times the range that is shown. Shares have 8 bits.
+_CODES, _COVERED, _SHARES = 65534, 20.0, 250
 #: Cells of a panel along the longer side; fewer of smooth planes, and of the residual, which only means over blocks
 #: show in the noise.
 CELLS = {"science": 1000, "subtracted": 1000, "mask": 1000, "background": 400, "residual": 160, "background_error": 250}
@@ -39,25 +42,28 @@ class Panel:
     shown: ColorRange
     caption: str
     alt: str
+    unit: str = ""
+
+    @cached_property
+    def scales(self) -> tuple[Scale, ...]:
+        """Scales that it can be shown with, the first at the beginning."""
+        return scales(self.name, self.window.cells, self.shown)
+
+    @property
+    def stretched(self) -> bool:
+        """Whether a reader can choose its scale."""
+        return len(self.scales) > 1
+
+    @property
+    def digits(self) -> int:
+        """Significant digits that tell values of its scale apart."""
+        low, high = self.shown.low, self.shown.high
+        return int(np.clip(4 + np.log10(max(abs(low), abs(high)) / (high - low)), 4, 9))
 
     @property
     def gradient(self) -> str:
         """CSS colours of its scale, from low to high."""
         return ", ".join(palette(self.shown.kind, 9))
-
-    @property
-    def low(self) -> str:
-        """Label of the lower end of its scale."""
-        return _label(self.shown.low)
-
-    @property
-    def high(self) -> str:
-        """Label of the upper end of its scale."""
-        return _label(self.shown.high)
-
-
-def _label(value: float) -> str:
-    return format(value, ".3g").replace("-", "−")
 
 
 def make_panels(run: Run, names: tuple[str, ...] = NAMES) -> list[Panel]:
@@ -79,9 +85,10 @@ def _panel(run: Run, name: str, window: Window, shown: ColorRange) -> Panel:
         said = f"unmasked pixels of image − background, blue below and orange above 0; {cell}; grey: all masked"
         alt = f"Map of the unmasked residual; its cells scatter by {spread(window.cells):.3g}."
     else:
-        said = f"{_label(shown.low)} to {_label(shown.high)}, dark to light; {cell}"
+        said = f"dark to light; {cell}"
         alt = f"Map of the {TITLES[name].lower()}, median {float(np.nanmedian(_finite(window.cells))):.4g}."
-    return Panel(name, TITLES[name], window, shown, said, f"{alt} {ny} by {nx} pixels.")
+    unit = "" if name == "mask" else label_value(run.header, "BUNIT")
+    return Panel(name, TITLES[name], window, shown, said, f"{alt} {ny} by {nx} pixels.", unit)
 
 
 def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -89,20 +96,23 @@ def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return found if found.size else np.zeros(1, np.float32)
 
 
-def encode(cells: NDArray[np.float32], shown: ColorRange) -> tuple[NDArray[np.uint16], float, float]:
-    """Codes of 16 bits, half the bytes of the values: 0 for no data, else 1 + (value - offset) / step.
+def encode(cells: NDArray[np.float32], shown: ColorRange) -> tuple[NDArray[np.unsignedinteger], float, float]:
+    """Codes of 16 bits, half the bytes of the values, of shares 8: 0 for no data, else 1 + (value - offset) / step.
 
     Returns
     -------
-    codes : ndarray of uint16
+    codes : ndarray of uint16 or uint8
     offset, step : float
         Values beyond 20 times the range that is shown are cut.
     """
-    width = (shown.high - shown.low) * _COVERED
+    share = shown.kind == "share"
+    codes, covered = (_SHARES, 1.0) if share else (_CODES, _COVERED)
+    width = (shown.high - shown.low) * covered
     offset = (shown.low + shown.high) / 2 - width / 2
-    step = width / (_CODES - 1)
-    scaled = np.clip(np.rint((cells.astype(np.float64) - offset) / step), 0, _CODES - 1) + 1
-    return np.where(np.isnan(cells), 0, np.nan_to_num(scaled)).astype(np.uint16), offset, step
+    step = width / (codes - 1)
+    scaled = np.clip(np.rint((cells.astype(np.float64) - offset) / step), 0, codes - 1) + 1
+    found = np.where(np.isnan(cells), 0, np.nan_to_num(scaled))
+    return found.astype(np.uint8 if share else np.uint16), offset, step
 
 
 def linked_ranges(shape: tuple[int, int]) -> tuple[Any, Any]:
@@ -115,6 +125,7 @@ def linked_ranges(shape: tuple[int, int]) -> tuple[Any, Any]:
 
 def frame(name: str, shape: tuple[int, int], x_range: Any, y_range: Any) -> Any:
     """Empty Bokeh figure of one panel, as wide as its place on the page."""
+    from bokeh.models import BasicTickFormatter
     from bokeh.plotting import figure
 
     ny, nx = shape
@@ -123,7 +134,7 @@ def frame(name: str, shape: tuple[int, int], x_range: Any, y_range: Any) -> Any:
         y_range=y_range,
         sizing_mode="stretch_width",
         aspect_ratio=float(np.clip(nx / ny, 0.6, 4.0)),
-        tools="pan,wheel_zoom,box_zoom,reset",
+        tools="pan,wheel_zoom,box_zoom,reset,save",
         active_drag="pan",
         active_scroll="wheel_zoom",
         toolbar_location="above",
@@ -136,31 +147,50 @@ def frame(name: str, shape: tuple[int, int], x_range: Any, y_range: Any) -> Any:
     plot.min_border = 4
     plot.axis.major_label_text_font_size = "11px"
     plot.axis.minor_tick_line_color = None
+    plot.axis.formatter = BasicTickFormatter(use_scientific=False)
+    plot.xaxis.axis_label, plot.yaxis.axis_label = "x (px)", "y (px)"
+    plot.axis.axis_label_text_font_size = "11px"
+    plot.axis.axis_label_text_font_style = "normal"
+    plot.axis.axis_label_standoff = 2
     return plot
 
 
-def draw(panel: Panel, x_range: Any, y_range: Any, shape: tuple[int, int]) -> Any:
-    """Bokeh figure of a panel, with its pixels in it."""
+def draw(panel: Panel, x_range: Any, y_range: Any, shape: tuple[int, int], *, sky: bool = False) -> Any:
+    """Bokeh figure of a panel, with its pixels in it.
+
+    ``sky``: whether the page has ``tiledsky.sky``, which says where a pixel is on the sky.
+    """
     from bokeh.models import CustomJSHover, HoverTool, LinearColorMapper
 
     codes, offset, step = encode(panel.window.cells, panel.shown)
     low, high = ((limit - offset) / step + 1 for limit in (panel.shown.low, panel.shown.high))
-    colors = palette(panel.shown.kind)
-    mapper = LinearColorMapper(palette=colors, low=low, high=high)
+    mapper = LinearColorMapper(palette=palette(panel.shown.kind), low=low, high=high, name=f"colors-{panel.name}")
+    mapper.tags = [{"offset": offset, "step": step}]
     if not codes.all():
         # code 0 lies far below what is shown: a second image, of what has no data, covers it
         mapper.low_color = None
     plot = frame(panel.name, shape, x_range, y_range)
-    size = panel.window.size
-    ny, nx = codes.shape
-    y0, x0 = panel.window.region.y0 - 0.5, panel.window.region.x0 - 0.5
-    place = {"x": x0, "y": y0, "dw": nx * size, "dh": ny * size}
-    image = plot.image(image=[codes], color_mapper=mapper, **place)
+    place = extent(panel.window)
+    image = plot.image(image=[codes], color_mapper=mapper, name=f"image-{panel.name}", **place)
     if not codes.all():
         nothing = LinearColorMapper(palette=[NO_DATA, NO_DATA], low=0, high=1, high_color="rgba(0, 0, 0, 0)")
         plot.image(image=[np.minimum(codes, 2).astype(np.uint8)], color_mapper=nothing, **place)
-    code = "return value < 1 ? 'no data' : ((value - 1) * step + offset).toPrecision(4)"
-    value = CustomJSHover(args={"step": step, "offset": offset}, code=code)
+    said = "((value - 1) * step + offset).toPrecision(digits) + unit"
+    value = CustomJSHover(
+        args={"step": step, "offset": offset, "digits": panel.digits, "unit": f" {panel.unit}".rstrip()},
+        code=f"return value < 1 ? 'no data' : {said}",
+    )
     tips = [("x, y", "$x{0}, $y{0}"), (panel.title, "@image{custom}")]
-    plot.add_tools(HoverTool(renderers=[image], tooltips=tips, formatters={"@image": value}, attachment="vertical"))
+    formatters: dict[str, Any] = {"@image": value}
+    if sky:
+        tips.insert(1, ("RA, Dec", "$sx{custom}"))
+        formatters["$sx"] = CustomJSHover(code="return tiledsky.sky(special_vars.x, special_vars.y)")
+    plot.add_tools(HoverTool(renderers=[image], tooltips=tips, formatters=formatters, attachment="vertical"))
     return plot
+
+
+def extent(window: Window) -> dict[str, float]:
+    """Place of the cells of a window in a figure."""
+    ny, nx = window.cells.shape
+    y0, x0 = window.region.y0 - 0.5, window.region.x0 - 0.5
+    return {"x": x0, "y": y0, "dw": nx * window.size, "dh": ny * window.size}

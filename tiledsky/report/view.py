@@ -19,7 +19,7 @@ from tiledsky.geometry import Pair, Region
 from tiledsky.plain import spelled
 from tiledsky.report.colors import NO_DATA, palette
 from tiledsky.report.panels import CELLS as SHOWN
-from tiledsky.report.panels import NAMES, Panel, frame, linked_ranges, make_panels
+from tiledsky.report.panels import NAMES, Panel, extent, frame, linked_ranges, make_panels
 from tiledsky.report.peers import guarded
 from tiledsky.report.windows import Window, read_window
 
@@ -149,6 +149,4 @@ class _View:
 
 
 def _columns(window: Window) -> dict[str, list[Any]]:
-    ny, nx = window.cells.shape
-    y0, x0 = window.region.y0 - 0.5, window.region.x0 - 0.5
-    return {"image": [window.cells], "x": [x0], "y": [y0], "dw": [nx * window.size], "dh": [ny * window.size]}
+    return {"image": [window.cells], **{name: [value] for name, value in extent(window).items()}}

@@ -45,6 +45,16 @@ def sky_of(header: Any) -> Callable[[Any, Any], tuple[Any, Any]] | None:
     return to_sky
 
 
+def pixel_side(header: Any) -> float | None:
+    """Side of a pixel at the reference pixel, arcsec: the square root of its area; None without a celestial WCS."""
+    wcs = wcs_of(header)
+    if wcs is None:
+        return None
+    from astropy.wcs.utils import proj_plane_pixel_area
+
+    return 3600.0 * float(proj_plane_pixel_area(wcs.celestial)) ** 0.5
+
+
 def for_image(recipe: Recipe | str, header: Any) -> Recipe:
     """Return what runs of a recipe on an image (`Recipe.expanded`), by its FITS header (or None).
 
@@ -60,12 +70,10 @@ def for_image(recipe: Recipe | str, header: Any) -> Recipe:
     recipe = Recipe.load(recipe)
     if not recipe.needs_scale:
         return recipe.expanded()
-    wcs = None if header is None else wcs_of(header)
-    if wcs is None:
+    side = None if header is None else pixel_side(header)
+    if side is None:
         raise InputError(
             f"recipe {recipe.name} gives a size in arcseconds and the image has no celestial WCS, so its pixels have "
             "no size on the sky; give keep in pixels, or a header with a WCS"
         )
-    from astropy.wcs.utils import proj_plane_pixel_area
-
-    return recipe.on_scale(3600.0 * float(proj_plane_pixel_area(wcs.celestial)) ** 0.5).expanded()
+    return recipe.on_scale(side).expanded()

@@ -1,0 +1,51 @@
+"""Profiles about a position that a reader clicks: figures that the script of the page fills."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tiledsky.report.colors import LINES
+
+#: Planes of each figure, with the names of their lines.
+FIGURES = (
+    ("profile-light", (("science", "image"), ("background", "background"))),
+    ("profile-residual", (("subtracted", "image − background"),)),
+)
+
+
+def figures(unit: str) -> list[Any]:
+    """Empty figures: image and background, image less background, against the distance from the position."""
+    from bokeh.models import ColumnDataSource, Range1d
+    from bokeh.models.annotations import Span
+    from bokeh.plotting import figure
+
+    plots = []
+    for name, lines in FIGURES:
+        plot = figure(
+            name=name,
+            sizing_mode="stretch_width",
+            height=240,
+            tools="save",
+            toolbar_location="above",
+            x_range=Range1d(start=0, end=1),
+            x_axis_label="distance (px)",
+            y_axis_label=unit,
+        )
+        plot.toolbar.logo = None
+        plot.xgrid.visible = False
+        plot.axis.axis_label_text_font_style = "normal"
+        plot.axis.minor_tick_line_color = None
+        plot.min_border = 4
+        for k, (plane, label) in enumerate(lines):
+            color = LINES[(k + 2 * (len(lines) == 1)) % len(LINES)]
+            source = ColumnDataSource({"r": [0.5], "value": [0]}, name=f"profile-{plane}")
+            dash = "dashed" if plane == "background" else "solid"
+            plot.line("r", "value", source=source, color=color, line_width=2, line_dash=dash, legend_label=label)
+            plot.scatter("r", "value", source=source, color=color, size=4)
+        if len(lines) == 1:
+            plot.add_layout(Span(location=0, dimension="width", line_color="#777777"))
+        plot.legend.background_fill_alpha = 0.6
+        plot.legend.border_line_color = None
+        plot.legend.label_text_font_size = "12px"
+        plots.append(plot)
+    return plots
