@@ -64,7 +64,8 @@ def test_stretches_of_a_field_of_stars() -> None:
     assert asinh.low == 97.0
     assert asinh.high == pytest.approx(np.percentile(cells[np.isfinite(cells)], 99.9))
     for fraction in (0.01, 0.1, 0.5, 1.0):
-        assert along(fraction, asinh.bend) == pytest.approx(float(AsinhStretch(a=1 / asinh.bend)(np.array([fraction]))[0]))
+        (known,) = AsinhStretch(a=1 / asinh.bend)(np.array([fraction]))
+        assert along(fraction, asinh.bend) == pytest.approx(float(known))
     assert len(scales("residual", cells, ColorRange(-1.0, 1.0, "signed"))) == 1
     nothing = scales("science", np.full((3, 3), np.nan), ColorRange(0.0, 1.0, "even"))
     assert [scale.key for scale in nothing] == ["sky"]
