@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from .measured import diagnostics
 SHAPE = (150, 180)
 
 
-def planes(seed: int = 3) -> dict[str, np.ndarray[Any, Any]]:
+def planes(seed: int = 3, *, tilt: float = 0.0, unit: float = 1.0) -> dict[str, np.ndarray[Any, Any]]:
     """Planes of a result: a slope, noise, one bright source that is masked, a corner without data."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]].astype(np.float32)
@@ -32,8 +33,9 @@ def planes(seed: int = 3) -> dict[str, np.ndarray[Any, Any]]:
     mask = (source > 0.05).astype(np.uint8) * 2
     mask[:20, :30] |= 1
     flat = {"background_rms": np.full(SHAPE, 0.1, np.float32), "background_error": (0.004 + x / 1e5).astype(np.float32)}
-    background = sky.astype(np.float32)
-    return {"science": science, "background": background, "mask": mask, "subtracted": science - background, **flat}
+    background = (sky + tilt * y).astype(np.float32)
+    found = {"science": science, "background": background, "subtracted": science - background, **flat}
+    return {"mask": mask, **{name: plane * np.float32(unit) for name, plane in found.items()}}
 
 
 #: Tangential plane with a scale of its own along each axis, turned.
@@ -74,9 +76,20 @@ def one_object(number: int) -> dict[str, Any]:
 
 
 def make(
-    path: Path, *, seed: int = 3, measures: bool = True, result: str = "warn", objects: int = 0, sky: bool = False
+    path: Path,
+    *,
+    seed: int = 3,
+    measures: bool = True,
+    result: str = "warn",
+    objects: int = 0,
+    sky: bool = False,
+    tilt: float = 0.0,
+    unit: float = 1.0,
 ) -> Path:
-    """Write a finished run, with all that a report speaks of."""
+    """Write a finished run, with all that a report speaks of.
+
+    ``tilt``: of its background, a pixel; ``unit``: size of the image's unit.
+    """
     header = fits.Header({"OBJECT": "<b>field</b> & more", "BUNIT": "MJy/sr", **(WCS_CARDS if sky else {})})
     facts: dict[str, Any] = {
         "input": {"science": "/data/<image>.fits", "weight": "/data/weight.fits"},
@@ -88,7 +101,7 @@ def make(
         "stage_cpu_seconds": {"output": 2.0, "ingest": 1.0},
     }
     recipe = {"name": "plain", "steps": OBJECTS_STEPS} if objects else None
-    make_run(path, planes(seed), header=header, recipe=recipe, **facts)
+    make_run(path, planes(seed, tilt=tilt, unit=unit), header=header, recipe=recipe, **facts)
     if objects:
         rows = [one_object(k) for k in reversed(range(objects))]
         (path / "run" / "objects").mkdir()
@@ -204,6 +217,18 @@ def wheel(browser: Browser, name: str, clicks: int) -> None:
     )
     for _ in range(clicks):
         ActionChains(browser.driver).scroll_from_origin(ScrollOrigin.from_viewport(x, y), 0, -120).perform()
+
+
+@contextmanager
+def phone(browser: Browser, width: int = 390) -> Iterator[None]:
+    """The screen of a phone."""
+    browser.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    )
+    try:
+        yield
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.engine.scenes import command
+from tiledsky import open_run
 from tiledsky.report import write_comparison
 
-from .conftest import FIGURES, RANGES, SHAPE, Browser, make, wheel
+from .conftest import FIGURES, RANGES, SHAPE, Browser, make, phone, wheel
 
 PANELS = ("science", "background", "mask", "subtracted", "residual", "background_error")
 
@@ -64,10 +66,7 @@ def test_request_to_elsewhere_is_refused(browser: Browser, page: str) -> None:
 @pytest.mark.parametrize("width", [390, 768])
 def test_narrow_screens(browser: Browser, page: str, width: int) -> None:
     """Nothing is wider than the screen, and text is not small."""
-    browser.driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-    )
-    try:
+    with phone(browser, width):
         browser.open(page)
         assert browser.run("return document.documentElement.scrollWidth") <= width
         sizes = browser.run(
@@ -75,16 +74,32 @@ def test_narrow_screens(browser: Browser, page: str, width: int) -> None:
         )
         assert min(float(size.removesuffix("px")) for size in sizes) >= 13
         assert all(browser.colors(name) >= 2 for name in PANELS)
-    finally:
-        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_comparison(browser: Browser, store: Path, tmp_path: Path) -> None:
-    other = make(tmp_path / "other.zarr", seed=4, result="pass")
+    other = make(tmp_path / "other.zarr", seed=4, result="pass", tilt=0.001)
     browser.open(write_comparison([store, other], tmp_path / "compare.html").as_uri())
     ranges: dict[str, Any] = browser.run(RANGES)
-    assert set(ranges) == {"run-0", "run-1"}
+    assert set(ranges) == {"run-0", "run-1", "sky-0", "sky-1", "difference-1"}
     assert all(browser.colors(name) >= 40 for name in ranges)
+    scales = browser.run(
+        "return ['sky-0', 'sky-1', 'difference-1'].map(n => { const m = Bokeh.documents[0].get_model_by_name('colors-' "
+        "+ n), t = m.tags[0]; return [m.low, m.high].map(v => (v - 1) * t.step + t.offset) })"
+    )
+    assert scales[0] == scales[1]
+    assert scales[2][0] == pytest.approx(-scales[2][1])
+    cells = browser.run(
+        "const i = Bokeh.documents[0].get_model_by_name('image-difference-1').data_source.data.image[0], t = "
+        "Bokeh.documents[0].get_model_by_name('colors-difference-1').tags[0];"
+        "return [...i].map(v => (v - 1) * t.step + t.offset)"
+    )
+    first, second = (open_run(path).plane("background")[...] for path in (store, other))
+    difference = second - first
+    size = round((difference.size / len(cells)) ** 0.5)
+    rows, columns = difference.shape[0] // size, difference.shape[1] // size
+    means = difference[: rows * size, : columns * size].reshape(rows, size, columns, size).mean((1, 3))
+    shown = np.reshape(cells, (-1, -(-difference.shape[1] // size)))[:rows, :columns]
+    assert shown == pytest.approx(means, abs=1e-3 * scales[2][1])
     wheel(browser, "run-1", 2)
     browser.wait(f"{FIGURES} return figures()['run-0'].model.x_range.start > 0")
     assert len(set(map(tuple, browser.run(RANGES).values()))) == 1
@@ -110,7 +125,22 @@ def test_view(browser: Browser, store: Path) -> None:
         assert shape[1] == width
         assert 60 < width < 140
         assert len(set(map(tuple, browser.run(RANGES).values()))) == 1
+        bars = browser.run(
+            f"{FIGURES} return Object.values(figures()).map(v => v.model.below.some(m => m.type === 'ColorBar'))"
+        )
+        assert bars == [True] * len(PANELS)
         assert "every pixel is shown" in browser.run("return Bokeh.documents[0].get_model_by_name('told').text")
+        with phone(browser):
+            browser.open(address)
+            places = browser.run(
+                f"{FIGURES} return Object.values(figures()).map(v => v.el.getBoundingClientRect())"
+                ".map(r => [r.left, r.top, r.width])"
+            )
+            assert len({left for left, _, _ in places}) == 1
+            tops = sorted(top for _, top, _ in places)
+            assert min(np.diff(tops)) > 200
+            assert min(across for *_, across in places) > 330
+            assert browser.run("return document.documentElement.scrollWidth") <= 390
         assert browser.complaints() == []
         hosts = {url.split("/")[2] for url in browser.requests() if not url.startswith(("data:", "blob:"))}
         assert hosts == {address.split("/")[2]}

@@ -15,7 +15,7 @@ from astropy.wcs import WCS
 from tiledsky import open_run
 from tiledsky.report import write_report
 
-from .conftest import FIGURES, RANGES, SHAPE, Browser, one_object
+from .conftest import FIGURES, RANGES, SHAPE, Browser, one_object, phone
 
 MODEL = "Bokeh.documents[0].get_model_by_name"
 READY = "return 'ready' in document.documentElement.dataset"
@@ -219,10 +219,7 @@ def test_saved_files(look: Browser, with_objects: Path) -> None:
 
 def test_on_a_phone(browser: Browser, address: str) -> None:
     """Pictures come before the table of checks, passed ones are folded, and all stays within the screen."""
-    browser.driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-    )
-    try:
+    with phone(browser):
         browser.open(address)
         browser.wait(READY)
         tops = browser.run(
@@ -232,8 +229,6 @@ def test_on_a_phone(browser: Browser, address: str) -> None:
         browser.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
         assert browser.run("return document.documentElement.scrollWidth") <= 390
         assert browser.complaints() == []
-    finally:
-        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_dark_mode(browser: Browser, address: str) -> None:

@@ -149,7 +149,7 @@ def test_comparison(store: Path, tmp_path: Path) -> None:
     sky = open_run(store).plane("background")[...] + np.float32(0.5)
     zarr.create_array(str(tmp_path / "truth.zarr"), data=sky)
     page = Page(write_comparison([store, other], tmp_path / "compare.html", truth=tmp_path / "truth.zarr"))
-    for words in (f"field · {name}", "verdict", "! warn", "✕ fail", "scatter of background − true sky"):
+    for words in (f"field · {name}", "Verdicts", "! warn", "✕ fail", "scatter of background − true sky"):
         assert words in page.text, words
     assert page.text.count("(mean -0.5)") == 2
     assert all("onload" not in attributes for _, attributes in page.tags)

@@ -10,13 +10,15 @@ import pytest
 from tiledsky.report.colors import ColorRange
 from tiledsky.report.scales import along, scales, ticks
 
+LOWERED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+
 
 def value_of(before: str, label: str) -> float:
     """What a reader takes a label for: offset + power x label."""
     text = before.replace("−", "-")
     offset = re.match(r"(.*?) \+ ", text)
-    power = re.search(r"1e(-?\d+) ×", text)
-    return (float(offset[1]) if offset else 0.0) + (10.0 ** int(power[1]) if power else 1.0) * float(
+    power = re.search("10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+) ×", text)
+    return (float(offset[1]) if offset else 0.0) + (10.0 ** int(power[1].translate(LOWERED)) if power else 1.0) * float(
         label.replace("−", "-")
     )
 

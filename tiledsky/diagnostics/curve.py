@@ -91,6 +91,8 @@ class Curve(Figure):
     x_scale, y_scale : str
     ticks : sequence of float
         Of the x axis; default: as it comes.
+    robust : bool
+        Points far from the others do not set the scale: arrows at the edge of the figure stand for them.
     """
 
     y_label: str
@@ -101,6 +103,7 @@ class Curve(Figure):
     x_scale: Literal["linear", "log", "log2", "symlog"] = "linear"
     y_scale: Literal["linear", "log"] = "linear"
     ticks: Sequence[float] = ()
+    robust: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,15 +120,17 @@ def _figure(found: Edges) -> Curve | None:
         section=BIAS,
         title="Across the edge of the mask",
         x_label="distance from the edge (px), masked < 0",
-        y_label="",
+        y_label="difference from 0",
         caption=(
-            "Light that the mask leaves out shows as a residual near its edge; a background that eats it rises there."
+            "Light that the mask leaves out shows as a residual near its edge; a background that eats it rises there. "
+            "Arrows: values beyond the scale."
         ),
         alt="Background and residual against the distance from the mask's edge.",
         rank=3,
         points=tuple(points),
         level=0,
         edge=0,
+        robust=True,
         x_scale="symlog",
         ticks=[t for t in (-64, -16, -4, 0, 4, 16, 64) if start[0] <= t <= middle[-1] + 1],
     )

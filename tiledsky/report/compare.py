@@ -18,6 +18,7 @@ from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.address import located
+from tiledsky.io.fits.cards import label_value
 from tiledsky.io.fits.image import FITS_ENDINGS, split_hdu
 from tiledsky.io.folders import LocalFolder
 from tiledsky.io.plane_reader import PlaneReader
@@ -30,6 +31,7 @@ from tiledsky.report.windows import Window, read_window
 
 #: Cells along the longer side of the maps.
 _CELLS = 160
+_SIGNS = "Blue below and orange above 0."
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,16 @@ class Column:
     checks: dict[str, facts.Check]
     cost: str
     truth: str
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Part of the page: maps on one scale."""
+
+    key: str
+    title: str
+    intro: str
+    panels: list[panels.Panel]
 
 
 def write_comparison(
@@ -107,24 +119,25 @@ def _page(runs: list[Run], truth: Any) -> str:
     labels = _labels(runs)
     measured = [facts.diagnostics_of(run) for run in runs]
     shape = runs[0].plan.shape
-    maps = [_map(run, truth) for run in runs]
-    limit = 4 * float(np.median([spread(m.cells) for m in maps]))
-    shown = ColorRange(-limit, limit, "signed")
+    left = [_map(run, truth) for run in runs]
+    unit = label_value(runs[0].header, "BUNIT")
+    maps = [_left(labels, left, unit, truth), *_skies(labels, runs, unit)]
     x_range, y_range = panels.linked_ranges(shape)
-    made = [
-        _panel(f"run-{k}", label, window, shown, truth)
-        for k, (label, window) in enumerate(zip(labels, maps, strict=True))
-    ]
-    script, divs = html.embedded([panels.draw(panel, x_range, y_range, shape) for panel in made])
+    drawn = [panels.draw(panel, x_range, y_range, shape) for part in maps for panel in part.panels]
+    script, divs = html.embedded(drawn)
+    place = iter(divs)
+    found = [check for diagnostics in measured for check in facts.verdict_of(diagnostics)[2]]
+    named, troubled = list(dict.fromkeys(c.name for c in found)), {c.name for c in found if c.troubled}
     return html.render(
         "compare.html",
         title=f"{len(runs)} skies of {Path(str(runs[0].provenance.get('input', {}).get('science', 'one image'))).name}",
         shape=shape,
         columns=[
-            _column(*parts) for parts in zip(runs, labels, measured, maps, [truth is not None] * len(runs), strict=True)
+            _column(*parts) for parts in zip(runs, labels, measured, left, [truth is not None] * len(runs), strict=True)
         ],
-        checks=list(dict.fromkeys(c.name for d in measured for c in facts.verdict_of(d)[2])),
-        panels=list(zip(made, divs, strict=True)),
+        troubled=[name for name in named if name in troubled],
+        others=[name for name in named if name not in troubled],
+        maps=[(m.key, m.title, m.intro, [(panel, next(place)) for panel in m.panels]) for m in maps],
         pictures=[html.picture(drawn) for drawn in _figures(labels, measured)],
         with_truth=truth is not None,
         script=script,
@@ -158,11 +171,47 @@ def _block_means(sky: PlaneReader, window: Window) -> NDArray[np.float32]:
     return np.concatenate([block_means(as_float(row), size) for row in rows]).astype(np.float32)
 
 
-def _panel(name: str, label: str, window: Window, shown: ColorRange, truth: Any) -> panels.Panel:
+def _left(labels: list[str], windows: list[Window], unit: str, truth: Any) -> Maps:
+    """What each run leaves of the sky; with the truth, how far each is off."""
+    limit = 4 * float(np.median([spread(window.cells) for window in windows]))
     what = "unmasked pixels of image − background" if truth is None else "background − true sky"
+    title = "What each leaves of the sky" if truth is None else "How far each is off"
+    made = [
+        _panel(f"run-{k}", label, window, ColorRange(-limit, limit, "signed"), what, unit)
+        for k, (label, window) in enumerate(zip(labels, windows, strict=True))
+    ]
+    return Maps("planes", title, _SIGNS, made)
+
+
+def _skies(labels: list[str], runs: list[Run], unit: str) -> list[Maps]:
+    """Backgrounds of all runs on one scale, and what each differs by from the first."""
+    windows = [read_window(run, "background", largest=_CELLS) for run in runs]
+    finite = np.concatenate([w.cells[np.isfinite(w.cells)] for w in windows])
+    low, high = map(float, np.percentile(finite, (0.5, 99.5))) if finite.size else (0.0, 1.0)
+    even = ColorRange(low, high if high > low else low + (abs(low) or 1.0), "even")
+    skies = [
+        _panel(f"sky-{k}", label, window, even, "background", unit)
+        for k, (label, window) in enumerate(zip(labels, windows, strict=True))
+    ]
+    first = windows[0]
+    others = [Window(w.cells - first.cells, w.region, w.size) for w in windows[1:]]
+    sizes = np.concatenate([np.abs(w.cells[np.isfinite(w.cells)]) for w in others])
+    limit = float(np.percentile(sizes, 99)) if sizes.size else 0.0
+    signed = ColorRange(-(limit or 1.0), limit or 1.0, "signed")
+    differences = [
+        _panel(f"difference-{k}", f"{label} − {labels[0]}", window, signed, "difference of the backgrounds", unit)
+        for k, (label, window) in enumerate(zip(labels[1:], others, strict=True), 1)
+    ]
+    return [
+        Maps("skies", "The backgrounds", "Dark to light.", skies),
+        Maps("differences", f"Backgrounds less that of {labels[0]}", _SIGNS, differences),
+    ]
+
+
+def _panel(name: str, label: str, window: Window, shown: ColorRange, what: str, unit: str) -> panels.Panel:
     scatter = measured_text(spread(window.cells))
     caption = f"{what}, means of {window.size} × {window.size} px; they scatter by {scatter}"
-    return panels.Panel(name, label, window, shown, caption, f"Map of {label}: {caption}.")
+    return panels.Panel(name, label, window, shown, caption, f"Map of {label}: {caption}.", unit)
 
 
 def _column(run: Run, label: str, diagnostics: Diagnostics, window: Window, with_truth: bool) -> Column:

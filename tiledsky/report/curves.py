@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tiledsky.diagnostics.curve import Curve, Figure, Histogram, Reference, Rows
 from tiledsky.plain import figure_label
@@ -58,8 +59,39 @@ def _curve(axes: Any, curve: Curve) -> None:
     axes.set_yscale(curve.y_scale)
     if len(curve.ticks):
         axes.set_xticks(curve.ticks, [f"{t:g}" for t in curve.ticks])
+    if curve.robust:
+        _without_outliers(axes, curve)
     axes.set_ylabel(curve.y_label)
     axes.legend()
+
+
+def _without_outliers(axes: Any, curve: Curve) -> None:
+    """Set the scale by what most points do; arrows at its ends are the others."""
+    level = curve.level or 0.0
+    y = np.concatenate([points.y for points in curve.points]) - level
+    most = robust_limit(y)
+    if not most or not (np.abs(y) > most).any():
+        return
+    bars = [np.abs(p.y - level) + np.nan_to_num(p.error) for p in curve.points if p.error is not None]
+    inside = [bar[np.abs(p.y - level) <= most] for bar, p in zip(bars, curve.points, strict=False)]
+    most = min(2 * most, max([most, *np.concatenate(inside)])) if inside else most
+    axes.set_ylim(level - 1.1 * most, level + 1.1 * most)
+    for points in curve.points:
+        for sign, marker in ((1, "^"), (-1, "v")):
+            beyond = sign * (points.y - level) > most
+            if beyond.any():
+                places = np.full(int(beyond.sum()), level + sign * 1.04 * most)
+                color = LINES[points.color % len(LINES)]
+                axes.plot(points.x[beyond], places, marker, color=color, markersize=8, clip_on=False, gid="beyond")
+
+
+def robust_limit(values: NDArray[np.float64]) -> float:
+    """Distance from 0 that shows all values, but for those beyond 6 times the median and twice the quartile."""
+    size = np.abs(values[np.isfinite(values)])
+    if not size.size:
+        return 0.0
+    middle, quarter = np.percentile(size, (50, 75))
+    return float(size[size <= max(6 * middle, 2 * quarter)].max())
 
 
 def _histogram(axes: Any, histogram: Histogram) -> None:

@@ -113,7 +113,7 @@ def verdict_of(diagnostics: Diagnostics) -> tuple[str, str, list[Check]]:
 def kept_text(diagnostics: Diagnostics) -> str:
     """What the recipe leaves of objects, in a line; "": nobody asked."""
     kept = diagnostics.of(LIGHT)
-    return "" if kept is None else kept.headline or f"not measured: {kept.not_measured}"
+    return "" if kept is None else kept.headline or f"not measured ({kept.not_measured})"
 
 
 def _check(check: CheckResult) -> Check:
@@ -232,7 +232,7 @@ def run_facts(run: Run, diagnostics: Diagnostics) -> list[tuple[str, str]]:
         facts.append(("Masked", f"{100 * (image.masked_fraction or 0):.1f} % of the pixels"))
         facts.append(("Without data", f"{100 * (image.invalid_fraction or 0):.1f} % of the pixels"))
     if kept := kept_text(diagnostics):
-        facts.append(("Objects", kept))
+        facts.append(("Light of objects", kept))
     facts += [("Recipe", run.recipe.name), ("Run", run.run_id)]
     versions = run.provenance.get("versions", {})
     facts.append(("Made by", ", ".join(f"{name} {versions[name]}" for name in versions)))

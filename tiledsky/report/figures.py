@@ -35,7 +35,13 @@ STYLE: dict[Any, Any] = {
     "image.origin": "lower",
     "image.interpolation": "nearest",
     "svg.hashsalt": "tiledsky",
+    "axes.formatter.limits": (-3, 5),
+    "axes.formatter.use_mathtext": True,
 }
+#: Room at the edges of a figure, in inches.
+_PAD = 0.04
+#: Room of a colour bar with its labels, in inches.
+_BAR = 0.9
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,38 @@ def figures_of(run: Run, *, with_maps: bool = True) -> list[Plot]:
     return drawn
 
 
+def fit(figure: Figure) -> Figure:
+    """Make room for labels that stick out of a figure: its axes shrink by what is missing at each side."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.get_tightbbox(renderer)
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if power := axis.get_offset_text().get_text():
+            # part of the label: at the end of its axis it would lie on title or label
+            axis.get_offset_text().set_visible(False)
+            axis.set_label_text(f"{axis.get_label_text()} ({power})")
+    for _ in range(3):  # labels stay as large as they are while axes shrink, and ticks may change
+        for axes in figure.axes:
+            _inside(figure, axes.xaxis, renderer)
+        box = figure.get_tightbbox(renderer)
+        width, height = figure.get_size_inches()
+        out = np.array([box.x0, width - box.x1, box.y0, height - box.y1]) - _PAD
+        frame = figure.axes[0].get_position(original=True)
+        moved = np.array([1 - frame.x0, frame.x1, 1 - frame.y0, frame.y1])  # share of a shift that an edge goes along
+        missing = np.clip(-out / (width, width, height, height) / moved, 0, 0.45)
+        if not missing.any():
+            break
+        left, right, bottom, top = missing
+        for axes in figure.axes:
+            x0, y0, across, up = axes.get_position(original=True).bounds
+            wide, high = 1 - left - right, 1 - bottom - top
+            axes.set_position((left + x0 * wide, bottom + y0 * high, across * wide, up * high))
+    for axes in figure.axes:
+        _inside(figure, axes.xaxis, renderer)
+    return figure
+
+
 def _measured(diagnostics: Diagnostics) -> list[curve.Figure]:
     """Figures of the measures, section by section."""
     found = []
@@ -112,15 +150,27 @@ def draw(figure: curve.Figure, size: tuple[float, float]) -> Plot:
     """Draw a figure of measures; ``size``: width and height in inches."""
     canvas, axes = axes_of(*size)
     curves.draw(axes, figure)
-    return Plot(figure.name, figure.title, figure.caption, figure.alt, figure.section, canvas)
+    return Plot(figure.name, figure.title, figure.caption, figure.alt, figure.section, fit(canvas))
 
 
-def axes_of(width: float, height: float) -> tuple[Figure, Any]:
-    """Return a figure of this size in inches, and its axes, with room for labels."""
+def _inside(figure: Figure, axis: Any, renderer: Any) -> None:
+    """Make the label of an x axis that is longer than the axis end where the figure does, smaller if it must."""
+    label, wide, pad = axis.label, figure.bbox.width, _PAD * figure.dpi
+    box = label.get_window_extent(renderer)
+    label.set_fontsize(label.get_fontsize() * min(1.0, (wide - 2 * pad) / max(box.width, 1.0)))
+    box = label.get_window_extent(renderer)
+    beyond = max(box.x1 - wide + pad, 0.0) - max(pad - box.x0, 0.0)
+    if beyond:
+        place, height = label.get_position()
+        label.set_position((place - beyond / axis.axes.bbox.width, height))
+
+
+def axes_of(width: float, height: float, *, right: float = 0.12) -> tuple[Figure, Any]:
+    """Return a figure of this size in inches, and its axes, with room for labels and ``right`` of the axes."""
     from matplotlib.figure import Figure
 
     # margins in inches: laying out by trial takes as long as drawing
-    left, right, bottom, top = 0.8, 0.12, 0.5, 0.3
+    left, bottom, top = 0.8, 0.5, 0.3
     figure = Figure(figsize=(width, height))
     return figure, figure.add_axes(
         (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
@@ -129,16 +179,18 @@ def axes_of(width: float, height: float) -> tuple[Figure, Any]:
 
 def _map(run: Run, name: str) -> Plot:
     ny, nx = run.plan.shape
-    figure, axes = axes_of(4.8, float(np.clip(3.2 * ny / nx, 1.6, 8.0)) + 0.8)
-    return Plot(name, *maps.whole(axes, run, name), RESIDUAL, figure, image=True)
+    figure, axes = axes_of(4.8, float(np.clip(3.1 * ny / nx, 1.2, 8.0)) + 0.8, right=_BAR)
+    words = maps.whole(axes, run, name)
+    return Plot(name, *words, RESIDUAL, fit(figure), image=True)
 
 
 def _worst(run: Run, diagnostics: Diagnostics) -> list[Plot]:
     """Regions about the places that checks name, then those with the largest residuals."""
     drawn = []
     for k, spot in enumerate(places_to_see(run, diagnostics), 1):
-        figure, axes = axes_of(3.4, 3.3)
-        drawn.append(Plot(f"worst_{k}", *maps.region(axes, run, spot, k), WORST, figure, image=True))
+        figure, axes = axes_of(3.9, 3.0, right=_BAR)
+        words = maps.region(axes, run, spot, k)
+        drawn.append(Plot(f"worst_{k}", *words, WORST, fit(figure), image=True))
     return drawn
 
 

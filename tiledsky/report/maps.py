@@ -9,17 +9,22 @@ import numpy as np
 from tiledsky.diagnostics.text import measured_text
 from tiledsky.engine.result import Run
 from tiledsky.geometry import Region
+from tiledsky.io.fits.cards import label_value
 from tiledsky.io.zarr.reader import read_plane
 from tiledsky.kernels.residual.cell_sums import KEPT
-from tiledsky.report.colors import MASK, NO_DATA, palette, ranges, spread
+from tiledsky.plain import figure_label
+from tiledsky.report.colors import MASK, NO_DATA, ColorRange, palette, ranges, spread
 from tiledsky.report.facts import Spot
 from tiledsky.report.panels import CELLS, TITLES
+from tiledsky.report.scales import ticks, with_unit
 from tiledsky.report.windows import read_window
 
 #: Regions that are shown, and pixels of their sides.
 WORST, _SIDE = 6, 128
 #: Side of the square about a place: that of the blocks of the measures.
 _BLOCK = KEPT
+#: Planes that set the scale of another.
+_BESIDE = {"science": ("background", "subtracted"), "background": ("subtracted",)}
 
 
 def _colormap(kind: str) -> Any:
@@ -28,10 +33,21 @@ def _colormap(kind: str) -> Any:
     return LinearSegmentedColormap.from_list(kind, palette(kind)).with_extremes(bad=NO_DATA)
 
 
+def color_bar(drawn: Any, axes: Any, shown: ColorRange, unit: str) -> None:
+    """Draw the scale of an image beside it: round numbers, with what they have in common and the unit as its label."""
+    before, labels = ticks(shown.low, shown.high)
+    beside = axes.inset_axes((1.03, 0, 0.05, 1))  # as high as the image, whatever its shape
+    bar = axes.figure.colorbar(drawn, cax=beside, ticks=[value for value, _ in labels])
+    bar.ax.set_yticklabels([text for _, text in labels])
+    bar.set_label(figure_label(with_unit(before, unit)))
+
+
 def whole(axes: Any, run: Run, name: str) -> tuple[str, str, str]:
     """Draw a plane of the whole image; return title, caption and alternative text."""
     window = read_window(run, name, largest=CELLS[name])
-    shown = ranges({name: window.cells}, noise=spread(window.cells))[name]
+    beside = {n: read_window(run, n, largest=CELLS[n]).cells for n in _BESIDE.get(name, ())}
+    noise = spread(beside.get("subtracted", window.cells))
+    shown = ranges({name: window.cells, **beside}, noise=noise)[name]
     region = window.region
     ny, nx = window.cells.shape
     extent = (region.x0 - 0.5, region.x0 + nx * window.size - 0.5, region.y0 - 0.5, region.y0 + ny * window.size - 0.5)
@@ -40,7 +56,8 @@ def whole(axes: Any, run: Run, name: str) -> tuple[str, str, str]:
         xlim=(-0.5, run.plan.shape[1] - 0.5), ylim=(-0.5, run.plan.shape[0] - 0.5), xlabel="x (px)", ylabel="y (px)"
     )
     axes.set_title(TITLES[name])
-    axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.03)
+    unit = "" if name == "mask" else label_value(run.header, "BUNIT")
+    color_bar(drawn, axes, shown, unit)
     cells = f"means of {window.size} × {window.size} px" if window.size > 1 else "pixels"
     alt = f"Map of {TITLES[name].lower()}, {cells}, from {shown.low:.3g} to {shown.high:.3g}."
     return TITLES[name], f"{cells}.", alt
@@ -56,7 +73,8 @@ def region(axes: Any, run: Run, spot: Spot, rank: int) -> tuple[str, str, str]:
     masked = read_plane(run.plane("mask"), part) != 0
     noise = spread(pixels[~masked] if (~masked).any() else pixels)
     extent = (part.x0 - 0.5, part.x1 - 0.5, part.y0 - 0.5, part.y1 - 0.5)
-    axes.imshow(pixels, extent=extent, vmin=-4 * noise, vmax=4 * noise, cmap=_colormap("signed"))
+    drawn = axes.imshow(pixels, extent=extent, vmin=-4 * noise, vmax=4 * noise, cmap=_colormap("signed"))
+    color_bar(drawn, axes, ColorRange(-4 * noise, 4 * noise, "signed"), label_value(run.header, "BUNIT"))
     if masked.any() and not masked.all():
         # outlines on a white line, so that they stand out on any colour
         for color, width in (("white", 1.6), ("black", 0.7)):

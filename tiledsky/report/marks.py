@@ -104,6 +104,9 @@ def add(plot: Any, marks: Marks) -> None:
     plot.text(
         source=marks.numbers,
         text_color=_OBJECT,
+        background_fill_color="white",
+        background_fill_alpha=0.7,
+        padding=1,
         x_offset=4,
         y_offset=-3,
         **words,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiledsky.engine.result import Run
 from tiledsky.io.fits.cards import label_value
 from tiledsky.report.colors import NO_DATA, ColorRange, palette, ranges, spread
-from tiledsky.report.scales import Scale, scales
+from tiledsky.report.scales import Scale, scales, with_unit
 from tiledsky.report.windows import Window, planes_to_look_at, read_window
 
 #: Codes of 16 bits: 0 is no data, the others cover this many times the range that is shown. Shares have 8 bits.
@@ -48,6 +48,10 @@ class Panel:
     def scales(self) -> tuple[Scale, ...]:
         """Scales that it can be shown with, the first at the beginning."""
         return scales(self.name, self.window.cells, self.shown)
+
+    def beside(self, scale: Scale) -> str:
+        """What stands beside the labels of a scale."""
+        return with_unit(scale.before, self.unit)
 
     @property
     def stretched(self) -> bool:

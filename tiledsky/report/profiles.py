@@ -15,7 +15,7 @@ FIGURES = (
 
 def figures(unit: str) -> list[Any]:
     """Empty figures: image and background, image less background, against the distance from the position."""
-    from bokeh.models import ColumnDataSource, Range1d
+    from bokeh.models import ColumnDataSource, CustomJSTickFormatter, PlainText, Range1d
     from bokeh.models.annotations import Span
     from bokeh.plotting import figure
 
@@ -24,17 +24,19 @@ def figures(unit: str) -> list[Any]:
         plot = figure(
             name=name,
             sizing_mode="stretch_width",
-            height=240,
+            height=270,
             tools="save",
             toolbar_location="above",
+            tags=["lines"],
             x_range=Range1d(start=0, end=1),
             x_axis_label="distance (px)",
-            y_axis_label=unit,
+            y_axis_label=PlainText(text=unit),  # no formula
         )
         plot.toolbar.logo = None
         plot.xgrid.visible = False
         plot.axis.axis_label_text_font_style = "normal"
         plot.axis.minor_tick_line_color = None
+        plot.yaxis.formatter = CustomJSTickFormatter(code="return String(+tick.toPrecision(8)).replaceAll('-', '−')")
         plot.min_border = 4
         for k, (plane, label) in enumerate(lines):
             color = LINES[(k + 2 * (len(lines) == 1)) % len(LINES)]
@@ -44,8 +46,8 @@ def figures(unit: str) -> list[Any]:
             plot.scatter("r", "value", source=source, color=color, size=4)
         if len(lines) == 1:
             plot.add_layout(Span(location=0, dimension="width", line_color="#777777"))
-        plot.legend.background_fill_alpha = 0.6
-        plot.legend.border_line_color = None
-        plot.legend.label_text_font_size = "12px"
+        plot.add_layout(plot.legend[0], "above")  # beside the lines, not over them
+        plot.legend.update(orientation="horizontal", padding=0, spacing=16, label_text_font_size="12px")
+        plot.legend.update(background_fill_alpha=0, border_line_color=None)
         plots.append(plot)
     return plots

@@ -16,6 +16,7 @@ _STEP = 0.25
 _SAME = 20.0
 #: Room of a label, as a share of the scale.
 _ROOM = 0.13
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 #: Planes whose range a reader can choose; residual and mask have but one.
 STRETCHED = ("science", "background", "subtracted")
 
@@ -33,7 +34,7 @@ class Scale:
     bend : float
         A value at ``f`` of the way from low to high is shown at ``asinh(f * bend) / asinh(bend)``; 0: at ``f``.
     before : str
-        What the ticks are added to, and multiplied with: "2010 + ", "1e−12 ×", or nothing.
+        What the ticks are added to, and multiplied with: "2010 + ", "10⁻¹² × ", or nothing.
     ticks : tuple of (float, str)
         Place along the scale in percent, and label.
     """
@@ -98,10 +99,15 @@ def ticks(low: float, high: float, bend: float = 0.0) -> tuple[str, list[tuple[f
     power = 0 if 1e-2 <= most < 1e5 else 3 * math.floor(math.log10(most) / 3)
     digits = max(-math.floor(math.log10(step / 10.0**power) + 1e-9), 0)
     before = f"{_written(offset, max(-round(math.log10(whole)), 0))} + " if offset else ""
-    before += f"1e{power} × ".replace("-", "−") if power else ""
+    before += f"10{str(power).translate(_RAISED)} × " if power else ""
     return before, [
         (float(v + offset), f"{v / 10.0**power:g}" if bend else _written(v / 10.0**power, digits)) for v in values
     ]
+
+
+def with_unit(before: str, unit: str) -> str:
+    """What stands beside the labels of a scale: what they are added to or multiplied with, and the unit."""
+    return f"{before}{unit or 'label'}" if before else unit
 
 
 def _round(value: float) -> float:

@@ -21,10 +21,14 @@ from tiledsky.report.colors import NO_DATA, palette
 from tiledsky.report.panels import CELLS as SHOWN
 from tiledsky.report.panels import NAMES, Panel, extent, frame, linked_ranges, make_panels
 from tiledsky.report.peers import guarded
+from tiledsky.report.scales import ticks, with_unit
 from tiledsky.report.windows import Window, read_window
 
 #: Cells along the longer side of what is read of a plane; milliseconds that a view must rest before it is read.
 CELLS, _REST = 700, 120
+#: Bokeh's page, as wide as a phone.
+_PAGE = """{% block preamble %}<meta name="viewport" content="width=device-width, initial-scale=1">{% endblock %}"""
+_COLUMNS = "repeat(auto-fit, minmax(min(100%, 380px), 1fr))"
 
 
 def serve(run: Run, *, port: int = 0, ready: Callable[[str], None] | None = None) -> None:
@@ -73,7 +77,8 @@ def serve(run: Run, *, port: int = 0, ready: Callable[[str], None] | None = None
 
 def fill(document: Any, run: Run) -> None:
     """Put the panels of a run into a Bokeh document, and read what is seen when that changes."""
-    from bokeh.layouts import column, gridplot
+    from bokeh.layouts import column, row
+    from bokeh.models import InlineStyleSheet
     from bokeh.models.widgets import Div
 
     x_range, y_range = linked_ranges(run.plan.shape)
@@ -82,7 +87,10 @@ def fill(document: Any, run: Run) -> None:
     ny, nx = run.plan.shape
     told = Div(text=_words(run, views[0].window), disable_math=True, sizing_mode="stretch_width", name="told")
     plots = [view.plot for view in views]
-    grid = gridplot(plots, ncols=3, merge_tools=False, toolbar_location=None, sizing_mode="stretch_width")
+    # as many columns as the screen has room for, one on a phone
+    columns = InlineStyleSheet(css=f":host {{ display: grid; gap: 10px; grid-template-columns: {_COLUMNS}; }}")
+    grid = row(plots, sizing_mode="stretch_width", stylesheets=[columns])
+    document.template = _PAGE
     document.title = f"{spelled(run.path.name)} · tiledsky"
     waiting: list[Any] = []
 
@@ -138,6 +146,7 @@ class _View:
         self.plot.title.text = panel.title
         colors = palette(panel.shown.kind)
         mapper = LinearColorMapper(palette=colors, low=panel.shown.low, high=panel.shown.high, nan_color=NO_DATA)
+        self.plot.add_layout(_color_bar(panel, mapper), "below")
         names = {name: name for name in ("image", "x", "y", "dw", "dh")}
         self.plot.image(source=self.source, color_mapper=mapper, **names)
         self.plot.add_tools(HoverTool(tooltips=[("x, y", "$x{0}, $y{0}"), (panel.title, "@image")]))
@@ -146,6 +155,26 @@ class _View:
         """Show a part of the image."""
         self.window = read_window(self.run, self.name, region, largest=min(CELLS, SHOWN[self.name]))
         self.source.data = _columns(self.window)
+
+
+def _color_bar(panel: Panel, mapper: Any) -> Any:
+    """Scale of a panel below it: round numbers, and what they have in common with the unit."""
+    from bokeh.models import CustomJSTickFormatter, FixedTicker, PlainText
+    from bokeh.models.annotations import ColorBar
+
+    before, labels = ticks(panel.shown.low, panel.shown.high)
+    words = {str(k): text for k, (_, text) in enumerate(labels)}
+    bar = ColorBar(
+        color_mapper=mapper,
+        ticker=FixedTicker(ticks=[value for value, _ in labels]),
+        formatter=CustomJSTickFormatter(args={"words": words}, code="return words[index]"),
+        title=PlainText(text=with_unit(before, panel.unit)),  # a unit is no formula
+        title_text_font_style="normal",
+        height=8,
+        padding=2,
+        major_label_text_font_size="11px",
+    )
+    return bar
 
 
 def _columns(window: Window) -> dict[str, list[Any]]:

@@ -133,17 +133,6 @@ const tiledsky = (() => {
     link.click();
   }
 
-  function paint(dark) {
-    const ink = dark ? '#c3ced8' : '#444444', names = [...panels, 'profile-light', 'profile-residual'];
-    for (const name of names) {
-      const plot = find(name);
-      plot.border_fill_color = null;
-      if (name.startsWith('profile')) plot.setv({background_fill_color: dark ? '#1d2a36' : '#ffffff'});
-      for (const axis of [...plot.below, ...plot.left]) axis.setv({
-        axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: ink, major_tick_line_color: ink});
-    }
-  }
-
   function begin() {
     if (typeof Bokeh === 'undefined' || !Bokeh.documents.length) return setTimeout(begin, 50);
     every('[data-layer]', (box) => {
@@ -159,9 +148,6 @@ const tiledsky = (() => {
       if (from) save(name, URL.createObjectURL(new Blob([JSON.parse(document.getElementById(from).textContent)])));
       else save(name, button.closest('figure').querySelector('img').src);
     }));
-    const dark = matchMedia('(prefers-color-scheme: dark)');
-    dark.addEventListener('change', () => paint(dark.matches));
-    paint(dark.matches);
     if (find('profile-science') || find('profile-subtracted')) profile(...facts.start);
     document.documentElement.dataset.ready = '';
   }
