@@ -20,7 +20,7 @@ FAULTS := tests/faults tests/engine/test_checked_store.py tests/engine/test_driv
 	tests/engine/test_run.py tests/cluster/test_cluster.py tests/cli/test_cli.py tests/io/test_zarrcheck.py \
 	tests/cli/test_names.py tests/test_plain.py tests/io/test_targets.py tests/report/test_report.py tests/diagnostics/test_injection.py
 
-.PHONY: demo test test-oldest test-newest test-wheel test-slurm test-s3 test-azure check-kubernetes check digests bench scaling accuracy quality faults docs figures install clean
+.PHONY: demo test test-oldest test-newest test-wheel test-slurm test-s3 test-azure check-kubernetes check digests bench scaling accuracy quality verdicts faults docs figures install clean
 
 install: $(VENV)/installed-$(VERSION)
 
@@ -74,6 +74,11 @@ faults: install
 # Truth comparison of the measures of a background, false alarms, planted faults: the tables of docs/quality-numbers.md.
 quality: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.quality docs/quality-numbers.md
+
+# Verdicts beside the truth, on scenes whose sky is known, and by which check; a part: make verdicts VERDICTS='--only stars'.
+verdicts: install
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.accuracy.verdicts --json build/verdicts.json \
+		--seeds 711,712,713 $(VERDICTS)
 
 # Install and start a SLURM of one node, and run and disturb runs on it; a smaller scene: TILEDSKY_SLURM_SIZE=2000.
 test-slurm: install

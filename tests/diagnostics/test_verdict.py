@@ -11,7 +11,7 @@ import pytest
 from tests.quality.scenes import TILE, Case, good, planted
 from tiledsky import Recipe, estimate_background
 from tiledsky.diagnostics import judge, measure
-from tiledsky.diagnostics.verdict import _result
+from tiledsky.diagnostics.verdict import result_of
 from tiledsky.errors import ParameterError
 from tiledsky.recipe import Checks, Limit
 
@@ -59,8 +59,8 @@ def test_limits_of_a_recipe() -> None:
 
 def test_what_is_not_significant_does_not_count() -> None:
     limit = Limit(warn=0.1, fail=0.2)
-    assert _result((0.3, 0.05), limit, 3) == "fail"
-    assert _result((-0.15, 0.01), limit, 3) == "warn"
-    assert _result((0.3, 0.11), limit, 3) == "pass"
-    assert _result((0.3, None), limit, 3) == "not measured"
-    assert _result((9.0, 0.0), Limit(fail=None, warn=1), 3) == "warn"
+    assert result_of((0.3, 0.05), limit, 3) == "fail"
+    assert result_of((-0.15, 0.01), limit, 3) == "warn"
+    assert result_of((0.3, 0.11), limit, 3) == "pass"
+    assert result_of((0.3, None), limit, 3) == "not measured"
+    assert result_of((9.0, 0.0), Limit(fail=None, warn=1), 3) == "warn"

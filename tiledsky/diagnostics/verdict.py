@@ -46,7 +46,7 @@ def judge(diagnostics: Mapping[str, Any], checks: Checks | None = None) -> dict[
                 "unit": check.unit,
                 "warn": limit.warn,
                 "fail": limit.fail,
-                "result": _result(found, limit, limits.significance),
+                "result": result_of(found, limit, limits.significance),
                 "reason": limits.reason(name),
             }
         )
@@ -82,7 +82,8 @@ def remarks(diagnostics: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _result(found: CheckValue, limit: Limit, significance: float) -> str:
+def result_of(found: CheckValue, limit: Limit, significance: float) -> str:
+    """Return what a check says of a value and its error."""
     if found is None or not math.isfinite(found[0]):
         return NOT_MEASURED
     value, error = abs(found[0]), found[1]
