@@ -35,7 +35,7 @@ RECIPES = ("deep-sky", "complex-sky", "extended-light", "sextractor", "ceers-nir
 #: Errors (rms, in the noise of a pixel) and shares of light above and below which a background is bad and good.
 BAD, GOOD = (0.1, 0.1), (0.03, 0.03)
 #: Signal to noise, within the half-light radius, from which light counts; light, in the noise of a pixel, below which
-#: a pixel lies outside objects, as all do beyond four half-light radii; share of the pixels that tell an error.
+#: a pixel lies outside objects, as all do beyond four half-light radii; least share of such pixels.
 _SEEN, _DARK, _OUTSIDE = 10.0, 0.05, 0.05
 
 Rows = list[dict[str, Any]]
@@ -70,7 +70,7 @@ def _signal(large: LargeObject, unit: float) -> float:
 
 
 def truth(scene: Scene, background: np.ndarray[Any, Any]) -> dict[str, float | None]:
-    """Error outside large objects, largest share of the light of one that was taken; None: not known."""
+    """Error outside large objects (all of the image where they fill it), largest share that was taken of one."""
     assert scene.sky is not None
     error = (background - scene.sky) / scene.noise
     outside, taken = np.isfinite(error), []
@@ -80,9 +80,9 @@ def truth(scene: Scene, background: np.ndarray[Any, Any]) -> dict[str, float | N
         if _signal(large, scene.noise) >= _SEEN:
             inside = radius < 2.0
             taken.append(float(error[inside].sum() * scene.noise / large.light[inside].sum()))
-    known = np.count_nonzero(outside) >= _OUTSIDE * error.size
-    rms = float(np.sqrt(np.mean(np.square(error[outside])))) if known else None
-    return {"rms": rms, "taken": max(taken, default=None)}
+    if np.count_nonzero(outside) < _OUTSIDE * error.size:
+        outside = np.isfinite(error)
+    return {"rms": float(np.sqrt(np.mean(np.square(error[outside])))), "taken": max(taken, default=None)}
 
 
 def kind(row: dict[str, Any]) -> str:

@@ -67,9 +67,9 @@ def test_check_of_this_machine(call: Call, tmp_path: Path) -> None:
     versions, workers, rate = out.splitlines()
     assert re.match(r"python 3\.\d+\.\d+, tiledsky \S+, numpy \S+, scipy \S+, numba \S+, llvmlite \S+, ", versions)
     assert re.search(r", zarr \S+, dask \S+, distributed \S+$", versions)
-    assert workers == "1 workers, 1 threads, the same versions and bits as here"
+    assert workers == "1 worker, 1 thread, the same versions and bits as here"
     assert re.match(r"\d+\.\d\d Mpix/s with complex-sky, all together$", rate)
-    assert "waiting for the first of 1 workers (local)" in err
+    assert "waiting for the first of 1 worker (local)" in err
 
 
 def test_report_for_reading_offline(call: Call, image: Path, tmp_path: Path) -> None:

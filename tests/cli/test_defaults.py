@@ -28,7 +28,7 @@ def test_the_image_is_enough(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
     fits.PrimaryHDU(pixels).writeto("mosaic.fits")
     code, out, err = call("run", "mosaic.fits")
     assert code == 0, err
-    assert "1 workers (local)\n" in err  # no more than there are tasks
+    assert "1 worker (local)\n" in err  # no more than there are tasks
     lines = out.splitlines()
     assert lines[0].startswith("mosaic.sky.zarr: 130 x 140 px, ")
     verdict = open_run("mosaic.sky.zarr").diagnostics["verdict"]

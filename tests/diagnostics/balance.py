@@ -12,6 +12,7 @@ from tiledsky.diagnostics.fields import Fields, Number
 from tiledsky.diagnostics.parts import Cells
 from tiledsky.diagnostics.patches import Floats, jackknife, number, ratio
 from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure
+from tiledsky.kernels.residual.sky_sums import GOOD
 
 
 class Balance(Fields):
@@ -23,8 +24,8 @@ class Balance(Fields):
 
 def update(band: Band) -> Floats:
     """Unmasked pixels of each cell, and those above the background."""
-    above = band.good * (band.residual > 0)
-    return np.stack([band.cell_sums(band.good), band.cell_sums(above)], axis=-1)
+    unmasked = band.state == GOOD
+    return np.stack([band.cell_sums(unmasked), band.cell_sums(unmasked & (band.residual > 0))], axis=-1)
 
 
 SUMS = Cells("balance", 2, update)

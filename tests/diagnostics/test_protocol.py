@@ -57,7 +57,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (target / path.name).symlink_to(path)
     registry, checks = package / "diagnostics" / "registry.py", package / "recipe" / "checks.py"
     edits = {
-        registry: (("    constants,\n", "    balance,\n"), ("    fit.MEASURE,\n", "    balance.MEASURE,\n")),
+        registry: (("    constants,\n", "    balance,\n"), ("    constants.MEASURE,\n", "    balance.MEASURE,\n")),
         checks: (("    @classmethod\n    def reason", LIMIT),),
     }
     for path, lines in edits.items():

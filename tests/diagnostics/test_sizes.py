@@ -25,6 +25,7 @@ from tiledsky.diagnostics.seams import SeamTotals, Strips
 from tiledsky.diagnostics.summary import Collector, TileSummary, summarise
 from tiledsky.geometry import Region, TileGrid
 from tiledsky.kernels.residual.cell_sums import CELL, KEPT
+from tiledsky.kernels.residual.own_mask import compact_light
 from tiledsky.operations.memory import FREED, Plane, Sizes
 from tiledsky.operations.quality import Diagnostics
 from tiledsky.recipe import Recipe
@@ -124,9 +125,11 @@ def test_regions_of_a_cut_list_are_those_above_its_threshold(monkeypatch: pytest
     monkeypatch.setattr(blocks, "MOST", 300)
     monkeypatch.setattr(BLOCKS, "limit", replace(BLOCKS.limit, most=300))
     measures = measure(image, background, rms=np.ones_like(image))["measures"]
-    residual = (image - background)[: 530 // KEPT * KEPT, : 600 // KEPT * KEPT].astype(np.float64)
-    z = residual.reshape(530 // KEPT, KEPT, -1, KEPT).sum(axis=(1, 3)) / KEPT
-    z = (z / measures["scale"]["expected"][3])[1:-1, 1:-1]  # and the outermost are counted apart
+    residual, state = image - background, np.zeros(image.shape, np.uint8)
+    sky = compact_light(residual, state, origin=(0, 0), cells=(9, 10)) == 0
+    parts = (np.where(sky, plane, 0)[: 530 // KEPT * KEPT, : 600 // KEPT * KEPT] for plane in (residual, 1.0))
+    total, n = (part.reshape(530 // KEPT, KEPT, -1, KEPT).sum(axis=(1, 3), dtype=np.float64) for part in parts)
+    z = (total / np.sqrt(n) / measures["scale"]["expected"][3])[1:-1, 1:-1]  # and the outermost are counted apart
     for found, sign in ((measures["negative"], -1), (measures["negative"]["positive"], 1)):
         beyond = sign * z >= abs(found["threshold"]) * (1 - 1e-5)
         assert found["n_regions"] == ndimage.label(beyond, np.ones((3, 3)))[1] > 1

@@ -51,7 +51,7 @@ def test_numpy_dask_and_runs_have_the_same_bits(parameters, tmp_path):
     assert np.std((made.background - sky)[good]) < 0.012
 
 
-def test_the_bandwidth_as_a_plane_and_the_share_that_is_narrow(tmp_path):
+def test_the_bandwidth_as_a_plane(tmp_path):
     y, x = np.indices((280, 300))
     rippled = 2.0 * np.sin(y / 10) * np.sin(x / 10)  # as narrow as boxes of 10 pixels can show
     image = (rippled + np.random.default_rng(5).normal(scale=0.1, size=y.shape)).astype(np.float32)
@@ -60,12 +60,7 @@ def test_the_bandwidth_as_a_plane_and_the_share_that_is_narrow(tmp_path):
     run = tiledsky.run(tmp_path / "image.zarr", chosen, tmp_path / "run.zarr", tile_size=100)
     plane, cells = run.plane("bandwidth")[...], run.mesh("sky")["bandwidth"]
     np.testing.assert_array_equal(plane, np.kron(cells, np.ones((10, 10), cells.dtype)))
-    fit = run.diagnostics["measures"]["fit"]
-    assert fit["narrowest"] == 15
-    assert fit["share_at_narrowest"] == pytest.approx(np.mean(cells <= 16.5), abs=1e-4)
-    assert fit["share_at_narrowest"] > 0.9
-    check = next(c for c in run.diagnostics["verdict"]["checks"] if c["name"] == "narrow_fit")
-    assert check["result"] == "warn"
+    assert np.mean(cells <= 16.5) > 0.9
     with pytest.raises(ParameterError, match="bandwidth_plane needs a fit"):
         Recipe.from_dict(
             {**Recipe.load("complex-sky").model_dump(mode="json", exclude_none=True), "bandwidth_plane": True}

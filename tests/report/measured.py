@@ -60,7 +60,7 @@ def diagnostics(shape: tuple[int, int], *, seed: int = 0, result: str = "warn") 
         ),
         ("masked_bias", "masked_bias", 0.011, 0.004, "sigma", 0.03, 0.1, "pass", "Light of sources under the mask."),
         ("seams", "seam_step", 0.0, None, "image", 1e-6, 1e-5, "pass", "Tiles must not show."),
-        ("edges", "idle_rim", 9.0, 0.5, "px", 4, 8, "fail", "A rim without light: masks are grown too far."),
+        ("edges", "edge_light", 9.0, 0.5, "sigma", 4, 8, "fail", "The background includes light that masks miss."),
         ("injection", "lost_flux", None, None, "1", 0.01, 0.05, "not measured", "No sources were injected."),
     ]
     keys = ("measure", "name", "value", "error", "unit", "warn", "fail", "result", "reason")

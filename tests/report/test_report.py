@@ -80,7 +80,7 @@ def test_what_it_says(page: Page) -> None:
     for words in (
         *(
             "The sky passes with warnings",
-            "2 of 6 checks pass; look at: negative significance, worst block, scale excess, idle rim.",
+            "2 of 6 checks pass; look at: negative significance, worst block, scale excess, edge light.",
             "0.120 ± 0.030",
         ),
         *("1e−06 / 1e−05 image", "/data/<image>.fits", "<b>field</b> & more", "weight (weight.fits)", "MJy/sr"),

@@ -31,11 +31,12 @@ def check(
 
     config = load_cluster(cluster)
     with reporting() as report:
-        report.line(f"waiting for the first of {config.workers} workers ({config.kind})")
+        report.line(f"waiting for the first of {config.workers} worker{'s' * (config.workers != 1)} ({config.kind})")
         with cluster_client(config, insecure=insecure) as client:
             found = check_cluster(client, folder=folder)
     say(", ".join(f"{name} {found.versions[name]}" for name in SAME))
-    say(f"{found.workers} workers, {found.threads} threads, the same versions and bits as here")
+    many = "s" * (found.workers != 1), "s" * (found.threads != 1)
+    say(f"{found.workers} worker{many[0]}, {found.threads} thread{many[1]}, the same versions and bits as here")
     say(f"{found.megapixels:.2f} Mpix/s with complex-sky, all together")
 
 

@@ -69,7 +69,7 @@ class Reporter:
         speed = rate / state.total * state.pixels / 1e6
         text = (
             f"tiles {state.done}/{state.total} ({100 * state.done // state.total}%) "
-            f"{state.workers} workers {speed:.1f} Mpix/s eta {eta:.0f}s"
+            f"{state.workers} worker{'s' * (state.workers != 1)} {speed:.1f} Mpix/s eta {eta:.0f}s"
         )
         self.show(state.stage, state.done, state.total, text)
 

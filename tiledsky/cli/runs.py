@@ -196,7 +196,8 @@ def run(
 
 def _connected(config: ClusterFile, client: Any) -> str:
     """Say what a run works on, and who else can get at it."""
-    workers = f"{len(client.scheduler_info(n_workers=-1)['workers'])} workers ({config.kind})"
+    count = len(client.scheduler_info(n_workers=-1)["workers"])
+    workers = f"{count} worker{'s' * (count != 1)} ({config.kind})"
     if config.kind != "scheduler":
         return f"{workers}, dashboard {client.dashboard_link}" if config.dashboard else workers
     open_to = "" if client.scheduler.address.startswith("tls:") else ", not encrypted: whoever can connect runs code"

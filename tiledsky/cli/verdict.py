@@ -39,18 +39,20 @@ def verdict_table(verdict: Mapping[str, Any], *, reasons: bool) -> list[str]:
 
 
 def findings(run: Run, verdict: Mapping[str, Any]) -> list[str]:
-    """Lines of the checks that fail, then of those that warn: where, and what to try next."""
+    """Lines of the checks that fail, then of those that warn, the most telling first: where, and what to try next."""
     with loading():
         from tiledsky.diagnostics import next_step, places
+        from tiledsky.diagnostics.verdict import most_telling
 
     where = places(run.diagnostics)
     lines = []
-    for result, does in (("fail", "fails"), ("warn", "warns")):
-        for row in verdict["checks"]:
-            if row["result"] == result:
-                place = _place(run, where.get(row["name"]))
-                said, advice = f"{row['name'].replace('_', ' ')} {does} {place}", next_step(row["name"])
-                lines.append(f"{said}: {advice}" if advice else said)
+    for row in most_telling(verdict):
+        place = _place(run, where.get(row["name"]))
+        said, advice = (
+            f"{row['name'].replace('_', ' ')} {row['result']}s {place}",
+            next_step(row["name"], run.recipe.name),
+        )
+        lines.append(f"{said}: {advice}" if advice else said)
     return lines
 
 

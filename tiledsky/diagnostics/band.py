@@ -14,6 +14,7 @@ from tiledsky.geometry import Pair, Region
 from tiledsky.kernels.residual.cell_sums import CELL
 from tiledsky.kernels.residual.local_sky import local_quadratic
 from tiledsky.kernels.residual.mask_distance import squared_distance
+from tiledsky.kernels.residual.own_mask import compact_light
 from tiledsky.kernels.residual.sky_sums import GOOD, QUAD, pixel_planes, quad_sums
 
 T = TypeVar("T")
@@ -159,7 +160,7 @@ class Band:
         return self.plane("rms")
 
     @cached_property
-    def _planes(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
+    def _planes(self) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.float32]]:
         return pixel_planes(self.science, self.background, self.rms, self.bits)
 
     @property
@@ -177,15 +178,20 @@ class Band:
         """Residual in units of the noise of a pixel, 0 where lost; of masked pixels too."""
         return self._planes[2]
 
-    @property
-    def values(self) -> NDArray[np.float32]:
-        """Residual in units of the noise of a pixel, 0 where it is not sky."""
-        return self._planes[3]
+    @cached_property
+    def light(self) -> NDArray[np.uint8]:
+        """What stands out of the residual (`tiledsky.kernels.residual.own_mask`); right in the cells and near them."""
+        return compact_light(self.scaled, self.state, origin=self.origin, cells=self.cells)
 
     @cached_property
     def good(self) -> NDArray[np.uint8]:
-        """1 where a pixel is sky."""
-        return (self.state == GOOD).view(np.uint8)
+        """1 where a pixel is sky: neither masked nor compact light, which the recipe may have left without a mask."""
+        return ((self.state == GOOD) & (self.light == 0)).view(np.uint8)
+
+    @cached_property
+    def values(self) -> NDArray[np.float32]:
+        """Residual in units of the noise of a pixel, 0 where it is not sky."""
+        return self.scaled * self.good
 
     @cached_property
     def masked(self) -> NDArray[np.bool_]:

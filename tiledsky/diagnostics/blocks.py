@@ -107,6 +107,15 @@ def away_from_edges(blocks: NDArray[np.void], shape: Pair) -> NDArray[np.bool_]:
     return inner
 
 
+def not_of_objects(blocks: NDArray[np.void], image: ImageSums) -> NDArray[np.bool_]:
+    """Whether what a block shows is sky: light above it within the extent of a large object is the object's."""
+    sky = np.ones(blocks.size, bool)
+    y, x = (centre(blocks[k], n) for k, n in zip(("y", "x"), image.shape, strict=True))
+    for one in (image.of("objects_taken") or {}).get("objects", ()):
+        sky &= np.hypot(y - one["y"], x - one["x"]) > one["extent"]
+    return sky | ~_is_high(blocks)
+
+
 def centre(index: Floats, size: int) -> Floats:
     """Middle of blocks in pixels of the image, from 0 at the centre of the first, cut at the image's ``size``."""
     first = np.asarray(index) * KEPT

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tiledsky.diagnostics.curve import BIAS, Curve, Points, errors, floats
-from tiledsky.diagnostics.fields import Fields, Number, Numbers
+from tiledsky.diagnostics.fields import Fields, Numbers
 from tiledsky.diagnostics.next_steps import DEEPER, WIDER
 from tiledsky.diagnostics.patches import Floats, jackknife, plain, ratio
-from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure, exact, in_noise
+from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure, in_noise
 from tiledsky.diagnostics.residual import noise_of
 from tiledsky.diagnostics.sky import EDGE_BINS, N_BINS, SKY, offset
 from tiledsky.kernels.residual.sky_sums import DISTANCE, GROUP, N_GROUPS, OUTSIDE
@@ -25,12 +25,6 @@ DEFINITION = (
 )
 
 
-class Value(Fields):
-    """A number with a unit."""
-
-    value: Number = None
-
-
 class Edges(Fields):
     """Bins of distance."""
 
@@ -42,7 +36,6 @@ class Edges(Fields):
     background_error: Numbers = []
     residual: Numbers = []
     residual_error: Numbers = []
-    idle_rim: Value | None = None
 
 
 def _profile(sums: Floats) -> Floats:
@@ -142,14 +135,6 @@ MEASURE = Measure(
     fields=Edges,
     finalize=finalize,
     parts=(SKY,),
-    checks=(
-        Check("edge_light", "sigma", _edge_light, next_step=f"{WIDER}, or {DEEPER}"),
-        Check(
-            "idle_rim",
-            "px",
-            lambda found, _: exact(found.idle_rim.value if found.idle_rim else None),
-            next_step="shrink the masks: lower grow of the tiers",
-        ),
-    ),
+    checks=(Check("edge_light", "sigma", _edge_light, next_step=f"{WIDER}, or {DEEPER}"),),
     figures=(_figure,),
 )

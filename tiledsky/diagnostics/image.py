@@ -14,6 +14,9 @@ from tiledsky.diagnostics.sky import SKY
 from tiledsky.kernels.residual.cell_sums import CELL
 from tiledsky.kernels.residual.sky_sums import OUTSIDE
 
+#: Share of the valid pixels from which an image is mostly object.
+_MOSTLY_OBJECT = 0.9
+
 
 class Image(Fields):
     """Facts of the image."""
@@ -42,6 +45,16 @@ def finalize(image: ImageSums) -> dict[str, Any]:
     }
 
 
+def advice(found: Image) -> str | None:
+    """One line where next to nothing of the image is sky; None where there is enough."""
+    if found.masked_fraction is None or found.masked_fraction < _MOSTLY_OBJECT:
+        return None
+    return (
+        f"{found.masked_fraction:.0%} of the image is masked, so there is next to no sky to measure at this scale; one "
+        "object that fills it: --recipe constant or plane follow nothing of it; a crowd: a sky from beside it"
+    )
+
+
 MEASURE = Measure(
     name="image",
     definition="",
@@ -54,7 +67,8 @@ MEASURE = Measure(
             "1",
             lambda found, _: exact(found.masked_fraction),
             without_noise=True,
-            next_step="raise n_sigma or lower grow of the tiers; a galaxy that fills the image: try plane or constant",
+            next_step="a galaxy that fills the image: try --recipe constant or plane; else lower grow of the tiers",
         ),
     ),
+    advice=advice,
 )

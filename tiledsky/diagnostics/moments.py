@@ -7,7 +7,7 @@ import numpy as np
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.parts import Cells
 from tiledsky.diagnostics.patches import Floats, PatchSums, ratio
-from tiledsky.kernels.residual.cell_sums import moment_columns
+from tiledsky.kernels.residual.cell_sums import moment_columns, small_block_columns
 
 
 def update(band: Band) -> Floats:
@@ -15,7 +15,13 @@ def update(band: Band) -> Floats:
     return moment_columns(band.values, band.residual, band.good, origin=band.origin, cells=band.cells)
 
 
+def _update_small(band: Band) -> Floats:
+    """Sums of the small blocks of a band."""
+    return small_block_columns(band.values, band.good, origin=band.origin, cells=band.cells)
+
+
 MOMENTS = Cells("moments", 8, update)
+SMALL_BLOCKS = Cells("small blocks", 4, _update_small)
 
 
 def mean_square(sums: PatchSums) -> Floats:

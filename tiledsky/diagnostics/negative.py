@@ -19,6 +19,7 @@ from tiledsky.diagnostics.blocks import (
     away_from_edges,
     centre,
     least,
+    not_of_objects,
     significance,
     stretch,
 )
@@ -48,7 +49,8 @@ APERTURE = np.dtype([("y", "<i4"), ("x", "<i4"), ("k", "<i4"), ("sum", "<f8"), (
 DEFINITION = (
     "connected regions of 16 x 16 px blocks (a quarter of the pixels unmasked) whose mean residual is below -3 of its "
     "errors, for noise with the measured short-range correlation; significance of all pixels of the region together; "
-    "blocks in the outermost 16 px of the image are counted apart"
+    "blocks in the outermost 16 px of the image are counted apart. Without compact light, and without what is too high "
+    "within the extent of the objects of objects_taken"
 )
 
 
@@ -76,7 +78,7 @@ class NegativeRegions(Regions):
 def update_apertures(band: Band) -> NDArray[np.void]:
     """Sums of the apertures of a band that hold no masked pixel."""
     y, x = random_positions(band, APERTURES, 2)
-    inside, total, variance = aperture_sums(band.residual, band.rms, band.state, y, x, radius=RADIUS)
+    inside, total, variance = aperture_sums(band.residual, band.rms, band.good ^ np.uint8(1), y, x, radius=RADIUS)
     rows, columns = np.mgrid[band.where.y0 : band.where.y1, band.where.x0 : band.where.x1].reshape(2, -1)
     cell, k = np.nonzero(inside)
     found = np.empty(cell.size, APERTURE)
@@ -97,6 +99,7 @@ APERTURES_FOUND = Places("apertures", APERTURE, ("y", "x", "k"), update_aperture
 def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
     blocks, shape, scale = image.total(BLOCKS), image.shape, stretch(image)
+    blocks = blocks[not_of_objects(blocks, image)]
     n_blocks = int(image.sums(LOOKED_AT).sums.sum())
     below, found, at_edges = _side(blocks, shape, scale, sign=-1)
     above, high, _ = _side(blocks, shape, scale, sign=1)

@@ -6,3 +6,8 @@ LOOK = "look there with `tiledsky view`"
 WIDER = "grow the masks: raise grow of the tiers"
 DEEPER = "add a tier of lower n_sigma, or mask the light with --user-mask"
 BESIDE = f"{LOOK}; light beside it may have raised the sky: mask it with --user-mask, or try extended-light"
+#: Words that name a recipe, which say nothing to those who used it.
+NAMING = {
+    "deep-sky": (" or a fitted recipe (deep-sky)", " or deep-sky", "--recipe deep-sky, "),
+    "extended-light": (", or try extended-light",),
+}

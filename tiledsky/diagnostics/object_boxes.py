@@ -13,7 +13,7 @@ from tiledsky.diagnostics.patches import Floats, PatchSums
 from tiledsky.geometry import Pair, Region
 from tiledsky.kernels.residual.box_columns import COLUMNS, box_columns
 from tiledsky.kernels.residual.cell_sums import CELL
-from tiledsky.kernels.residual.own_mask import compact_light
+from tiledsky.kernels.residual.own_mask import COMPACT
 from tiledsky.kernels.residual.sky_sums import LOST
 from tiledsky.planes import USER
 
@@ -58,9 +58,8 @@ class ObjectBoxes(Part[TileBoxes, "Floats | None"]):
     def add_band(self, tally: list[TileBoxes], band: Band) -> None:
         """Add up the boxes of a band."""
         side = min(box_side(band.pixels.shape), CELL)
-        light = compact_light(band.scaled, band.state, origin=band.origin, cells=band.cells)
         lost = (band.state == LOST) | ((band.bits & USER) != 0)
-        planes = (band.science, band.background, band.rms, np.where(lost, LOST, np.uint8(0)), light)
+        planes = (band.science, band.background, band.rms, np.where(lost, LOST, np.uint8(0)), band.light & COMPACT)
         inner = (np.ascontiguousarray(plane[band.inner]) for plane in planes)
         columns = box_columns(*inner, box=side, limit=_CLIP)
         rows, across = columns.shape[0], columns.shape[1]

@@ -206,9 +206,13 @@ def _one(table: Floats, start: int) -> dict[str, Any]:
 
 
 def _source_bias(found: Positions, noise: float) -> CheckValue:
-    """Most significant of the two kinds of sources."""
-    rows = (group_bias(g, noise) for g in found.groups if g.name in _GROUPS[:2])
-    return max((f for f in rows if f), key=lambda f: abs(f[0]) - 3 * (f[1] or 0.0), default=None)
+    """Most significant of the two kinds of sources.
+
+    Of unmasked ones a sky that is too high alone: their light is in the sky around them, too.
+    """
+    rows = [(g.name, group_bias(g, noise)) for g in found.groups if g.name in _GROUPS[:2]]
+    known = [(max(f[0], 0.0) if name == _GROUPS[1] else f[0], f[1]) for name, f in rows if f]
+    return max(known, key=lambda f: abs(f[0]) - 3 * (f[1] or 0.0), default=None)
 
 
 def _flux_slope(found: Positions, noise: float) -> CheckValue:

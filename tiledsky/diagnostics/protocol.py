@@ -5,7 +5,7 @@ A measure is one module that ends in ``MEASURE = Measure(...)``, and one line in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -31,14 +31,6 @@ CheckValue = tuple[float, float | None] | None
 
 
 @dataclass(frozen=True)
-class Bandwidths:
-    """Of a fitted mesh: parts of the map of its bandwidths, each cell in one of them, and the narrowest it may have."""
-
-    parts: Iterable[NDArray[Any]]
-    narrowest: float
-
-
-@dataclass(frozen=True)
 class ImageFacts:
     """Facts of an image beside its pixels.
 
@@ -55,8 +47,6 @@ class ImageFacts:
     to_sky : callable, optional
     unit : str, optional
         Of the image.
-    bandwidths : Bandwidths, optional
-        Of the result's mesh.
     taken : Taken, optional
         What the recipe takes of profiles.
     objects : ndarray of `tiledsky.kernels.objects.catalogue.OBJECT`, optional
@@ -69,7 +59,6 @@ class ImageFacts:
     box: int = 3
     to_sky: ToSky | None = None
     unit: str | None = None
-    bandwidths: Bandwidths | None = None
     taken: Taken | None = None
     objects: NDArray[np.void] | None = None
 

@@ -7,7 +7,6 @@ from typing import Any
 from tiledsky.diagnostics import (
     constants,
     edges,
-    fit,
     image,
     light_kept,
     masked_bias,
@@ -34,7 +33,6 @@ MEASURES: tuple[Measure[Any], ...] = (
     residual.MEASURE,
     worst.MEASURE,
     constants.MEASURE,
-    fit.MEASURE,
     light_kept.MEASURE,
     objects_taken.MEASURE,
 )

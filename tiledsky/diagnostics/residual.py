@@ -10,14 +10,13 @@ from tiledsky.diagnostics import scale
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.curve import RESIDUAL, SCALE, Curve, Histogram, Points, Reference, errors, floats
 from tiledsky.diagnostics.fields import Fields, Number, Numbers
-from tiledsky.diagnostics.moments import MOMENTS, noise
+from tiledsky.diagnostics.moments import MOMENTS, SMALL_BLOCKS, noise
 from tiledsky.diagnostics.next_steps import DEEPER
 from tiledsky.diagnostics.parts import Distribution
 from tiledsky.diagnostics.patches import Floats, PatchSums, jackknife, number, plain, ratio
-from tiledsky.diagnostics.protocol import Check, ImageSums, Measure, in_noise
+from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure, in_noise
 from tiledsky.diagnostics.text import measured_text
-from tiledsky.kernels.residual.cell_sums import LAGS, REACH, WIDTHS
-from tiledsky.kernels.residual.sky_sums import GOOD
+from tiledsky.kernels.residual.cell_sums import LAGS, REACH, SMALL, WIDTHS
 from tiledsky.kernels.statistics.histogram import KeyHistogram, KeyTable
 
 #: Bins of the histogram, and how far it goes in units of the noise.
@@ -25,9 +24,11 @@ _BINS, _SPAN = 120, 6.0
 _PERCENTILES = (0.1, 1, 5, 16, 50, 84, 95, 99, 99.9)
 
 DEFINITION = (
-    "image minus background of unmasked pixels; percentiles and histogram from bins of 1/128 octave; skewness and "
-    "kurtosis of the residual over the local noise within 5 of zero (of a normal distribution 0 and 0); correlation of "
-    "pixels along x and y, length: where it falls below 1/e; power: variance of block means between two widths"
+    "image minus background of unmasked pixels, without compact light; percentiles and histogram from bins of 1/128 "
+    "octave; skewness and kurtosis of the residual over the local noise within 5 of zero (of a normal distribution 0 "
+    "and 0); block_skewness: skewness of the means of 4 x 4 px less a quarter of that of pixels, which noise leaves of "
+    "its own; correlation of pixels along x and y, length: where it falls below 1/e; power: variance of block means "
+    "between two widths"
 )
 
 
@@ -69,6 +70,8 @@ class Residual(Fields):
     robust_std: Number = None
     skewness: Number = None
     skewness_error: Number = None
+    block_skewness: Number = None
+    block_skewness_error: Number = None
     power: Power | None = None
     histogram: Counts | None = None
     correlation: Correlation | None = None
@@ -77,7 +80,7 @@ class Residual(Fields):
 def add_values(band: Band, table: KeyTable) -> None:
     """Add the values of the residual in the cells of a band."""
     residual = np.ascontiguousarray(band.residual[band.inner], np.float32)
-    table.add(residual, mask=band.state[band.inner] != GOOD)
+    table.add(residual, mask=band.good[band.inner] == 0)
 
 
 VALUES = Distribution("residual", add_values)
@@ -90,20 +93,24 @@ def noise_of(image: ImageSums) -> float:
 
 
 def _shape(sums: Floats) -> Floats:
-    """Mean, skewness, kurtosis."""
+    """Mean, skewness, kurtosis, skewness of small blocks beyond that of the noise of pixels."""
     n, first = sums[..., 3], ratio(sums[..., 4], sums[..., 3])
     second, third, fourth = (ratio(sums[..., k], n) for k in (5, 6, 7))
     variance = second - first**2
     skew = ratio(third - 3 * first * second + 2 * first**3, variance**1.5)
     kurtosis = ratio(fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4, variance**2) - 3
-    return np.stack([ratio(sums[..., 1], sums[..., 0]), skew, kurtosis], axis=-1)
+    blocks, mean, square, cube = (sums[..., MOMENTS.columns + k] for k in range(4))
+    mean, square, cube = (ratio(power, blocks) for power in (mean, square, cube))
+    of_blocks = ratio(cube - 3 * mean * square + 2 * mean**3, (square - mean**2) ** 1.5)
+    return np.stack([ratio(sums[..., 1], sums[..., 0]), skew, kurtosis, of_blocks - skew / SMALL], axis=-1)
 
 
 def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
     sums, of_scale, histogram = image.sums(MOMENTS), image.sums(scale.SUMS), image.total(VALUES)
-    table = sums.table()
-    found = jackknife(table, _shape)
+    both = np.concatenate([sums.sums, image.sums(SMALL_BLOCKS).sums], axis=-1)
+    table = both.reshape(-1, both.shape[-1])
+    found = jackknife(table[np.any(table != 0, axis=1)], _shape)
     quantiles = [_quantile(histogram, p / 100) for p in _PERCENTILES]
     low, median, high = quantiles[3:6]
     measure = {
@@ -118,6 +125,8 @@ def finalize(image: ImageSums) -> dict[str, Any]:
         "skewness_error": number(found.error[1]),
         "kurtosis": number(found.value[2]),
         "kurtosis_error": number(found.error[2]),
+        "block_skewness": number(found.value[3]),
+        "block_skewness_error": number(found.error[3]),
         "percentiles": {f"{p:g}": number(q) for p, q in zip(_PERCENTILES, quantiles, strict=True)},
         "histogram": _binned(histogram, noise(sums)),
     }
@@ -211,6 +220,11 @@ def _power(sums: PatchSums, of_scale: PatchSums) -> dict[str, Any]:
     }
 
 
+def _faint_light(found: Residual, _: float) -> CheckValue:
+    """Skewness of small blocks: light makes it positive."""
+    return in_noise(found.block_skewness and max(found.block_skewness, 0.0), found.block_skewness_error, 1.0)
+
+
 def _power_figure(found: Residual) -> Curve | None:
     power = found.power
     if power is None or not power.width:
@@ -292,7 +306,7 @@ MEASURE = Measure(
     definition=DEFINITION,
     fields=Residual,
     finalize=finalize,
-    parts=(MOMENTS, VALUES, scale.SUMS),
+    parts=(MOMENTS, SMALL_BLOCKS, VALUES, scale.SUMS),
     checks=(
         Check(
             "mean_residual",
@@ -303,8 +317,8 @@ MEASURE = Measure(
         Check(
             "skewness",
             "1",
-            lambda found, _: in_noise(found.skewness, found.skewness_error, 1.0),
-            next_step=f"there are sources without a mask: {DEEPER}",
+            _faint_light,
+            next_step=f"faint sources, too crowded to be masked, are in the sky: {DEEPER}",
         ),
     ),
     figures=(_power_figure, _histogram_figure, _correlation_figure),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tiledsky.diagnostics import constants
+from tiledsky.diagnostics.next_steps import NAMING
 from tiledsky.diagnostics.patches import number
 from tiledsky.diagnostics.protocol import CheckValue
 from tiledsky.diagnostics.registry import IMAGE, MEASURES
@@ -15,6 +16,8 @@ from tiledsky.recipe import Checks, Limit
 RESULTS = ("pass", "warn", "fail")
 NOT_MEASURED = "not measured"
 
+#: Checks that others follow from.
+_FIRST = ("no_noise", "constant_pixels", "masked_fraction", "objects_taken")
 #: Each check with its measure.
 _CHECKS = {check.name: (measure, check) for measure in (IMAGE, *MEASURES) for check in measure.checks}
 
@@ -54,9 +57,27 @@ def judge(diagnostics: Mapping[str, Any], checks: Checks | None = None) -> dict[
     return {"result": RESULTS[max(counted, default=0)], "checks": rows}
 
 
-def next_step(name: str) -> str:
-    """Return what to try where a check fails, in one line; "": nothing is known."""
-    return _CHECKS[name][1].next_step if name in _CHECKS else ""
+def next_step(name: str, recipe: str = "") -> str:
+    """Return what to try where a check fails, in one line; "": nothing is known. ``recipe``: that was used."""
+    said = _CHECKS[name][1].next_step if name in _CHECKS else ""
+    for words in NAMING.get(recipe, ()):
+        said = said.replace(words, "")
+    return said
+
+
+def most_telling(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return checks that fail, then those that warn.
+
+    First those that say what others follow from: light of objects in the sky, next to no sky, values that are no data;
+    then that which is farthest beyond its limit.
+    """
+    rows = [row for result in RESULTS[:0:-1] for row in verdict["checks"] if row["result"] == result]
+
+    def order(row: Mapping[str, Any]) -> tuple[int, int, float]:
+        first = _FIRST.index(row["name"]) if row["name"] in _FIRST else len(_FIRST)
+        return -RESULTS.index(row["result"]), first, -abs(row["value"]) / (row[row["result"]] or 1.0)
+
+    return sorted(rows, key=order)
 
 
 def places(diagnostics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
@@ -73,9 +94,9 @@ def places(diagnostics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 def remarks(diagnostics: Mapping[str, Any]) -> list[str]:
     """Say what is wrong and what to do, a line a measure that knows."""
-    given = diagnostics.get("measures", {})
+    given = {**diagnostics.get("measures", {}), IMAGE.name: diagnostics.get("image")}
     lines = []
-    for measure in MEASURES:
+    for measure in (IMAGE, *MEASURES):
         data = measure.read(given.get(measure.name))
         if data is not None and measure.advice is not None and (said := measure.advice(data)) is not None:
             lines.append(said)

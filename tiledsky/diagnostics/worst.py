@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tiledsky.diagnostics.blocks import BLOCKS, away_from_edges, centre, significance, stretch
+from tiledsky.diagnostics.blocks import BLOCKS, away_from_edges, centre, not_of_objects, significance, stretch
 from tiledsky.diagnostics.fields import Fields, Position
 from tiledsky.diagnostics.next_steps import LOOK
 from tiledsky.diagnostics.patches import number
@@ -18,7 +18,7 @@ _LISTED = 20
 
 DEFINITION = (
     "16 x 16 px blocks whose mean residual deviates most from zero, in units of its error, more than 16 px from the "
-    "edges of the image"
+    "edges of the image; blocks as in negative"
 )
 
 
@@ -31,7 +31,7 @@ class WorstBlocks(Fields):
 def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
     blocks, shape, to_sky = image.total(BLOCKS), image.shape, image.facts.to_sky
-    blocks = blocks[away_from_edges(blocks, shape)]
+    blocks = blocks[away_from_edges(blocks, shape) & not_of_objects(blocks, image)]
     z = significance(blocks, stretch(image))
     chosen = np.argsort(-np.abs(z), kind="stable")[:_LISTED]
     y, x = (centre(blocks[k][chosen], n) for k, n in zip(("y", "x"), shape, strict=True))

@@ -99,7 +99,8 @@ class PlanReport:
         yield f"peak           {_size(self.peak_memory)} a worker, in {worst.name}: {worst.formula}"
         if self.memory_limit is not None:
             limit = _size(self.memory_limit)
-            yield f"limit          {limit} a worker, {self.workers} workers of {self.threads} threads"
+            many = "s" * (self.workers != 1), "s" * (self.threads != 1)
+            yield f"limit          {limit} a worker, {self.workers} worker{many[0]} of {self.threads} thread{many[1]}"
 
 
 def _size(count: int) -> str:

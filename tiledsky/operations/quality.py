@@ -16,18 +16,16 @@ from tiledsky.diagnostics.blocks import BLOCK
 from tiledsky.diagnostics.negative import APERTURE, APERTURES
 from tiledsky.diagnostics.object_boxes import BOX, box_side
 from tiledsky.diagnostics.patches import patch_size
-from tiledsky.diagnostics.protocol import Bandwidths, ImageFacts
+from tiledsky.diagnostics.protocol import ImageFacts
 from tiledsky.diagnostics.seams import DEEP, LINE, LINES, MOST_ROWS
 from tiledsky.diagnostics.summary import N_COLUMNS, Collector, TileSummary, summarise
 from tiledsky.diagnostics.verdict import judge
 from tiledsky.diagnostics.windows import Taken
-from tiledsky.geometry import Pair, TileGrid
+from tiledsky.geometry import Pair
 from tiledsky.kernels.residual.box_columns import COLUMNS
 from tiledsky.kernels.residual.cell_sums import CELL, KEPT
 from tiledsky.operations.base import Operation, Read, Task, TaskOutput, catalogue_of
-from tiledsky.operations.fitted_maps import FittedMaps
 from tiledsky.operations.injection import LEFT_OUT, Injection
-from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.operations.memory import Phase, Sizes
 from tiledsky.operations.passes import HISTOGRAM
 from tiledsky.overlap import Patch
@@ -89,7 +87,6 @@ class Diagnostics(Operation):
 
     def __init__(self, recipe: Recipe, injection: Injection | None = None) -> None:
         self.recipe, self.injection = recipe, injection
-        self.interpolator = interpolator_of(recipe.result.interpolator)
         self.objects = next((step.name for step in recipe.steps if isinstance(step, ObjectsStep)), None)
 
     def reads(self) -> Iterator[Read]:
@@ -99,8 +96,6 @@ class Diagnostics(Operation):
             yield Read(self.injection.name, None)
         if self.objects is not None:
             yield Read(catalogue_of(self.objects), None)
-        if self.interpolator.chooses_bandwidths:
-            yield Read(f"{self.recipe.result.name}-{FittedMaps.kind}", None, kept=True)  # its bandwidths
 
     def files(self, index: Pair) -> list[str]:
         """See `Operation.files`."""
@@ -118,20 +113,11 @@ class Diagnostics(Operation):
                 source=source,
                 to_sky=task.to_sky(),
                 unit=task.unit(),
-                bandwidths=self._bandwidths(task) if self.interpolator.chooses_bandwidths else None,
                 taken=Taken(reason=LEFT_OUT) if self.injection is None else self.injection.taken(task),
                 objects=None if self.objects is None else task.objects_of(self.objects),
             )
         )
         return TaskOutput(task.write_facts(DIAGNOSTICS, {**found, "verdict": judge(found, self.recipe.checks)}))
-
-    def _bandwidths(self, task: Task) -> Bandwidths:
-        """Bandwidths of the result's fit, block by block."""
-        step = self.recipe.result
-        held = task.array(f"meshes/{step.name}/bandwidth")
-        narrowest = self.interpolator.bandwidths(held.shape, step.box_size)[0]
-        grid = TileGrid(held.shape, (1024, 1024))
-        return Bandwidths((held[grid.region(index).slices] for index in grid), narrowest)
 
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`: sums and lists have a size that is fixed; of the tiles one is held, and rims."""

@@ -70,11 +70,6 @@ class Checks(Model):
             "background includes light that the masks miss"
         ),
     )
-    idle_rim: Limit = _limit(
-        8,
-        12,
-        "width in px of the rim of the masks without light: the masks hide sky where it is needed most",
-    )
     source_bias: Limit = _limit(
         0.1, 0.2, "mean bias of the background at the sources, masked or not, in units of the noise"
     )
@@ -111,7 +106,10 @@ class Checks(Model):
     skewness: Limit = _limit(
         0.15,
         0.3,
-        "skewness of the residual: unmasked sources add a tail to the right",
+        (
+            "skewness of the means of 4 x 4 px beyond that of pixels, of which noise keeps a quarter: light of "
+            "sources below the masks, which the sky has as well"
+        ),
     )
     worst_block: Limit = _limit(
         10.0,
@@ -137,13 +135,6 @@ class Checks(Model):
         description=(
             "share of the blocks of 4 px without the ups and downs of noise: without noise no check in units "
             "of the noise has a meaning"
-        ),
-    )
-    narrow_fit: Limit = Field(
-        Limit(warn=0.1),
-        description=(
-            "share of a fitted mesh at its narrowest bandwidth: the boxes are too large for the sky, or the "
-            "fit follows extended light; use smaller boxes, or the preset for extended light"
         ),
     )
 

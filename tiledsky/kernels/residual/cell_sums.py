@@ -166,6 +166,46 @@ def moment_columns(
     return columns
 
 
+#: Side of the blocks whose skewness tells light from noise; those farther from zero than this are left out.
+SMALL, SMALL_LIMIT = 4, 5.0
+
+
+def small_block_columns(
+    values: _F32, good: NDArray[np.uint8], *, origin: tuple[int, int], cells: tuple[int, int]
+) -> _F64:
+    """Sums of a cell, shape (rows, columns, 4): blocks of `SMALL` px, powers 1 to 3 of their sums over sqrt(pixels).
+
+    Of blocks with three quarters of their pixels, within `SMALL_LIMIT` of zero. Arguments as of `block_columns`.
+    """
+    columns = np.zeros((*cells, 4))
+    _small(values, good, origin[0], origin[1], columns)
+    return columns
+
+
+@njit(nogil=True, cache=True)
+def _small(values, good, y0, x0, columns):  # type: ignore[no-untyped-def]
+    height, width = values.shape
+    for cy in range(columns.shape[0]):
+        for cx in range(columns.shape[1]):
+            number = first = second = third = 0.0
+            for i in range(y0 + cy * 64, min(y0 + cy * 64 + 64, height - 3), 4):
+                for j in range(x0 + cx * 64, min(x0 + cx * 64 + 64, width - 3), 4):
+                    count, total = 0, 0.0
+                    for y in range(i, i + 4):
+                        for x in range(j, j + 4):
+                            count += good[y, x]
+                            total += np.float64(values[y, x])
+                    if count >= 12:
+                        v = total / np.sqrt(np.float64(count))
+                        if abs(v) <= 5.0:
+                            number += 1.0
+                            first += v
+                            second += v * v
+                            third += v * v * v
+            for k, sum_of in enumerate((number, first, second, third)):
+                columns[cy, cx, k] = sum_of
+
+
 @njit(nogil=True, cache=True)
 def _moments(values, residual, good, y0, x0, columns):  # type: ignore[no-untyped-def]
     height, width = values.shape

@@ -50,7 +50,7 @@ def _quads(science, state, squared, nearest, counts, sums):  # type: ignore[no-u
 
 def pixel_planes(
     science: NDArray[np.floating], background: NDArray[np.floating], rms: NDArray[np.floating], bits: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], NDArray[np.floating], NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.floating], NDArray[np.float32]]:
     """State of each pixel and its residual, in the image's unit and in units of its noise; arrays of shape (H, W).
 
     Returns
@@ -60,18 +60,18 @@ def pixel_planes(
         is.
     residual : ndarray, dtype of image and background together
         Image minus background.
-    scaled, values : ndarray of float32
-        The residual over the noise: 0 where lost; 0 where not good.
+    scaled : ndarray of float32
+        The residual over the noise, 0 where lost.
     """
     state = np.empty(science.shape, np.uint8)
     residual = np.empty(science.shape, np.result_type(science, background))
-    scaled, values = np.empty(science.shape, np.float32), np.empty(science.shape, np.float32)
-    _planes(science, background, rms, bits, state, residual, scaled, values)
-    return state, residual, scaled, values
+    scaled = np.empty(science.shape, np.float32)
+    _planes(science, background, rms, bits, state, residual, scaled)
+    return state, residual, scaled
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _planes(science, background, rms, bits, state, residual, scaled, values):  # type: ignore[no-untyped-def]
+def _planes(science, background, rms, bits, state, residual, scaled):  # type: ignore[no-untyped-def]
     zero = np.float32(0)
     for y in range(state.shape[0]):
         for x in range(state.shape[1]):
@@ -79,11 +79,9 @@ def _planes(science, background, rms, bits, state, residual, scaled, values):  #
             # infinity minus itself is NaN, so this is zero for finite values alone
             lost = (b & 1 != 0) | (r - r != 0) | (not noise > 0)
             masked = b & 254 != 0
-            v = zero if lost else np.float32(r / noise)
             state[y, x] = 2 if lost else (1 if masked else 0)
             residual[y, x] = r
-            scaled[y, x] = v
-            values[y, x] = zero if masked else v
+            scaled[y, x] = zero if lost else np.float32(r / noise)
 
 
 def sky_columns(

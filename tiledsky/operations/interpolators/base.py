@@ -186,14 +186,3 @@ class Interpolator(ABC, Generic[Parameters]):
 
         ``reading``: bytes that each byte of the window takes more while it is read.
         """
-
-    # --- for the diagnostics
-
-    @property
-    def chooses_bandwidths(self) -> bool:
-        """Whether it is a fit that chooses its bandwidth at each cell, and so has a map ``bandwidth`` to be judged."""
-        return False
-
-    def bandwidths(self, shape: Pair, box_size: Pair) -> tuple[float, ...]:
-        """Bandwidths of a fit on a mesh of this shape, in pixels, narrowest first; none where nothing is fitted."""
-        return ()

@@ -20,15 +20,6 @@ class LocalPolynomial(Fitted[LocalPolynomialInterpolator]):
 
     fit_maps: ClassVar[Mapping[str, str | None]] = {"bandwidth": None, "degree": None}
 
-    @property
-    def chooses_bandwidths(self) -> bool:
-        """Whether no bandwidth is given."""
-        return self.parameters.bandwidth == "auto"
-
-    def bandwidths(self, shape: Pair, box_size: Pair) -> tuple[float, ...]:
-        """Those that are tried."""
-        return self.model(shape, box_size).bandwidths
-
     def model(self, shape: Pair, box_size: Pair) -> FitModel:
         """Bandwidths and degrees that are tried on a mesh of this shape."""
         given = self.parameters
