@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,12 @@ from numpy.typing import NDArray
 from tiledsky.diagnostics.band import Band
 from tiledsky.diagnostics.parts import Part
 from tiledsky.diagnostics.patches import Floats, PatchSums
+from tiledsky.diagnostics.protocol import ImageSums
 from tiledsky.geometry import Pair, Region
+from tiledsky.kernels.objects.catalogue import Objects, ordered
+from tiledsky.kernels.objects.stiff import large_objects
 from tiledsky.kernels.residual.box_columns import COLUMNS, box_columns
-from tiledsky.kernels.residual.cell_sums import CELL
+from tiledsky.kernels.residual.cell_sums import CELL, WIDTHS
 from tiledsky.kernels.residual.own_mask import COMPACT
 from tiledsky.kernels.residual.sky_sums import LOST
 from tiledsky.planes import USER
@@ -20,6 +24,10 @@ from tiledsky.planes import USER
 #: Side of the smallest boxes, px, and most such boxes; of larger images boxes are 2, 4, 8 ... times as large, and there
 #: are so many at most.
 _SMALLEST, _FINE, MOST = 8, 100_000, 300_000
+#: Share of the pixels of a box that are sky, from which it counts.
+_ENOUGH = 0.25
+#: An object of a given catalogue is the same as one within so many px, or half its extent.
+_SAME = 40.0
 #: Sky of a box lies within so many times the noise of a pixel of its mean.
 _CLIP = 4.0
 #: A box as tiles keep it: pixels that are sky, valid ones; means of the former, and of image, background and noise.
@@ -111,3 +119,80 @@ def _sums(boxes: NDArray[np.void]) -> Floats:
 
 
 BOXES = ObjectBoxes("object boxes")
+
+
+class BoxMeans(NamedTuple):
+    """Means of boxes.
+
+    Attributes
+    ----------
+    side : int
+        Of a box, px.
+    unit : float
+        Noise of a pixel; of the mean of a box it is ``stretch`` times that of white noise.
+    good : ndarray of bool
+        Boxes with enough sky.
+    n, valid : ndarray
+        Pixels that are sky, valid pixels.
+    sky, error : ndarray
+        Mean of the sky and its error for white noise; 0 where not good.
+    image, background : ndarray
+        Means of the valid pixels; NaN without any.
+    weight : ndarray
+        Of the sky, 1 for a box that is all sky and has the usual noise; 0 where not good.
+    """
+
+    side: int
+    unit: float
+    stretch: float
+    good: NDArray[np.bool_]
+    n: Floats
+    valid: Floats
+    sky: Floats
+    error: Floats
+    image: Floats
+    background: Floats
+    weight: Floats
+
+
+def large_objects_of(image: ImageSums) -> Objects | None:
+    """Large objects: those found in the boxes, and those of the recipe that are none of these; None without boxes."""
+    boxes = image.once(box_means)
+    if isinstance(boxes, str):
+        return None
+    noise = boxes.error * boxes.stretch
+    objects = large_objects(boxes.sky, boxes.weight, noise, boxes.image, box=boxes.side, unit=boxes.unit)
+    return _with(objects, image.facts.objects)
+
+
+def _with(objects: Objects, given: Objects | None) -> Objects:
+    """Objects found, and those of a catalogue that are none of these."""
+    if given is None:
+        return objects
+    more = []
+    for one in given:
+        far = np.hypot(objects["y"] - one["y"], objects["x"] - one["x"])
+        if not (far < np.maximum(_SAME, 0.5 * objects["extent"])).any():
+            more.append(one)
+    return ordered(np.concatenate([objects, np.array(more, objects.dtype)])) if more else objects
+
+
+def box_means(image: ImageSums) -> BoxMeans | str:
+    """Return the means of the boxes of an image, or why it has none."""
+    side, sums = box_side(image.shape), image.total(BOXES)
+    if sums is None or not (sums[..., 2] > 0).any():
+        return "the image has no valid pixel"
+    n, sky, valid, light, background, noise = np.moveaxis(sums, -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        own, bare, level = noise / valid, light / valid, background / valid
+    unit = float(np.nanmedian(own))
+    if not (unit > 0.0 and np.isfinite(unit)):
+        return "the image has no noise"
+    good = n >= _ENOUGH * side * side
+    if not good.any():
+        return f"no box of {side} px has {_ENOUGH:.0%} of its pixels free of sources"
+    weight = np.where(good, np.square(n / side**2 / (np.where(good, own, unit) / unit)), 0.0)
+    values, errors = np.where(good, sky / np.maximum(n, 1.0), 0.0), np.where(good, own / np.sqrt(np.maximum(n, 1)), 0.0)
+    scale = image.of("scale")
+    stretch = (scale and scale["expected"][WIDTHS.index(min(side, WIDTHS[-1]))]) or 1.0
+    return BoxMeans(side, unit, stretch, good, n, valid, values, errors, bare, level, weight)

@@ -9,16 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.diagnostics.fields import Fields, Number, Position
-from tiledsky.diagnostics.object_boxes import BOXES, box_side
+from tiledsky.diagnostics.object_boxes import BOXES, box_means, box_side, large_objects_of
 from tiledsky.diagnostics.patches import Floats, number
 from tiledsky.diagnostics.protocol import Check, CheckValue, ImageSums, Measure
 from tiledsky.kernels._simd.elementary import sine_cosine
-from tiledsky.kernels.objects.catalogue import Objects, inside, light, ordered
-from tiledsky.kernels.objects.stiff import large_objects, stiff_sky
-from tiledsky.kernels.residual.cell_sums import WIDTHS
+from tiledsky.kernels.objects.catalogue import Objects, inside, light
+from tiledsky.kernels.objects.stiff import stiff_sky
 
-#: Share of the pixels of a box that are sky, from which it counts.
-_ENOUGH = 0.25
 #: Objects are judged whose light within the aperture is so many times its noise.
 OBJECT = 10.0
 #: Apertures end at so many half-light radii, or at the extent; they have so many boxes at least.
@@ -30,8 +27,6 @@ _SEEN, _MOST = 0.8, 1.5
 _RING, _WIDEST, _EIGHTHS, _LEAST = 1.35, 6, 5, 3
 #: Boxes of those of a ring that are listed; errors above 0 from which a share is one.
 _LISTED, _ERRORS = 50, 3.0
-#: An object of a given catalogue is the same as one within so many px, or half its extent.
-_SAME = 40.0
 
 DEFINITION = (
     "large objects that the image has (peaked light under a stiff sky, in boxes of 8 px and more), and those of the "
@@ -77,32 +72,18 @@ class _Maps(NamedTuple):
 
 def finalize(image: ImageSums) -> dict[str, Any]:
     """Return the measure."""
-    side = box_side(image.shape)
-    found: dict[str, Any] = {"unit": "1", "not_measured": None, "box": side, "n": 0, "objects": []}
-    sums = image.total(BOXES)
-    if sums is None or not (sums[..., 2] > 0).any():
-        return {**found, "not_measured": "the image has no valid pixel"}
-    n, sky, valid, light_of, background, noise = np.moveaxis(sums, -1, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        own, bare, level = noise / valid, light_of / valid, background / valid
-    unit = float(np.nanmedian(own))
-    if not (unit > 0.0 and math.isfinite(unit)):
-        return {**found, "not_measured": "the image has no noise"}
-    good = n >= _ENOUGH * side * side
-    if not good.any():
-        return {**found, "not_measured": f"no box of {side} px has {_ENOUGH:.0%} of its pixels free of sources"}
-    weight = np.where(good, np.square(n / side**2 / (np.where(good, own, unit) / unit)), 0.0)
-    values, errors = np.where(good, sky / np.maximum(n, 1.0), 0.0), np.where(good, own / np.sqrt(np.maximum(n, 1)), 0.0)
-    stretch = _stretch(image, side)
-    objects = large_objects(values, weight, errors * stretch, bare, box=side, unit=unit)
-    objects = _with(objects, image.facts.objects)
-    above = np.where(valid > 0, level - stiff_sky(values, weight, objects, box=side), 0.0)
+    found: dict[str, Any] = {"unit": "1", "not_measured": None, "box": box_side(image.shape), "n": 0, "objects": []}
+    boxes, objects = image.once(box_means), image.once(large_objects_of)
+    if isinstance(boxes, str) or objects is None:
+        return {**found, "not_measured": boxes}
+    side, valid, level = boxes.side, boxes.valid, boxes.background
+    above = np.where(valid > 0, level - stiff_sky(boxes.sky, boxes.weight, objects, box=side), 0.0)
     free = (valid > 0) & ~inside(objects, 0, 0, (valid.shape[0], valid.shape[1]), (side, side))
     eighth = np.indices(valid.shape)
     eighth = 4 * (eighth[0] * 2 // valid.shape[0]) + eighth[1] * 4 // valid.shape[1]
     level = np.where(valid > 0, level, 0.0)
     elsewhere = _around(level, valid, free, eighth, least=3), _around(above, valid, free, eighth, least=3)
-    maps = _Maps(valid, level, above, free, side, unit * stretch, elsewhere)
+    maps = _Maps(valid, level, above, free, side, boxes.unit * boxes.stretch, elsewhere)
     rows = [_row(objects, k, maps) for k in range(len(objects))]
     rows.sort(key=lambda row: (-_certain(row["taken"], row["taken_error"]), row["y"], row["x"]))
     to_sky = image.facts.to_sky
@@ -110,24 +91,6 @@ def finalize(image: ImageSums) -> dict[str, Any]:
         ra, dec = (None, None) if to_sky is None else to_sky(np.array([row["x"]]), np.array([row["y"]]))
         row["ra"], row["dec"] = (None if c is None else number(float(c[0]), 10) for c in (ra, dec))
     return {**found, "n": len(rows), "objects": rows[:_LISTED]}
-
-
-def _stretch(image: ImageSums, side: int) -> float:
-    """Noise of the mean of a box, over that of white noise."""
-    scale = image.of("scale")
-    return (scale and scale["expected"][WIDTHS.index(min(side, WIDTHS[-1]))]) or 1.0
-
-
-def _with(objects: Objects, given: Objects | None) -> Objects:
-    """Objects found, and those of a catalogue that are none of these."""
-    if given is None:
-        return objects
-    more = []
-    for one in given:
-        far = np.hypot(objects["y"] - one["y"], objects["x"] - one["x"])
-        if not (far < np.maximum(_SAME, 0.5 * objects["extent"])).any():
-            more.append(one)
-    return ordered(np.concatenate([objects, np.array(more, objects.dtype)])) if more else objects
 
 
 def _row(objects: Objects, k: int, maps: _Maps) -> dict[str, Any]:

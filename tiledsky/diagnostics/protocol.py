@@ -23,6 +23,7 @@ from tiledsky.geometry import Pair
 F = TypeVar("F", bound=Fields)
 V = TypeVar("V")
 T = TypeVar("T")
+S = TypeVar("S")
 
 #: Sky coordinates (ra, dec in degrees) of pixels (x, y).
 ToSky = Callable[[Floats, Floats], tuple[Floats, Floats]]
@@ -91,6 +92,7 @@ class ImageSums:
         self._sums, self._totals = sums, totals
         self._measures = {measure.name: measure for measure in measures}
         self._made: dict[str, dict[str, Any] | None] = {}
+        self._once: dict[Callable[[ImageSums], Any], Any] = {}
 
     def sums(self, cells: Cells) -> PatchSums:
         """Sums of the patches."""
@@ -99,6 +101,13 @@ class ImageSums:
     def total(self, part: Part[V, T]) -> T:
         """Return what the image says."""
         found: T = self._totals[part.name]
+        return found
+
+    def once(self, function: Callable[[ImageSums], S]) -> S:
+        """Return what a function says of the image, which several measures ask for."""
+        if function not in self._once:
+            self._once[function] = function(self)
+        found: S = self._once[function]
         return found
 
     def of(self, name: str) -> dict[str, Any] | None:

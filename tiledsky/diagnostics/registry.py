@@ -7,6 +7,7 @@ from typing import Any
 from tiledsky.diagnostics import (
     constants,
     edges,
+    exposure_steps,
     image,
     light_kept,
     masked_bias,
@@ -35,4 +36,5 @@ MEASURES: tuple[Measure[Any], ...] = (
     constants.MEASURE,
     light_kept.MEASURE,
     objects_taken.MEASURE,
+    exposure_steps.MEASURE,
 )

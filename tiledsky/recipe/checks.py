@@ -121,6 +121,14 @@ class Checks(Model):
         0.1,
         "share of the light of a large object above 10 sigma that is in the background, which is subtracted from it",
     )
+    exposure_steps: Limit = _limit(
+        0.05,
+        0.1,
+        (
+            "steps of the residual along straight lines, rms over the lines, in units of the noise: exposures or "
+            "detectors whose skies do not agree; half of the step is wrong on each side of the edge"
+        ),
+    )
     masked_fraction: Limit = _limit(0.8, 0.95, "masked share of the valid pixels: little sky is left to measure")
     constant_pixels: Limit = _limit(
         1e-4,
