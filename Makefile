@@ -78,7 +78,7 @@ quality: install
 # Verdicts beside the truth, on scenes whose sky is known, and by which check; a part: make verdicts VERDICTS='--only stars'.
 verdicts: install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.accuracy.verdicts --json build/verdicts.json \
-		--seeds 711,712,713 $(VERDICTS)
+		--page docs/quality-numbers.md $(VERDICTS)
 
 # Install and start a SLURM of one node, and run and disturb runs on it; a smaller scene: TILEDSKY_SLURM_SIZE=2000.
 test-slurm: install

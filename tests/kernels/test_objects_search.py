@@ -6,7 +6,7 @@ import pytest
 from tiledsky.geometry import Region, TileGrid
 from tiledsky.kernels.objects.catalogue import inside, no_objects
 from tiledsky.kernels.objects.examine import Shape, examined, refined
-from tiledsky.kernels.objects.profiles import EDGES
+from tiledsky.kernels.objects.profiles import EDGES, Ellipse, Maps, rings
 from tiledsky.kernels.objects.search import REACH, Boxes, accepted, find
 
 SHAPE, BOX = (150, 190), (6, 6)
@@ -169,3 +169,12 @@ def test_a_model_has_no_light_where_a_disc_has_ended():
     # from the next ring on there is none, but the extent is as if there were
     assert faint * (260.0 / end) ** seen.slope < 0.2
     assert seen.extent > 1.4 * end
+
+
+def test_a_narrow_ellipse_with_one_box_in_its_middle_has_a_radius_there():
+    y, x = np.mgrid[:41, :41] - 20.0
+    light = 50.0 * np.exp(-np.hypot(x, y / 0.3) / 4.0)
+    maps = Maps(light, light, np.ones_like(light), np.full_like(light, 0.1), 0, 0, 10, 10)
+    radius = rings(maps, Ellipse(204.5, 204.5, 0.3, 0.0, 1.0), EDGES, False)[2]
+    assert radius[0] == 2.5
+    assert (np.diff(radius) > 0).all()

@@ -14,6 +14,8 @@ from tiledsky.diagnostics import measure
 from .beside import beside, measured
 from .scenes import good, planted, unbiased
 
+#: From here on the page is of `make verdicts`.
+VERDICTS = "## Verdicts beside the truth"
 RECIPES = ("sextractor", "ceers-nircam", "complex-sky")
 
 
@@ -96,7 +98,8 @@ def main(path: str, count: int) -> None:
     """Write all tables."""
     head = ["# Quality in numbers", "", "Written by `make quality`.", ""]
     body = [*calibration(count), *alarms(count), *faults((4, 5, 6)), *truth((4, 5, 6, 7, 8, 9))]
-    Path(path).write_text("\n".join([*head, *body, ""]))
+    _, mark, others = Path(path).read_text().partition(VERDICTS)
+    Path(path).write_text("\n".join([*head, *body, ""]) + (f"\n{mark}{others}" if mark else ""))
 
 
 if __name__ == "__main__":

@@ -256,6 +256,7 @@ def rings(maps, place, edges, level):  # type: ignore[no-untyped-def]
             uneven[n], unlike[n], seen_under[n] = 0.0, 0.0, False
         else:
             continue
+        radius[n] = max(radius[n], 0.25 * min(maps[6], maps[7]))  # of one box alone it is 0, which has no logarithm
         if n > 0 and radius[n] <= radius[n - 1]:
             continue
         dark = not level and value[n] <= 2.0 * error[n]
