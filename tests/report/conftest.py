@@ -75,6 +75,17 @@ def one_object(number: int) -> dict[str, Any]:
     }
 
 
+def add_taken(measured: dict[str, Any]) -> None:
+    """Add objects of which the background takes a lot, an uncertain share, and nothing."""
+    rows = [(80.0, 40.0, 0.43, 0.04), (30.0, 100.0, 0.2, 0.19), (120.0, 20.0, 0.01, 0.002)]
+    names = ("y", "x", "taken", "taken_error")
+    found = [{**dict(zip(names, row, strict=True)), "size": 12.0, "flux": 250.0, "signal": 90.0} for row in rows]
+    measured["measures"]["objects_taken"] = {"definition": "large objects", "n": 3, "box": 8, "objects": found}
+    limits = {"warn": 0.03, "fail": 0.1, "unit": "share"}
+    check = {"name": "objects_taken", "result": "fail", "value": 0.43, "error": 0.04, "reason": "light", **limits}
+    measured["verdict"]["checks"].append(check)
+
+
 def make(
     path: Path,
     *,
@@ -107,7 +118,10 @@ def make(
         (path / "run" / "objects").mkdir()
         (path / "run" / "objects" / "objects.json").write_text(json.dumps(rows))
     if measures:
-        (path / "run" / "diagnostics.json").write_text(json.dumps(diagnostics(SHAPE, seed=seed, result=result)))
+        measured = diagnostics(SHAPE, seed=seed, result=result)
+        if objects:
+            add_taken(measured)
+        (path / "run" / "diagnostics.json").write_text(json.dumps(measured))
     return path
 
 

@@ -99,7 +99,7 @@ def test_marks_are_where_they_belong(look: Browser, with_objects: Path) -> None:
     rings = look.run(f"const d = {MODEL}('checks-above-science').data_source.data; return [[...d.x], [...d.y]]")
     named = open_run(with_objects).diagnostics["measures"]
     first, second = named["negative"]["strongest"], named["worst"]["positions"][0]
-    assert rings == [[first["x"], second["x"]], [first["y"], second["y"]]]
+    assert rings == [[first["x"], 40.0, second["x"]], [first["y"], 80.0, second["y"]]]
     # no label or ring is drawn beside the frame: marks are clipped to it
     levels = look.run(f"return ['objects-half', 'checks-above'].map(n => {MODEL}(n + '-science').level)")
     assert levels == ["glyph", "glyph"]
@@ -199,6 +199,25 @@ def test_objects_are_listed(look: Browser) -> None:
     assert rows[0][1].startswith("16 px (")
     assert rows[0][2] == "1234 MJy/sr"
     assert rows[0][5].startswith("RA 359.9")
+
+
+def test_objects_whose_light_is_taken(look: Browser) -> None:
+    """Those of which more than the limit is taken for certain are listed, circled and named by their share."""
+    rows = look.run(
+        "return [...document.querySelectorAll('#taken tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    ((place, share, size, flux),) = rows
+    assert place.startswith("x 40, y 80 (RA ")
+    assert (share, size[:6], flux) == ("43.0 ± 4.0 %", "12 px ", "250 MJy/sr")
+    circles = look.run(
+        f"const d = {MODEL}('taken-above-science').data_source.data; return [[...d.x[0]], [...d.y[0]], d.x.length]"
+    )
+    assert circles[2] == 1
+    assert np.hypot(np.array(circles[0]) - 40, np.array(circles[1]) - 80) == pytest.approx(24, rel=1e-4)
+    told = look.run(f"return [...{MODEL}('taken-numbers-mask').data_source.data.text]")
+    assert told == ["43%"]
+    click(look, "[data-layer=taken]")
+    look.wait(f"return !{MODEL}('taken-above-science').visible && !{MODEL}('taken-numbers-mask').visible")
 
 
 def test_saved_files(look: Browser, with_objects: Path) -> None:

@@ -85,7 +85,7 @@ def finalize(image: ImageSums) -> dict[str, Any]:
     elsewhere = _around(level, valid, free, eighth, least=3), _around(above, valid, free, eighth, least=3)
     maps = _Maps(valid, level, above, free, side, boxes.unit * boxes.stretch, elsewhere)
     rows = [_row(objects, k, maps) for k in range(len(objects))]
-    rows.sort(key=lambda row: (-_certain(row["taken"], row["taken_error"]), row["y"], row["x"]))
+    rows.sort(key=lambda row: (-certain(row["taken"], row["taken_error"]), row["y"], row["x"]))
     to_sky = image.facts.to_sky
     for row in rows[:_LISTED]:
         ra, dec = (None, None) if to_sky is None else to_sky(np.array([row["x"]]), np.array([row["y"]]))
@@ -127,7 +127,7 @@ def _row(objects: Objects, k: int, maps: _Maps) -> dict[str, Any]:
         scatter = math.sqrt(8) * max(known[0][1], known[1][1]) if wide else min(known[0][1], known[1][1])
         error = math.hypot(scatter, 0.5 * (high[0] - high[1])) * pixels / total
         taken = 0.5 * (high[0] + high[1]) * pixels / total
-        if taken <= _MOST and (best[0] is None or _certain(taken, error) > _certain(*best[:2])):
+        if taken <= _MOST and (best[0] is None or certain(taken, error) > certain(*best[:2])):
             best = taken, error, best[2]
     return {
         "y": round(float(one["y"]), 1),
@@ -175,14 +175,14 @@ def _around(
     return sum(means) / len(means), float(np.std(means, ddof=1)) / math.sqrt(len(means))
 
 
-def _certain(taken: float | None, error: float | None) -> float:
+def certain(taken: float | None, error: float | None) -> float:
     """Share that is taken for certain; below 0: none."""
     return -1.0 if taken is None or error is None else taken - _ERRORS * error
 
 
 def _worst(found: ObjectsTaken) -> Taken | None:
     known = [one for one in found.objects if one.taken is not None]
-    return max(known, key=lambda one: _certain(one.taken, one.taken_error), default=None)
+    return max(known, key=lambda one: certain(one.taken, one.taken_error), default=None)
 
 
 def _share(found: ObjectsTaken, _: float) -> CheckValue:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from tiledsky.diagnostics.document import CheckResult, Diagnostics
 from tiledsky.diagnostics.light_kept import MEASURE as LIGHT
+from tiledsky.diagnostics.objects_taken import MEASURE as TAKEN
+from tiledsky.diagnostics.objects_taken import certain
 from tiledsky.diagnostics.protocol import ToSky
 from tiledsky.diagnostics.text import measured_text
 from tiledsky.diagnostics.verdict import next_step, places
@@ -55,6 +57,20 @@ class Row:
     shape: str
     flux: str
     extent: float
+
+
+@dataclass(frozen=True)
+class TakenRow:
+    """An object whose light the background takes, for certain; the one that loses most first."""
+
+    x: float
+    y: float
+    place: str
+    size: str
+    radius: float
+    flux: str
+    taken: str
+    share: str
 
 
 @dataclass(frozen=True)
@@ -194,11 +210,39 @@ def object_rows(run: Run, most: int) -> tuple[int, list[Row]]:
     for k, one in enumerate(objects[largest_first(objects)[:most]], 1):
         x, y, radius = (float(one[name]) for name in ("x", "y", "half_light_radius"))
         pixel, _, sky = where_text(x, y, to_sky).partition(" (")
-        size = f"{radius:.3g} px" + ("" if scale is None else f" ({radius * scale:.3g}″)")
+        size = _size_text(radius, scale)
         shape = f"{float(one['axis_ratio']):.2f}, {np.degrees(float(one['angle'])):.0f}°".replace("-", "−")
         flux = f"{float(one['flux']):.4g} {unit}".rstrip().replace("-", "−")
         rows.append(Row(k, x, y, pixel, sky.removesuffix(")"), size, shape, flux, float(one["extent"])))
     return len(objects), rows
+
+
+def taken_rows(run: Run, diagnostics: Diagnostics) -> list[TakenRow]:
+    """Objects of which the background takes more than the check of it lets pass."""
+    found = diagnostics.of(TAKEN)
+    checks = [] if diagnostics.verdict is None else diagnostics.verdict.checks
+    limit = next((c.warn for c in checks if c.name == TAKEN.checks[0].name), None)
+    if found is None or limit is None:
+        return []
+    to_sky, unit, scale = sky_of(run.header), label_value(run.header, "BUNIT"), pixel_side(run.header)
+    return [
+        TakenRow(
+            x=float(one.x),
+            y=float(one.y),
+            place=where_text(one.x, one.y, to_sky),
+            size=_size_text(one.size or 0.0, scale),
+            radius=2 * (one.size or 0.0),
+            flux="–" if one.flux is None else f"{one.flux:.4g} {unit}".rstrip().replace("-", "−"),
+            taken=measured_text(100 * (one.taken or 0.0), 100 * (one.taken_error or 0.0)),
+            share=f"{100 * (one.taken or 0.0):.0f}%",
+        )
+        for one in found.objects
+        if certain(one.taken, one.taken_error) > limit
+    ]
+
+
+def _size_text(radius: float, scale: float | None) -> str:
+    return f"{radius:.3g} px" + ("" if scale is None else f" ({radius * scale:.3g}″)")
 
 
 def size_text(count: float) -> str:

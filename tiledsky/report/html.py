@@ -113,7 +113,8 @@ def report_html(run: Run) -> str:
     troubled, others = facts.with_places(checks, spots)
     count, rows = facts.object_rows(run, marks.DRAWN)
     shown = panels.make_panels(run)
-    look = interactive.make(run, shown, spots, rows)
+    taken = facts.taken_rows(run, diagnostics)
+    look = interactive.make(run, shown, spots, rows, taken)
     script, divs = embedded([*look.plots, *look.profiles])
     drawn = figures.figures_of(run, with_maps=False)
     sections = [
@@ -134,6 +135,7 @@ def report_html(run: Run) -> str:
         spots=spots,
         objects=rows,
         objects_count=count,
+        taken=taken,
         facts=facts.run_facts(run, diagnostics),
         steps=facts.step_lines(run),
         recipe=run.recipe.to_toml(),

@@ -10,7 +10,7 @@ from typing import Any
 from tiledsky.engine.result import Run
 from tiledsky.io.fits.cards import label_value
 from tiledsky.report import marks, panels, profiles, sky_places
-from tiledsky.report.facts import Row, Spot
+from tiledsky.report.facts import Row, Spot, TakenRow
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class Look:
     page: str
 
 
-def make(run: Run, shown: Sequence[panels.Panel], spots: Sequence[Spot], rows: Sequence[Row]) -> Look:
+def make(
+    run: Run, shown: Sequence[panels.Panel], spots: Sequence[Spot], rows: Sequence[Row], taken: Sequence[TakenRow]
+) -> Look:
     """Draw the panels of a run with all that can be switched over them.
 
     Parameters
@@ -34,6 +36,8 @@ def make(run: Run, shown: Sequence[panels.Panel], spots: Sequence[Spot], rows: S
         Places that checks name.
     rows : sequence of Row
         Objects, the largest first.
+    taken : sequence of TakenRow
+        Objects whose light the background takes.
     """
     from bokeh.models import CustomJS
 
@@ -42,7 +46,7 @@ def make(run: Run, shown: Sequence[panels.Panel], spots: Sequence[Spot], rows: S
     sky = sky_places.table(run.header, shape)
     known = [*((row.x, row.y) for row in rows[:1]), *((spot.x, spot.y) for spot in spots[:1])]
     start = next(iter(known), (float(shape[1] // 2), float(shape[0] // 2)))
-    over = marks.make_marks(run, spots, start)
+    over = marks.make_marks(run, spots, taken, start)
     plots = [panels.draw(panel, x_range, y_range, shape, sky=sky is not None) for panel in shown]
     marks.lay_blink(plots)
     marks.lay_mask(plots)
@@ -58,7 +62,7 @@ def make(run: Run, shown: Sequence[panels.Panel], spots: Sequence[Spot], rows: S
         "sky": sky,
         "panels": {panel.name: _facts(panel) for panel in shown},
     }
-    there = {"objects": bool(rows), "checks": bool(spots)}
+    there = {"objects": bool(rows), "checks": bool(spots), "taken": bool(taken)}
     layers = [(key, label, on) for key, label, on in marks.LAYERS if there.get(key, True)]
     return Look(plots, profiles.figures(label_value(run.header, "BUNIT")), layers, json_text(page))
 

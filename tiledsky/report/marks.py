@@ -12,21 +12,22 @@ from numpy.typing import NDArray
 from tiledsky.engine.result import Run
 from tiledsky.kernels.objects.catalogue import no_objects
 from tiledsky.report.colors import MASK
-from tiledsky.report.facts import Spot, largest_first
+from tiledsky.report.facts import Spot, TakenRow, largest_first
 
 #: Kinds of marks: key, label, whether they are shown at first.
 LAYERS = (
     ("objects", "objects", True),
+    ("taken", "light taken", True),
     ("checks", "places of checks", True),
     ("masked", "mask", False),
     ("boxes", "boxes", False),
 )
 #: Objects that are drawn, the largest first, and those of them that have their number beside them.
-DRAWN, _NUMBERED = 200, 30
+DRAWN, _NUMBERED = 200, 15
 #: Panels that the mask is laid over.
 _OVER = ("science", "background", "subtracted")
 _CORNERS = np.linspace(0, 2 * np.pi, 41)
-_OBJECT = "#e6007e"
+_OBJECT, _TAKEN = "#e6007e", "#d40000"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Marks:
     halves: Any
     extents: Any
     numbers: Any
+    taken: Any
+    shares: Any
     spots: Any
     columns: Any
     rows: Any
@@ -56,7 +59,7 @@ def outlines(objects: NDArray[np.void], times: NDArray[np.float64]) -> tuple[lis
     return xs, ys
 
 
-def make_marks(run: Run, spots: Sequence[Spot], chosen: tuple[float, float]) -> Marks:
+def make_marks(run: Run, spots: Sequence[Spot], taken: Sequence[TakenRow], chosen: tuple[float, float]) -> Marks:
     """Read what is to be marked; ``chosen``: x and y of the first position that profiles are of."""
     from bokeh.models import ColumnDataSource
 
@@ -71,6 +74,15 @@ def make_marks(run: Run, spots: Sequence[Spot], chosen: tuple[float, float]) -> 
         halves=ColumnDataSource({"x": half[0], "y": half[1]}),
         extents=ColumnDataSource({"x": wide[0], "y": wide[1]}),
         numbers=ColumnDataSource(numbers),
+        taken=ColumnDataSource(
+            {
+                "x": [(t.x + t.radius * np.cos(_CORNERS)).astype(np.float32) for t in taken],
+                "y": [(t.y + t.radius * np.sin(_CORNERS)).astype(np.float32) for t in taken],
+            }
+        ),
+        shares=ColumnDataSource(
+            {"x": [t.x for t in taken], "y": [t.y - t.radius for t in taken], "text": [t.share for t in taken]}
+        ),
         spots=ColumnDataSource(
             {"x": [s.x for s in spots], "y": [s.y for s in spots], "text": [str(s.number) for s in spots]}
         ),
@@ -111,6 +123,20 @@ def add(plot: Any, marks: Marks) -> None:
         y_offset=-3,
         **words,
         **{**of("objects"), "name": f"objects-numbers-{plot.name}"},
+    )
+    for part, color, width in (("below", "white", 3.0), ("above", _TAKEN, 1.6)):
+        named = {**of("taken"), "name": f"taken-{part}-{plot.name}"}
+        plot.multi_line(xs="x", ys="y", source=marks.taken, line_color=color, line_width=width, **named)
+    plot.text(
+        source=marks.shares,
+        text_color=_TAKEN,
+        background_fill_color="white",
+        padding=1,
+        text_align="center",
+        text_baseline="top",
+        y_offset=2,
+        **words,
+        **{**of("taken"), "name": f"taken-numbers-{plot.name}"},
     )
     for part, color, width in (("below", "white", 4.5), ("above", "#101010", 1.8)):
         named = {**of("checks"), "name": f"checks-{part}-{plot.name}"}

@@ -7,6 +7,7 @@ const tiledsky = (() => {
   const panels = Object.keys(facts.panels);
   const parts = {
     objects: ['objects-below', 'objects-half', 'objects-extent', 'objects-numbers'],
+    taken: ['taken-below', 'taken-above', 'taken-numbers'],
     checks: ['checks-below', 'checks-above', 'checks-numbers'],
     masked: ['masked'], boxes: ['boxes-x', 'boxes-y'],
   };
