@@ -64,6 +64,12 @@ def scenes() -> Iterator[tuple[str, dict[str, np.ndarray], dict[str, Any]]]:
     yield "edges", {"science": faint, "coverage": coverage, "error": np.full(faint.shape, 0.1, np.float32)}, {}
 
 
+def footprint_bits(shape: tuple[int, int]) -> np.ndarray:
+    """Bits of three exposures that cover an image, for presets that ask for them."""
+    y, x = np.indices(shape)
+    return ((y < 400) | 2 * (x > 150) | 4 * (y + x > 500)).astype(np.int32)
+
+
 def digest(array: Any) -> str:
     """Digest of an array's type, shape and bytes; every NaN is the same."""
     values = np.ascontiguousarray(array)
@@ -116,13 +122,18 @@ def made(presets: list[str]) -> dict[str, Any]:
             files = {name: Path(folder) / f"{scene}-{name}.fits" for name in planes}
             for name, plane in planes.items():
                 fits.PrimaryHDU(plane, fits.Header(header)).writeto(files[name])
+            bits = footprint_bits(planes["science"].shape)
+            fits.writeto(Path(folder) / f"{scene}-footprints.fits", bits)
             for recipe in presets:
+                with_footprints = Recipe.load(recipe_of(recipe)).footprints is not None
+                given = {**planes, "footprints": bits} if with_footprints else planes
+                files = {name: Path(folder) / f"{scene}-{name}.fits" for name in given}
                 for way in ("run", "arrays"):
                     try:
                         if way == "run":
                             found: Any = of_run(recipe_of(recipe), files, Path(folder) / f"{scene}-{recipe}.zarr")
                         else:
-                            found = of_arrays(recipe_of(recipe), planes, header)
+                            found = of_arrays(recipe_of(recipe), given, header)
                     except TiledSkyError as error:
                         found = f"{type(error).__name__}: {str(error)[:60]}"
                     result[f"{scene} {recipe} {way}"] = found

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from tiledsky.errors import InputError
 from tiledsky.images import as_float
 
+#: Planes beside an image that `base_mask` knows.
+MASK_PLANES = ("weight", "error", "dq", "coverage", "user_mask", "source_mask")
 INVALID = np.uint8(1)
 #: Bits 1 to 6.
 SOURCES = np.uint8(126)

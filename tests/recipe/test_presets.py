@@ -148,7 +148,9 @@ def test_the_second_pass_takes_the_merged_masks(kind):
 def test_there_are_tests_of_all_presets():
     # those of no published chain: tests/test_accuracy.py, tests/operations/test_global_polynomial.py
     plain = {"constant", "plane", "polynomial"}
-    assert {*PRESETS, *plain, "complex-sky", "sextractor", "deep-sky", "extended-light"} == set(preset_names())
+    assert {*PRESETS, *plain, "complex-sky", "sextractor", "deep-sky", "mosaic-steps", "extended-light"} == set(
+        preset_names()
+    )
 
 
 def test_presets_that_differ_in_their_last_background_alone_have_the_masks_of_deep_sky():

@@ -15,12 +15,12 @@ from tiledsky.errors import InputError, InputWarning
 from tiledsky.images import Image, as_float, same_kind, taken_apart
 from tiledsky.io.fits.wcs import for_image
 from tiledsky.nodata import AUTO, Candidate, checked, empty, look, places, without
-from tiledsky.operations.base import NO_HALO
+from tiledsky.operations.base import NO_HALO, footprint_offsets
 from tiledsky.operations.nodes import Nodes
 from tiledsky.operations.surface import surface_pixels
 from tiledsky.overlap import Patch, blank, call, is_dask_array, map_patches
-from tiledsky.planes import SOURCES, base_mask, roots, uncovered
-from tiledsky.recipe import Recipe, check_noise
+from tiledsky.planes import MASK_PLANES, SOURCES, base_mask, roots, uncovered
+from tiledsky.recipe import FOOTPRINTS, Recipe, check_footprints, check_noise
 from tiledsky.recipe.dq import dq_bits
 
 #: Planes that tell what a number stands for: what they call invalid is not looked at for one that means no data.
@@ -52,6 +52,11 @@ class Sky:
         without such a step.
     object_light : (ny, nx) or None
         Light of their models, where the recipe asks for it (``objects_plane``).
+    footprints : ndarray of `tiledsky.kernels.footprints.terms.FOOTPRINT`, or None
+        Constants of the exposures that a footprints step found, by number; for dask input `dask.delayed.Delayed`; None
+        without such a step.
+    footprint_offsets : (ny, nx) or None
+        The mean of those of its exposures at each pixel, which is part of `background`.
     """
 
     background: Any
@@ -63,6 +68,8 @@ class Sky:
     nodata: Any = None
     objects: Any = None
     object_light: Any = None
+    footprints: Any = None
+    footprint_offsets: Any = None
 
 
 def estimate_background(
@@ -76,6 +83,8 @@ def estimate_background(
     coverage: Any = None,
     mask: Any = None,
     source_mask: Any = None,
+    footprints: Any = None,
+    footprint_labels: Any = None,
     nodata: float | str | None = None,
     header: Mapping[str, Any] | None = None,
 ) -> Sky:
@@ -103,6 +112,11 @@ def estimate_background(
         Non-zero or masked = left out of all statistics; the sky is estimated there too.
     source_mask : array of uint8, (ny, nx), optional
         A mask plane made earlier, of this image or of another band: its sources (bits 1 to 6) are left out too.
+    footprints : array of integers, (ny, nx) or (n, ny, nx), optional
+        Bits of the exposures that each pixel is of, as drizzle makes them, for a recipe with a footprints step
+        (`tiledsky.recipe.FootprintsStep`). A masked pixel is of none.
+    footprint_labels : array of integers, (ny, nx), optional
+        Instead: the number of the exposure or panel of each pixel; 0 or less: none.
     nodata : float or "auto", optional
         Pixels that are this number, in the type that the image is worked on in (float32 or float64), are as NaN, and
         have the recipe's ``fill_value`` in the result. "auto": the number that a look at the image finds, if any, in
@@ -142,6 +156,7 @@ def estimate_background(
         "coverage": given.plane(coverage, "coverage", power=None, fill=0),
         "user_mask": given.mask(mask),
         "source_mask": given.plane(source_mask, "source_mask", power=0, fill=int(SOURCES)),
+        **footprint_planes(given, footprints, footprint_labels),
     }
     sky, found = estimated(image, recipe, planes, nodata=nodata, header=header, told=True)
     if isinstance(found, Candidate):
@@ -178,6 +193,7 @@ def estimated(
     planes = {name: same_kind(plane, image) for name, plane in planes.items() if plane is not None}
     coverage = planes.get("coverage")
     check_noise(recipe, planes)
+    check_footprints(recipe, planes)
     bits = dq_bits(recipe.dq_flags, header=header) if "dq" in planes else None
     nodata = checked(nodata, image.dtype)
     if nodata == AUTO:
@@ -187,7 +203,7 @@ def estimated(
     if isinstance(base, np.ndarray) and base.all():
         raise InputError("all pixels are NaN, no data, of zero weight, flagged or masked: there is no sky to measure")
     found = _look(image, base) if told else None
-    given = {"science": image, "base": base, "weight": planes.get("weight"), "error": planes.get("error")}
+    given = {"science": image, "base": base, **{name: planes.get(name) for name in ("weight", "error", *FOOTPRINTS)}}
     nodes = _Nodes(recipe, given, found=found)
     nodes.run()
     outside = None
@@ -201,6 +217,13 @@ def estimated(
         surface_pixels(blank(image), surface, dtype=image.dtype, name=name, coverage=outside, fill_value=fill)
         for surface, name in zip(surfaces, ("background", "background_rms", "background_error"), strict=True)
     )
+    steps, offsets = nodes.operations.footprints, None
+    if steps is not None:
+        offsets = nodes.plane(footprint_offsets(str(steps.step)))
+        background, offsets = (
+            map_patches(_outside_patch, first, second, outside, halo=NO_HALO, dtype=image.dtype, name=name, fill=fill)
+            for first, second, name in ((background, offsets, "with_steps"), (offsets, None, "footprint_offsets"))
+        )
     subtract = partial(_subtracted_patch, fill_value=fill)
     catalogue = nodes.operations.objects
     chosen = recipe.result_mask
@@ -216,6 +239,8 @@ def estimated(
         nodata=nodata,
         objects=None if catalogue is None else nodes.values[catalogue.name],
         object_light=nodes.plane(catalogue.light).astype(image.dtype) if catalogue and recipe.objects_plane else None,
+        footprints=None if steps is None else nodes.values[steps.name],
+        footprint_offsets=offsets,
     )
     return sky, found
 
@@ -223,7 +248,7 @@ def estimated(
 def _like(sky: Sky, image: Image) -> Sky:
     """Return a sky whose maps have the unit and the coordinates of the image."""
     parts = ("background", "rms", "error")
-    names = ("background", "background_rms", "background_error", "object_light")
+    names = ("background", "background_rms", "background_error", "object_light", "footprint_offsets")
     maps = {name: image.like(getattr(sky, name), name) for name in names if getattr(sky, name) is not None}
     in_unit = image.unit is not None  # meshes of lazy images are not there yet, and have no units
     return replace(
@@ -238,7 +263,26 @@ def _like(sky: Sky, image: Image) -> Sky:
     )
 
 
+def footprint_planes(image: Image, bits: Any, labels: Any) -> dict[str, Any]:
+    """Return the planes of footprints of an image by name; a masked pixel is of none."""
+    if bits is not None and getattr(bits, "ndim", 2) == 3:
+        if not 1 <= len(bits) < len(FOOTPRINTS):
+            raise InputError(
+                f"footprints has {len(bits)} planes, and tiledsky takes 1 to {len(FOOTPRINTS) - 1} of bits"
+            )
+        given = {name: (plane, f"footprints[{k}]") for k, (name, plane) in enumerate(zip(FOOTPRINTS[1:], bits))}  # noqa: B905
+    else:
+        given = {FOOTPRINTS[1]: (bits, "footprints")}
+    planes = {}
+    for name, (value, called) in {**given, FOOTPRINTS[0]: (labels, "footprint_labels")}.items():
+        planes[name] = image.plane(value, called, power=0, fill=0)
+        if planes[name] is not None and planes[name].dtype.kind not in "iu":
+            raise InputError(f"{called} is of type {planes[name].dtype}, which is no footprint; give integers")
+    return planes
+
+
 def _base(image: Any, planes: Mapping[str, Any], *, dq_bits: int | None = None) -> Any:
+    planes = {name: plane for name, plane in planes.items() if name in MASK_PLANES}
     func = partial(_base_patch, names=tuple(planes), dq_bits=dq_bits)
     return map_patches(func, image, *planes.values(), halo=NO_HALO, dtype=np.uint8, name="base_mask")
 
@@ -308,6 +352,13 @@ def _uncovered_patch(
     bare = None if nodata is None or image is None else empty(image.data, nodata)
     outside = uncovered(base.data, None if coverage is None else coverage.data, where=where, empty=bare)
     return base.replaced(np.zeros(base.data.shape, bool) if outside is None else outside)
+
+
+def _outside_patch(first: Patch, second: Patch | None, outside: Patch | None, *, fill: float) -> Patch:
+    pixels = first.data.copy() if second is None else first.data + second.data
+    if outside is not None:
+        pixels[outside.data] = fill
+    return first.replaced(pixels)
 
 
 def _subtracted_patch(image: Patch, background: Patch, outside: Patch | None, *, fill_value: float) -> Patch:

@@ -17,7 +17,7 @@ from tiledsky.operations.injection import known_values, windows_of
 from tiledsky.operations.nodes import Nodes
 from tiledsky.overlap import is_dask_array
 from tiledsky.planes import base_mask
-from tiledsky.recipe import Recipe, check_noise
+from tiledsky.recipe import Recipe, check_footprints, check_noise
 
 
 def light_kept(
@@ -66,6 +66,7 @@ def light_kept(
     }
     noise = {name: plane for name, plane in noise.items() if plane is not None}
     check_noise(recipe, noise)
+    check_footprints(recipe, noise)
     planes = {"science": science, "base": base_mask(science, **noise, user_mask=given.mask(mask)), **noise}
     if planes["base"].all():
         return summary(Taken().rows, "all pixels are invalid or masked")

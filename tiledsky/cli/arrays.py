@@ -76,7 +76,7 @@ def submit(
 
     config, out = load_cluster(cluster).changed(memory=memory_limit), str(located(out).absolute())
     prepared = prepare(
-        injecting(kept(recipe, keep), injection),
+        injecting(kept(recipe, keep, inputs), injection),
         source,
         out,
         tile_size=tile_size,

@@ -55,3 +55,17 @@ def tell_verdict(run: Run) -> None:
     say(f"verdict: {verdict['result']}")
     for line in (*findings(run, verdict), *remarks(found)):
         say(f"  {line}")
+
+
+def tell_footprints(run: Run) -> None:
+    """Say what constants the background of a run has, and which footprints have none; nothing without such a step."""
+    table = run.footprints
+    if table is None:
+        return
+    if not len(table):
+        say("footprints: none, no pixel is of any exposure")
+        return
+    known = table["error"] == table["error"]
+    alone = f"; {int((~known).sum())} touch no other outside masks and have none" if not known.all() else ""
+    groups = f"; {table['group'].max()} groups, each with a level of its own" if table["group"].max() > 1 else ""
+    say(f"footprints: {len(table)}, constants {table['term'].min():.3g} to {table['term'].max():.3g}{alone}{groups}")

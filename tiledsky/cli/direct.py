@@ -55,7 +55,7 @@ def estimate(
         made = estimate_file(
             source,
             out,
-            kept(recipe, keep),
+            kept(recipe, keep, inputs),
             planes=names_of(planes),
             threads=threads,
             overwrite=overwrite,

@@ -15,7 +15,7 @@ import typer
 from tiledsky.io.address import located
 from tiledsky.io.options import InputOptions
 from tiledsky.plain import plain
-from tiledsky.recipe import Recipe
+from tiledsky.recipe import RECOMMENDED, WITH_FOOTPRINTS, Recipe
 
 #: Headings of the list of commands; those without one come first.
 LOOK, FILES, BATCH = "How good it is", "Files", "Queues and clusters"
@@ -105,6 +105,15 @@ def _options(
         str | None,
         typer.Option(metavar=_PLANE, help="Your own mask, in addition to --mask: non-zero pixels or a region file."),
     ] = None,
+    footprints: Annotated[
+        str | None,
+        typer.Option(
+            metavar=_PLANE, help="Exposures of each pixel, a bit for each (drizzle's CTX, CON): steps are taken out."
+        ),
+    ] = None,
+    footprint_labels: Annotated[
+        str | None, typer.Option(metavar=_PLANE, help="Number of the exposure or panel of each pixel, instead.")
+    ] = None,
     checksum: ChecksumOption = True,
 ) -> InputOptions:
     """All that can be said of an input: the options of every command that has one, with their defaults and texts."""
@@ -118,6 +127,8 @@ def _options(
         coverage=coverage,
         mask=mask,
         user_mask=user_mask,
+        footprints=footprints,
+        footprint_labels=footprint_labels,
         checksum=checksum,
     )
 
@@ -178,9 +189,10 @@ def name_beside(source: str, end: str) -> str:
     return f"{_ENDS.sub('', name) or 'image'}.sky{end}"
 
 
-def kept(recipe: str, keep: str | None) -> Recipe:
-    """Return a preset or the recipe of a file, with what --keep says."""
-    loaded = Recipe.load(recipe)
+def kept(recipe: str, keep: str | None, inputs: InputOptions) -> Recipe:
+    """Return a preset or the recipe of a file, with what --keep says; footprints choose a preset that uses them."""
+    footprints = inputs.get("footprints") or inputs.get("footprint_labels")
+    loaded = Recipe.load(WITH_FOOTPRINTS if footprints and recipe == RECOMMENDED else recipe)
     return loaded if keep is None else loaded.keeping(size_kept(keep))
 
 

@@ -16,6 +16,7 @@ from tiledsky.cli.defaults import (
     MemoryOption,
     no_more_than_tasks,
     on_this_machine,
+    tell_footprints,
     tell_verdict,
 )
 from tiledsky.cli.options import (
@@ -68,7 +69,7 @@ def plan_of(
     workers, memory_limit = fitting(workers=workers, threads=threads, memory_limit=memory_limit)
     check_sizes(workers, threads)
     limit = parse_memory(memory_limit)
-    chosen = injecting(kept(recipe, keep), injection)
+    chosen = injecting(kept(recipe, keep, inputs), injection)
     made = planned(chosen, source, tile_size=tile_size, memory_limit=limit, threads=threads, **inputs)
     made.check_fits(memory_limit=limit, threads=threads)
     report = describe(made.recipe, made.plan, made.source, workers=workers, memory_limit=limit, threads=threads)
@@ -142,7 +143,7 @@ def run(
         from tiledsky.workflows.submit import FINISH
 
     began = time.monotonic()
-    chosen = injecting(kept(recipe, keep), injection)
+    chosen = injecting(kept(recipe, keep, inputs), injection)
     check_level(verify_done)
     out = out or placed(name_beside(source, ".zarr"))
     if stage is not None and worker_slice is None:
@@ -189,6 +190,7 @@ def run(
     say(f"planes: {', '.join(result.planes)}")
     if (nodata := result.provenance.get("nodata")) is not None:
         say(f"no data: pixels that are {number_text(nodata)}")
+    tell_footprints(result)
     tell_verdict(result)
     write_after(result, wanted=report_too)
     say(f"FITS: {shlex.join(['tiledsky', 'export', out, name_beside(source, '.fits')])}")

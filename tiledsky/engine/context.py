@@ -25,7 +25,7 @@ from tiledsky.io.zarr.shards import encoded_object, is_plain
 from tiledsky.nodata import empty
 from tiledsky.operations.compile import Operations
 from tiledsky.overlap import Patch
-from tiledsky.planes import base_mask, uncovered
+from tiledsky.planes import MASK_PLANES, base_mask, uncovered
 from tiledsky.recipe.dq import dq_bits
 
 Index = Pair
@@ -91,7 +91,7 @@ class Context:
 
     def base(self, science: Patch) -> Patch:
         """Bits of the mask plane that are known before any step, for these pixels."""
-        others = self._planes(science.region, *(name for name in self.input if name != "science"))
+        others = self._planes(science.region, *MASK_PLANES)
         return science.replaced(base_mask(science.data, **others, dq_bits=self.dq_bits))
 
     @cached_property

@@ -27,6 +27,7 @@ from tiledsky.io.plane_reader import KINDS, ROLES, SourcePlane
 from tiledsky.io.regions import RegionRef
 from tiledsky.io.source import plane_from_json
 from tiledsky.io.store import RUN_FOLDER, is_sealed
+from tiledsky.kernels.footprints.terms import from_rows as footprint_rows
 from tiledsky.kernels.objects.catalogue import KNOTS, from_rows
 from tiledsky.nodata import number_text
 from tiledsky.recipe import Recipe
@@ -101,6 +102,17 @@ class _Object(BaseModel):
         return self
 
 
+class _Footprint(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    number: Annotated[int, Field(ge=1)]
+    term: float
+    error: float | None
+    pixels: Annotated[int, Field(ge=0)]
+    shared: Annotated[int, Field(ge=0)]
+    overlaps: Annotated[int, Field(ge=0)]
+    group: Annotated[int, Field(ge=1)]
+
+
 class _Plane(_Document):
     fits: FitsRef | None
     array: str | None
@@ -114,7 +126,7 @@ class _Plane(_Document):
 
 
 _TIERS, _PLANES = TypeAdapter(list[_Tier]), TypeAdapter(dict[str, _Plane])
-_OBJECTS = TypeAdapter(list[_Object])
+_OBJECTS, _FOOTPRINTS = TypeAdapter(list[_Object]), TypeAdapter(list[_Footprint])
 
 
 def content(root: Folder, name: str) -> Any:
@@ -259,6 +271,15 @@ def read_objects(root: Folder, step: str) -> NDArray[np.void]:
         return from_rows([_Object.model_validate(row).model_dump() for row in rows])
     except ValueError as error:
         raise _broken(root, name, f"is no catalogue of objects ({_line(error)})") from None
+
+
+def read_footprints(root: Folder, step: str) -> NDArray[np.void]:
+    """Return the constants of a step's footprints, an array of `tiledsky.kernels.footprints.terms.FOOTPRINT`."""
+    name = f"footprints/{step}.json"
+    rows: list[dict[str, Any]] = content(root, name)
+    if not _is(_FOOTPRINTS, rows):
+        raise _broken(root, name, "is no table of footprints")
+    return footprint_rows(rows)
 
 
 def read_diagnostics(root: Folder) -> dict[str, Any]:

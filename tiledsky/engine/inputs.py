@@ -22,8 +22,8 @@ from tiledsky.io.options import InputOptions
 from tiledsky.io.plane_reader import PlaneReader
 from tiledsky.io.source import Source, open_source
 from tiledsky.nodata import AUTO, Candidate, look_at, without
-from tiledsky.planes import base_mask
-from tiledsky.recipe import Recipe, check_noise
+from tiledsky.planes import MASK_PLANES, base_mask
+from tiledsky.recipe import Recipe, check_footprints, check_noise
 from tiledsky.recipe.dq import dq_bits
 
 #: Planes that tell what a number stands for, whatever the recipe: its flags do not.
@@ -57,6 +57,7 @@ def check_planes(recipe: Recipe, source: Source) -> int | None:
         No plane says how the noise varies, where the recipe evens it; a dq plane without flags to choose from.
     """
     check_noise(recipe, source.planes)
+    check_footprints(recipe, source.planes)
     dq = source.planes.get("dq")
     bits = None if dq is None else dq_bits(recipe.dq_flags, header=parse_header(source.header))
     if dq is not None and bits is not None and dq.dtype.startswith("float"):
@@ -90,7 +91,8 @@ def warn_of_constants(source: Source, dq_bits: int | None) -> None:
 
 @contextmanager
 def _opened(source: Source, names: Sequence[str] | None) -> Iterator[dict[str, PlaneReader]]:
-    chosen = [n for n in source.planes if n == "science" or names is None or n in names]
+    wanted = ("science", *(MASK_PLANES if names is None else names))
+    chosen = [n for n in source.planes if n in wanted]
     opened = {name: source.planes[name].open() for name in chosen}
     try:
         yield opened

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.engine.checked_store import CheckedStore, open_checked_store
-from tiledsky.engine.documents import read_diagnostics, read_objects, read_provenance, read_tiers
+from tiledsky.engine.documents import read_diagnostics, read_footprints, read_objects, read_provenance, read_tiers
 from tiledsky.engine.plan import Plan
 from tiledsky.engine.verify import Checker
 from tiledsky.errors import InputError, ParameterError, RunError
@@ -101,6 +101,15 @@ class Run:
         """
         operation = self.store.layout.operations.objects
         return None if operation is None else read_objects(self.store.root, str(operation.step))
+
+    @property
+    def footprints(self) -> NDArray[np.void] | None:
+        """Constants of the footprints that the background has, by number; None without a step that measures them.
+
+        An array of `tiledsky.kernels.footprints.terms.FOOTPRINT`.
+        """
+        operation = self.store.layout.operations.footprints
+        return None if operation is None else read_footprints(self.store.root, str(operation.step))
 
     @property
     def thresholds(self) -> dict[str, Any]:

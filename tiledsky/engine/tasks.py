@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tiledsky.cluster import process_memory
 from tiledsky.engine.context import Context, Index, context
-from tiledsky.engine.documents import read_objects, read_range, read_tiers
+from tiledsky.engine.documents import read_footprints, read_objects, read_range, read_tiers
 from tiledsky.engine.plan import Stage
 from tiledsky.geometry import Pair, Region
 from tiledsky.io.fits.cards import label_value
@@ -149,6 +149,10 @@ class StoreTask:
     def objects_of(self, step: str) -> NDArray[np.void]:
         """Checked catalogue of the objects of a step."""
         return read_objects(self.ctx.root, step)
+
+    def footprints_of(self, step: str) -> NDArray[np.void]:
+        """Checked constants of the footprints of a step."""
+        return read_footprints(self.ctx.root, step)
 
     def range_of(self, step: str, part: str) -> tuple[float, float]:
         """Checked range of the values of a map of a mesh."""

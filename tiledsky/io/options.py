@@ -23,6 +23,11 @@ class InputOptions(TypedDict, total=False):
         ``user_mask``.
     user_mask : path
         Likewise; always becomes plane ``user_mask``.
+    footprints : path
+        Bits of the exposures that each pixel is of, as drizzle makes them (CTX, CON): integers, one plane or several,
+        one upon the other. Become planes ``footprint_bits``, ``footprint_bits_2``, ...
+    footprint_labels : path
+        Instead: the number of the exposure, detector or panel that each pixel is of (integers; 0 or less: none).
     nodata : float or "auto"
         Pixels of the science image that are this number have no data: they are as NaN, and outside the coverage. It is
         compared after BSCALE and BZERO, in the type that the image is worked on in (float32 or float64). "auto": see
@@ -39,5 +44,7 @@ class InputOptions(TypedDict, total=False):
     coverage: str | os.PathLike[str] | None
     mask: str | os.PathLike[str] | None
     user_mask: str | os.PathLike[str] | None
+    footprints: str | os.PathLike[str] | None
+    footprint_labels: str | os.PathLike[str] | None
     nodata: float | str | None
     checksum: bool

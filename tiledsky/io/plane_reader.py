@@ -20,6 +20,7 @@ from tiledsky.containers import float_dtype
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair, Region
 from tiledsky.planes import roots
+from tiledsky.recipe import FOOTPRINTS
 
 #: Plane name to the role that chooses its HDU and its dtype.
 ROLES = {
@@ -30,6 +31,7 @@ ROLES = {
     "coverage": "coverage",
     "user_mask": "mask",
     "source_mask": "mask",
+    **dict.fromkeys(FOOTPRINTS, "footprints"),
 }
 #: Kinds of planes: keys of `SourcePlane.to_json`, of which one is set.
 KINDS = ("fits", "array", "regions")

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
+import numpy as np
+
 from tiledsky.containers import float_dtype
 from tiledsky.errors import InputError
 from tiledsky.geometry import Pair
@@ -23,6 +25,7 @@ from tiledsky.io.plane_reader import ROLES, PlaneEntry, SourcePlane
 from tiledsky.io.regions import SUFFIXES, RegionPlane, RegionRef, open_region_plane
 from tiledsky.io.remote import checked, is_url
 from tiledsky.nodata import checked as checked_nodata
+from tiledsky.recipe import FOOTPRINTS
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,14 @@ class Source:
         return self.planes["science"].shape
 
 
-_PLANE_OPTIONS: tuple[Literal["weight", "error", "variance", "dq", "coverage", "mask", "user_mask"], ...] = (
-    *("weight", "error", "variance", "dq", "coverage", "mask", "user_mask"),
+_Option = Literal[
+    "weight", "error", "variance", "dq", "coverage", "mask", "user_mask", "footprints", "footprint_labels"
+]
+_PLANE_OPTIONS: tuple[_Option, ...] = (
+    *("weight", "error", "variance", "dq", "coverage", "mask", "user_mask", "footprints", "footprint_labels"),
 )
+#: Options whose planes have another name.
+_NAMES = {"variance": "error", "footprints": FOOTPRINTS[1]}
 
 
 def open_source(
@@ -85,9 +93,12 @@ def open_source(
                 )
             opened = PlaneEntry(open_region_plane(where, shape=shape, header=header))
         else:
-            opened = _open_plane(where, option, None, scratch, checksum)
-        name = ("source_mask" if opened.mask_bits else "user_mask") if option == "mask" else option
-        name = "error" if option == "variance" else name
+            opened = _open_plane(
+                where, _NAMES["footprints"] if option == "footprints" else option, None, scratch, checksum
+            )
+        name = ("source_mask" if opened.mask_bits else "user_mask") if option == "mask" else _NAMES.get(option, option)
+        if option.startswith("footprint"):
+            planes = {**{n: p for n, p in planes.items() if n not in FOOTPRINTS}, **_further(opened, option)}
         if name in given:
             if name == "error":
                 both = f"{options['error']} and {options['variance']}"
@@ -101,6 +112,20 @@ def open_source(
     return source
 
 
+def _further(opened: PlaneEntry, option: str) -> dict[str, SourcePlane]:
+    """Planes of footprints that lie upon the first one."""
+    if opened.siblings and option == "footprint_labels":
+        raise InputError(
+            f"{opened.plane.path}: is {1 + len(opened.siblings)} images, and labels are one; give bits as --footprints"
+        )
+    if len(opened.siblings) > len(FOOTPRINTS) - 2:
+        raise InputError(
+            f"{opened.plane.path}: is {1 + len(opened.siblings)} images of footprints, and tiledsky takes "
+            f"{len(FOOTPRINTS) - 1}; give the mosaic in parts"
+        )
+    return dict(zip(FOOTPRINTS[2:], opened.siblings.values(), strict=False))
+
+
 def _check(source: Source) -> None:
     """Check that planes are on one grid, and that mask bits are bits."""
     for name, plane in source.planes.items():
@@ -109,6 +134,8 @@ def _check(source: Source) -> None:
                 f"{name} is {plane.shape[0]} x {plane.shape[1]} px, the science image "
                 f"{source.shape[0]} x {source.shape[1]}; all planes must be on one grid"
             )
+        if name in FOOTPRINTS and np.dtype(plane.dtype).kind not in "iu":
+            raise InputError(f"{plane.path}: {plane.dtype} pixels are no footprints; give integers, bits or labels")
         if name == "source_mask" and plane.dtype != "uint8":
             raise InputError(f"{plane.path}: {plane.dtype} pixels have no mask bits; give the uint8 mask of a run")
 

@@ -50,11 +50,15 @@ _MADE, _KEPT = 350, 32
 
 
 def measured_by(recipe: Recipe, step: BackgroundStep) -> BackgroundStep:
-    """Return the first step that measures the same boxes under the same mask: its numbers serve both."""
+    """Return the first step that measures the same boxes of one image under one mask: its numbers serve both."""
+    mask, image = recipe.mask_for(step), image_of(recipe, step)
     return next(
         s
         for s in recipe.steps
-        if isinstance(s, BackgroundStep) and recipe.mask_for(s) is recipe.mask_for(step) and same_boxes(s, step)
+        if isinstance(s, BackgroundStep)
+        and recipe.mask_for(s) is mask
+        and image_of(recipe, s) == image
+        and same_boxes(s, step)
     )
 
 
@@ -342,8 +346,8 @@ def measured_under(recipe: Recipe, mask: AnyMask) -> tuple[Boxes, ...]:
     later = recipe.steps[recipe.steps.index(mask) + 1 :]
     found = []
     for user in later:
-        if recipe.mask_for(user) is not mask:
-            continue
+        if recipe.mask_for(user) is not mask or recipe.footprints_for(user) is not recipe.footprints_for(mask):
+            continue  # the image of a step after footprints is not known yet
         if isinstance(user, ObjectsStep) or (isinstance(user, BackgroundStep) and measured_by(recipe, user) is user):
             found.append(boxes_for(recipe, user))
     return tuple(found)

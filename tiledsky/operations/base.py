@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from tiledsky.geometry import Pair, Region
 from tiledsky.operations.memory import Phase, Sizes
 from tiledsky.overlap import Patch, blank, map_patches
-from tiledsky.recipe import AnyStep, Recipe
+from tiledsky.recipe import FOOTPRINTS, AnyStep, Recipe
 
 if TYPE_CHECKING:
     from tiledsky.operations.background import Boxes
 
 NO_HALO: Pair = (0, 0)
 #: Planes of the input that operations read by name; what the input has no plane for arrives as None.
-INPUTS = ("science", "base", "weight", "error", "coverage")
+INPUTS = ("science", "base", "weight", "error", "coverage", *FOOTPRINTS)
 
 
 class Read(NamedTuple):
@@ -65,10 +65,25 @@ def without_light(objects: str) -> str:
     return f"{objects}/science"
 
 
+def footprint_offsets(step: str) -> str:
+    """Node of the constants of footprints at each pixel, of a footprints step."""
+    return f"{step}/offsets"
+
+
+def without_footprints(step: str) -> str:
+    """Node of the image minus these constants."""
+    return f"{step}/science"
+
+
 def image_of(recipe: Recipe, step: AnyStep) -> str:
-    """Node of the image that a step works on: without the light of objects, where its mask has them."""
-    objects = recipe.objects_for(step)
-    return "science" if objects is None else without_light(objects.name)
+    """Node of the image that a step works on.
+
+    Without the light of objects, where its mask has them; without the constants of footprints that are known before.
+    """
+    objects, footprints = recipe.objects_for(step), recipe.footprints_for(step)
+    if objects is not None:
+        return without_light(objects.name)
+    return "science" if footprints is None else without_footprints(footprints.name)
 
 
 @dataclass(frozen=True)
@@ -158,6 +173,9 @@ class Task(Protocol):
 
     def objects_of(self, step: str) -> NDArray[np.void]:
         """Checked catalogue of the objects of a step."""
+
+    def footprints_of(self, step: str) -> NDArray[np.void]:
+        """Checked constants of the footprints of a step."""
 
 
 class Arrays(Protocol):

@@ -10,11 +10,12 @@ from typing import Any
 from tiledsky.geometry import Pair
 from tiledsky.operations.background import MeshOperation, background_operations
 from tiledsky.operations.base import INPUTS, Operation, PixelOperation, Read
+from tiledsky.operations.footprints import FootprintTerms, footprints_operations
 from tiledsky.operations.inputs import Ingest
 from tiledsky.operations.mask import mask_operations
 from tiledsky.operations.objects import Catalogue, objects_operations
 from tiledsky.operations.ring import ring_operations
-from tiledsky.recipe import BackgroundStep, MaskStep, ObjectsStep, Recipe, RingStep
+from tiledsky.recipe import BackgroundStep, FootprintsStep, MaskStep, ObjectsStep, Recipe, RingStep
 
 
 class Operations:
@@ -39,6 +40,12 @@ class Operations:
     def objects(self) -> Catalogue | None:
         """Operation that makes the catalogue of large objects, if one does."""
         return next((o for o in self.all.values() if isinstance(o, Catalogue)), None)
+
+    @property
+    def footprints(self) -> FootprintTerms | None:
+        """Operation that makes the constants of footprints that the result has, if one does."""
+        found = [o for o in self.all.values() if isinstance(o, FootprintTerms)]
+        return found[-1] if found else None
 
     @property
     def stages(self) -> list[Operation]:
@@ -111,4 +118,5 @@ STEPS: dict[type[Any], Callable[[Recipe, Any, Sequence[Operation]], Iterable[Ope
     MaskStep: mask_operations,
     BackgroundStep: background_operations,
     ObjectsStep: objects_operations,
+    FootprintsStep: footprints_operations,
 }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tiledsky.diagnostics.windows import LARGE_SIDE, ROW, Pixels, Skies, Taken, design, measured
 from tiledsky.geometry import Pair, Region
 from tiledsky.operations.base import INPUTS, Operation, Read, SummaryOperation, Task, TaskOutput
+from tiledsky.operations.footprints import FootprintTerms
 from tiledsky.operations.interpolators import interpolator_of
 from tiledsky.operations.memory import READ, Phase, Sizes
 from tiledsky.operations.nodes import Nodes, most_held
@@ -81,8 +82,8 @@ class Injection(SummaryOperation):
 
 
 def known_values(operations: Iterable[Operation]) -> list[str]:
-    """Names of the values that windows have of the whole image: thresholds and what else follows from statistics."""
-    return [operation.name for operation in operations if isinstance(operation, StepStatistics)]
+    """Names of the values that windows have of the whole image: of statistics, and the constants of footprints."""
+    return [operation.name for operation in operations if isinstance(operation, StepStatistics | FootprintTerms)]
 
 
 def unsuited(recipe: Recipe) -> str:

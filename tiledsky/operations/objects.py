@@ -170,13 +170,14 @@ class WithoutLight(ObjectLight):
 
     kind = "objects-science"
 
-    def __init__(self, step: ObjectsStep, catalogue: Catalogue) -> None:
+    def __init__(self, step: ObjectsStep, catalogue: Catalogue, image: str) -> None:
         super().__init__(step, catalogue)
+        self.image = image
         self.output, self.name = without_light(step.name), f"{step.name}-science"
 
     def inputs(self) -> list[Read]:
         """See `PixelOperation.inputs`."""
-        return [Read("science")]
+        return [Read(self.image)]
 
     def apply(self) -> Callable[..., Patch]:
         """See `PixelOperation.apply`."""
@@ -217,7 +218,7 @@ def objects_operations(recipe: Recipe, step: ObjectsStep, before: Sequence[Opera
         source = measured = boxes_for(recipe, step)
         yield measured
     sky = step.sky.model_copy(update={"name": f"{step.name}-unmasked"})
-    unmasked = Boxes(sky, "base", "science", measured.noise)
+    unmasked = Boxes(sky, "base", measured.image, measured.noise)
     unmasked.step = step.name
     yield unmasked
     catalogue = Catalogue(step, measured, source.name, unmasked)
@@ -226,4 +227,4 @@ def objects_operations(recipe: Recipe, step: ObjectsStep, before: Sequence[Opera
     of_result = step is recipe.result_mask
     yield (ResultBits if of_result else ObjectBits)(recipe, step, catalogue)
     yield ObjectLight(step, catalogue)
-    yield WithoutLight(step, catalogue)
+    yield WithoutLight(step, catalogue, measured.image)

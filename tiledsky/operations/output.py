@@ -13,7 +13,16 @@ from tiledsky.geometry import Pair, Region, boxes_of, mesh_shape
 from tiledsky.kernels.filters.blocks import block_means
 from tiledsky.operations import quality
 from tiledsky.operations.background import MeshOperation, cell_values, mesh_terms
-from tiledsky.operations.base import ArraySpec, Image, Operation, Read, Task, TaskOutput, summary_file
+from tiledsky.operations.base import (
+    ArraySpec,
+    Image,
+    Operation,
+    Read,
+    Task,
+    TaskOutput,
+    footprint_offsets,
+    summary_file,
+)
 from tiledsky.operations.filtered_maps import SURFACES
 from tiledsky.operations.memory import WRITE, Phase, Sizes
 from tiledsky.operations.objects import object_light
@@ -23,8 +32,8 @@ from tiledsky.recipe import BackgroundStep, Recipe
 
 #: Stands beside `SURFACES` for the bandwidth of a fit, which has none: each pixel has that of its cell.
 BANDWIDTH = 3
-#: The same for the light of large objects.
-LIGHT = 4
+#: The same for the light of large objects, and for the constants of footprints.
+LIGHT, OFFSETS = 4, 5
 #: Sides in pixels of the blocks whose means a run keeps of its planes, to look at an image larger than `WHOLE` px.
 OVERVIEWS = (4, 16)
 WHOLE = 2048
@@ -41,7 +50,7 @@ def overview_path(size: int, plane: str) -> str:
 
 
 def output_planes(recipe: Recipe) -> dict[str, tuple[str, int] | None]:
-    """Planes of the last pass: name to (step, which of `SURFACES`, `BANDWIDTH` or `LIGHT`); None: made of others."""
+    """Planes of the last pass: name to (step, which of `SURFACES` or of the others above); None: made of others."""
     planes: dict[str, tuple[str, int] | None] = {
         "background": (recipe.result.name, 0),
         "background_rms": (recipe.result.name, 1),
@@ -52,6 +61,8 @@ def output_planes(recipe: Recipe) -> dict[str, tuple[str, int] | None]:
         planes["bandwidth"] = (recipe.result.name, BANDWIDTH)
     if recipe.objects_plane and recipe.objects is not None:
         planes["object_light"] = (recipe.objects.name, LIGHT)
+    if recipe.footprints is not None:
+        planes["footprint_offsets"] = (recipe.footprints.name, OFFSETS)
     if recipe.result_mask is None:
         planes["mask"] = None
     for step in recipe.steps:
@@ -74,6 +85,7 @@ class Output(Operation):
         self.mask = recipe.result_mask
         lights = (step for step, which in filter(None, self.planes.values()) if which == LIGHT)
         self.light = next(map(object_light, lights), None)
+        self.offsets = None if recipe.footprints is None else footprint_offsets(recipe.footprints.name)
 
     def overviews(self, shape: Pair) -> tuple[int, ...]:
         """See `Operation.overviews`."""
@@ -95,6 +107,8 @@ class Output(Operation):
         )
         if self.light is not None:
             yield Read(self.light)
+        if self.offsets is not None:
+            yield Read(self.offsets, HALO)
 
     def map_arrays(self) -> list[str]:
         """See `Operation.map_arrays`."""
@@ -142,6 +156,8 @@ class Output(Operation):
         for name, origin in self.planes.items():
             if origin is not None:
                 pixels = self._pixels(task, *origin, region if name in _MEASURED else tile)
+                if name == "background" and self.offsets is not None:
+                    pixels = pixels + self._plane(task, self.offsets, region)
                 if name in _MEASURED:
                     measured[name] = pixels
                     pixels = pixels[tile.within(region)]
@@ -153,12 +169,16 @@ class Output(Operation):
         written += quality.summarise_tile(task, bits, measured, outside)
         return TaskOutput(written, all_masked=bool(np.all(bits.crop(tile))))
 
+    def _plane(self, task: Task, node: str, region: Region) -> NDArray[Any]:
+        """Pixels of a plane, in the type of the sky."""
+        patch = task.patch(node, region)
+        assert patch is not None
+        return patch.data.astype(task.dtype, copy=False)
+
     def _pixels(self, task: Task, name: str, which: int, region: Region) -> NDArray[Any]:
-        """Pixels of one of the `SURFACES` of a background step, of its bandwidth, or of the light of objects."""
-        if which == LIGHT:
-            light = task.patch(object_light(name), region)
-            assert light is not None
-            return light.data.astype(task.dtype)
+        """Pixels of one of the `SURFACES` of a background step, of its bandwidth, of light, or of constants."""
+        if which in (LIGHT, OFFSETS):
+            return self._plane(task, object_light(name) if which == LIGHT else footprint_offsets(name), region)
         if which != BANDWIDTH:
             pixels: NDArray[Any] = task.value(f"{name}-mesh")[which].evaluate(region)
             return pixels
@@ -171,6 +191,7 @@ class Output(Operation):
         evaluated = [mesh_terms(held.again("evaluating"), step, sizes) for step in self.backgrounds.values()]
         writing = held.again("writing").add("shard", WRITE * sizes.size, "px", sizes.tile)
         writing.add("light of objects", 8 * (self.light is not None), "px", sizes.tile)
+        writing.add("constants", 2 * sizes.size * (self.offsets is not None), "px read", sizes.read)
         measured = quality.measuring(held.again("measuring"), sizes).add("counts", 1, "B", HISTOGRAM)
         return [*sizes.inputs(), *evaluated, writing, measured]
 

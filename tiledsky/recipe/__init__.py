@@ -1,7 +1,9 @@
 """Recipes: ordered steps and their parameters, checked by name, read from and written to TOML. No numba, no pixels."""
 
 from tiledsky.recipe.checks import Checks, Limit
+from tiledsky.recipe.footprints import WITH_FOOTPRINTS, FootprintsStep, check_footprints
 from tiledsky.recipe.parameters import (
+    FOOTPRINTS,
     BackgroundStep,
     GlobalPolynomialInterpolator,
     IDWInterpolator,
@@ -20,11 +22,14 @@ from tiledsky.recipe.steps import AnyMask, AnyStep, ObjectsStep
 from tiledsky.recipe.validation import validated
 
 __all__ = [
+    "FOOTPRINTS",
     "RECOMMENDED",
+    "WITH_FOOTPRINTS",
     "AnyMask",
     "AnyStep",
     "BackgroundStep",
     "Checks",
+    "FootprintsStep",
     "GlobalPolynomialInterpolator",
     "IDWInterpolator",
     "InterpolatorParameters",
@@ -38,6 +43,7 @@ __all__ = [
     "SigmaClip",
     "Tier",
     "ZoomInterpolator",
+    "check_footprints",
     "check_noise",
     "checks_of",
     "preset_names",

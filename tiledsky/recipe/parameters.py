@@ -6,10 +6,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+#: Planes of an input that say which exposures each pixel is of: a number, or bits (further planes go on with them).
+FOOTPRINTS = ("footprint_labels", "footprint_bits", *(f"footprint_bits_{k}" for k in range(2, 33)))
 #: Names of planes that a run writes itself; no step may be called so.
 PLANES = (
     *("science", "weight", "error", "dq", "coverage", "user_mask", "source_mask"),
     *("mask", "background", "background_rms", "background_error", "subtracted", "bandwidth", "object_light"),
+    "footprint_offsets",
+    *FOOTPRINTS,
 )
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.plain import did_you_mean
 from tiledsky.recipe.checks import Checks
+from tiledsky.recipe.footprints import FootprintsStep
 from tiledsky.recipe.parameters import (
     MAX_BANDWIDTH,
     MAX_STEPS,
@@ -29,6 +30,8 @@ from tiledsky.recipe.validation import validated
 
 #: Kinds of steps that others can name as their mask.
 _MASKS = tuple(model.model_fields["kind"].default for model in get_args(AnyMask))
+#: Kinds of steps that have no sky that a mask step can subtract.
+_NO_SKIES = (*_MASKS, FootprintsStep.model_fields["kind"].default)
 #: Boxes of the widest fit where objects are masked: it bridges holes of their size.
 _BRIDGE = 144
 #: Largest fill value: what the float32 planes hold.
@@ -76,7 +79,7 @@ class Recipe(Model):
             if step.name in seen or step.name in PLANES or step.name == "none":
                 raise ValueError(f"step name {step.name!r} is taken; give every step a name of its own")
             if isinstance(step, MaskStep):
-                earlier = [name for name, kind in seen.items() if kind not in _MASKS]
+                earlier = [name for name, kind in seen.items() if kind not in _NO_SKIES]
                 if step.minus is None and not earlier:
                     raise ValueError(
                         f"mask step {step.name!r} has no sky to subtract; put a ring or background before it"
@@ -98,7 +101,21 @@ class Recipe(Model):
             if isinstance(step, MaskStep):
                 self._check_noise_map(step)
         self._check_objects()
+        self._check_footprints()
         return self
+
+    def _check_footprints(self) -> None:
+        """Check that footprints are known before objects are, and used."""
+        for k, step in enumerate(self.steps):
+            if not isinstance(step, FootprintsStep):
+                continue
+            if any(isinstance(s, ObjectsStep) for s in self.steps[:k]):
+                raise ValueError(
+                    f"footprints step {step.name!r} comes after an objects step, which would take steps for light; put "
+                    "it before"
+                )
+            if not any(isinstance(s, BackgroundStep) for s in self.steps[k:]):
+                raise ValueError(f"footprints step {step.name!r} comes after the last background; put it before")
 
     def _check_objects(self) -> None:
         """Check that there is one objects step at most, and that no name could be one of its parts."""
@@ -108,11 +125,13 @@ class Recipe(Model):
         if self.objects_plane and not found:
             raise ValueError("objects_plane needs the models of an objects step, and there is none; leave it out")
         for step in self.steps:
-            if any(step.name.startswith(f"{name}-") for name in found):
-                raise ValueError(
-                    f"step name {step.name!r} could be a part of objects step {found[0]!r}, which makes files of such "
-                    "names; change one of the two"
-                )
+            for other in self.steps:
+                parts = isinstance(other, ObjectsStep | FootprintsStep)
+                if parts and step.name.startswith(f"{other.name}-"):
+                    raise ValueError(
+                        f"step name {step.name!r} could be a part of {other.kind} step {other.name!r}, which makes "
+                        "files of such names; change one of the two"
+                    )
 
     def _check_bits(self, step: AnyMask) -> None:
         """Check that there are bits left for a mask, after those that it goes on from."""
@@ -159,7 +178,7 @@ class Recipe(Model):
         if mask.minus is not None:
             return self.step(mask.minus)  # type: ignore[return-value]
         before = self.steps[: self.steps.index(mask)]
-        return next(s for s in reversed(before) if s.kind not in _MASKS)  # type: ignore[return-value]
+        return next(s for s in reversed(before) if s.kind not in _NO_SKIES)  # type: ignore[return-value]
 
     def noise_map(self, mask: MaskStep) -> BackgroundStep | None:
         """Return the background step whose rms map is the local noise of a mask step; None for a ring's."""
@@ -175,15 +194,15 @@ class Recipe(Model):
     def mask_for(self, step: AnyStep) -> AnyMask | None:
         """Return the mask or objects step whose sources a step leaves out, if any.
 
-        A background or objects step uses the last one before it unless it names one; others only the one that they
-        name.
+        A background, objects or footprints step uses the last one before it unless it names one; others only the one
+        that they name.
         """
         if step.mask == "none":
             return None
         before = [s for s in self.steps[: self.steps.index(step)] if isinstance(s, AnyMask)]
         if step.mask is not None:
             return next(s for s in before if s.name == step.mask)
-        return before[-1] if before and isinstance(step, BackgroundStep | ObjectsStep) else None
+        return before[-1] if before and isinstance(step, BackgroundStep | ObjectsStep | FootprintsStep) else None
 
     def objects_for(self, step: AnyStep) -> ObjectsStep | None:
         """Return the objects step that the mask of a step is, or goes on from: the step works without their light."""
@@ -191,6 +210,16 @@ class Recipe(Model):
         while before is not None and not isinstance(before, ObjectsStep):
             before = self.mask_for(before)
         return before
+
+    def footprints_for(self, step: AnyStep) -> FootprintsStep | None:
+        """Return the footprints step without whose constants a step works: the last one before it, if any."""
+        before = [s for s in self.steps[: self.steps.index(step)] if isinstance(s, FootprintsStep)]
+        return before[-1] if before and not isinstance(step, FootprintsStep) else None
+
+    @property
+    def footprints(self) -> FootprintsStep | None:
+        """The footprints step whose constants the result has, if there is one."""
+        return self.footprints_for(self.result)
 
     def first_bit(self, step: AnyMask) -> int:
         """Bit of the first tier of a mask step: tiers of the masks that it goes on from come before."""

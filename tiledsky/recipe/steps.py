@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from tiledsky.errors import ParameterError
+from tiledsky.recipe.footprints import FootprintsStep
 from tiledsky.recipe.parameters import (
     MAX_BANDWIDTH,
     BackgroundStep,
@@ -91,7 +92,7 @@ class ObjectsStep(Model):
         return self.model_copy(update={"keep": keep})
 
 
-AnyStep = RingStep | MaskStep | BackgroundStep | ObjectsStep
+AnyStep = RingStep | MaskStep | BackgroundStep | ObjectsStep | FootprintsStep
 #: Steps that other steps can name as their mask.
 AnyMask = MaskStep | ObjectsStep
 Step = Annotated[AnyStep, Field(discriminator="kind")]

@@ -32,6 +32,7 @@ from tiledsky.operations.compile import compiled
 from tiledsky.overlap import Patch, blank, is_dask_array, map_patches
 from tiledsky.recipe import Recipe
 from tiledsky.workflows.estimate_memory import check_memory
+from tiledsky.workflows.footprints import footprints_table
 from tiledsky.workflows.objects import objects_table
 from tiledsky.workflows.outputs import EXPORTED, fill_of, result_header
 
@@ -83,8 +84,8 @@ def estimate(
     source, recipe, **inputs
         As of `tiledsky.run`.
     out : path
-        FITS file: an extension a plane, with the header and WCS of the science image, and a table of large objects if
-        the recipe finds them. It appears when it is whole.
+        FITS file: an extension a plane, with the header and WCS of the science image, and tables of large objects and
+        of footprints if the recipe finds them. It appears when it is whole.
     planes : sequence of str
         Some of background, background_rms, background_error, mask, subtracted, in this order in the file.
     threads : int, optional
@@ -132,13 +133,19 @@ def estimate(
         images = [Plane(name.upper(), opened.shape, array.dtype) for name, array in zip(planes, arrays, strict=True)]
         history = [f"tiledsky {tiledsky.__version__}: recipe {recipe.name}, estimate of {Path(source).name}"]
         header = result_header(header, fill_of(recipe, opened.planes, opened.planes["science"].nodata))
-        objects: list[Any] = []
-        after = None if sky.objects is None else lambda: objects_table(objects[0], header)
+        found: list[Any] = []
+        known = (sky.objects, sky.footprints)
+        after = None if all(table is None for table in known) else lambda: _tables(found[0], header)
         options = {"header": header, "history": history, "overwrite": overwrite, "after": after}
-        objects.append(
-            _write(arrays, stack.enter_context(new_fits(target, images, **options)), threads, progress, sky.objects)
-        )
+        found.append(_write(arrays, stack.enter_context(new_fits(target, images, **options)), threads, progress, known))
     return EstimateReport(opened.shape, recipe.name, tuple(planes), opened.planes["science"].nodata)
+
+
+def _tables(known: tuple[Any, Any], header: Any) -> bytes:
+    """Tables that follow the planes."""
+    objects, footprints = known
+    tables = [objects_table(objects, header)] if objects is not None else []
+    return b"".join(tables + ([footprints_table(footprints, header)] if footprints is not None else []))
 
 
 def _check_names(planes: Sequence[str]) -> None:
@@ -225,15 +232,15 @@ def _sky(recipe: Recipe, source: Source, header: Any, rows: int, stack: ExitStac
 
 
 def _write(
-    arrays: Sequence[Any], images: Sequence[NewImage], threads: int, progress: TaskProgress | None, objects: Any
+    arrays: Sequence[Any], images: Sequence[NewImage], threads: int, progress: TaskProgress | None, tables: Any
 ) -> Any:
-    """Compute planes and write them, each band as soon as it is there; return the objects, computed."""
+    """Compute planes and write them, each band as soon as it is there; return the tables, computed."""
     if not is_dask_array(arrays[0]):
         for pixels, image in zip(arrays, images, strict=True):
             image.put(pixels, 0)
         if progress is not None:
             progress(1, 1)
-        return objects
+        return tables
     import dask.array as da
     from dask import compute
     from dask.callbacks import Callback
@@ -253,7 +260,7 @@ def _write(
         writes.append(da.map_blocks(put, array, dtype=bool, meta=meta, chunks=chunks, name=f"write-{array.name}"))
     # the pool, which is left when all its threads rest: none of them writes to a file that is closed after an error
     with Callback(posttask=told), ThreadPoolExecutor(threads) as pool:
-        *_, found = compute(*writes, objects, scheduler=get, pool=pool)
+        *_, found = compute(*writes, tables, scheduler=get, pool=pool)
     return found
 
 

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,6 +18,7 @@ from tiledsky.engine.result import Run, open_run
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.geometry import Pair, Region, TileGrid
 from tiledsky.io.fits.image import Plane, write_fits
+from tiledsky.io.fits.table import Column
 from tiledsky.io.inside import unforeseen
 from tiledsky.io.options import InputOptions
 from tiledsky.io.plane_reader import HEADER, MASK_BITS, NODATA
@@ -28,7 +28,8 @@ from tiledsky.io.zarr.objects import WHOLE
 from tiledsky.io.zarr.reader import read_plane
 from tiledsky.io.zarr.shards import write_object
 from tiledsky.simulate import Catalogue, scene_block, simulate_scene
-from tiledsky.workflows.objects import objects_table, write_csv
+from tiledsky.workflows.footprints import CSV_NAME, footprint_columns, footprints_table
+from tiledsky.workflows.objects import object_columns, objects_table, write_csv
 from tiledsky.workflows.outputs import EXPORTED, fill_of, result_header
 
 #: Tile of stores that are not runs: a multiple of common boxes and chunks.
@@ -49,25 +50,22 @@ def export(
 ) -> None:
     """Write planes of a run to a FITS file, one extension each, with the header and WCS of the science image.
 
-    Large objects that the run found follow as the table ``OBJECTS``; an ``out`` that ends in ``.csv`` is that table
-    alone. Streamed: memory is a row of the store's inner chunks.
+    Large objects that the run found follow as the table ``OBJECTS``, constants of footprints as ``FOOTPRINTS``. An
+    ``out`` that ends in ``footprints.csv`` is the second table alone, any other ``.csv`` the first. Streamed: memory is
+    a row of the store's inner chunks.
 
     Raises
     ------
     ParameterError
-        A plane that the run does not have; a file that exists, without ``overwrite``; no objects step for a CSV.
+        A plane that the run does not have; a file that exists, without ``overwrite``; no step that makes the table of a
+        CSV.
     RunError
         An unfinished run; a disk without room.
     """
     check_fits_name(Path(out), others=(".csv",))
     run = run if isinstance(run, Run) else open_run(run)
-    objects = run.objects
     if Path(out).suffix.lower() == ".csv":
-        if objects is None:
-            raise ParameterError(
-                f"{run.path}: recipe {run.recipe.name} has no objects step, so there is no table; run one that has"
-            )
-        write_csv(objects, run.header, Path(out), overwrite=overwrite)
+        write_csv(_table_of(run, Path(out)), Path(out), overwrite=overwrite)
         return
     if not planes:
         raise ParameterError(f"no plane to export; name some of {', '.join(run.planes)}")
@@ -88,8 +86,22 @@ def export(
     versions = run.provenance["versions"]
     history = [f"tiledsky {versions['tiledsky']}: recipe {run.recipe.name}, run {run.provenance['run_id']}"]
     header = result_header(run.header, fill_of(run.recipe, run.provenance["input"], run.provenance.get("nodata")))
-    after = None if objects is None else partial(objects_table, objects, run.header)
+    tables = [objects_table(run.objects, run.header)] if run.objects is not None else []
+    tables += [footprints_table(run.footprints, run.header)] if run.footprints is not None else []
+    after = (lambda: b"".join(tables)) if tables else None
     write_fits(out, images, header=header, history=history, overwrite=overwrite, after=after)
+
+
+def _table_of(run: Run, out: Path) -> list[Column]:
+    """Columns of the table that the name of a CSV file means."""
+    of_footprints = out.name.lower().endswith(CSV_NAME)
+    rows, kind = (run.footprints, "footprints") if of_footprints else (run.objects, "objects")
+    if rows is None:
+        other = f"; constants of footprints are in a name that ends in {CSV_NAME}" if run.footprints is not None else ""
+        raise ParameterError(
+            f"{run.path}: recipe {run.recipe.name} has no {kind} step, so there is no table; run one that has{other}"
+        )
+    return footprint_columns(rows, run.header) if of_footprints else object_columns(rows, run.header)
 
 
 class RowCount:

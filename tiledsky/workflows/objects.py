@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ def objects_table(objects: NDArray[Any], header: Any) -> bytes:
     return table_bytes("OBJECTS", object_columns(objects, header))
 
 
-def write_csv(objects: NDArray[Any], header: Any, out: Path, *, overwrite: bool) -> None:
-    """Write the table of objects as CSV: names, then a line for each object.
+def write_csv(columns: Sequence[Column], out: Path, *, overwrite: bool) -> None:
+    """Write a table as CSV: names, then a line for each row.
 
     Raises
     ------
@@ -47,7 +48,6 @@ def write_csv(objects: NDArray[Any], header: Any, out: Path, *, overwrite: bool)
         A file that exists, without ``overwrite``.
     """
     check_target(out, overwrite=overwrite, others=(".csv",))
-    columns = object_columns(objects, header)
     rows = zip(*(column.values.tolist() for column in columns), strict=True)
     lines = [",".join(column.name for column in columns), *(",".join(map(repr, row)) for row in rows)]
     write_bytes(out, "".join(f"{line}\n" for line in lines).encode())

@@ -92,6 +92,8 @@ class FitsRef:
     unpacked : str or None
         Scratch file with the contents of a .gz or .bz2; used while it exists, otherwise the file is unpacked again.
     scratch : str or None
+    layer : int
+        Of several images that lie one upon the other, which one is meant (role footprints alone).
     """
 
     path: str
@@ -101,6 +103,7 @@ class FitsRef:
     mtime_ns: int
     unpacked: str | None = None
     scratch: str | None = None
+    layer: int = 0
 
     def open(self) -> FitsImage:
         """Open the image again.
@@ -152,7 +155,8 @@ class FitsImage:
             header = self._open_compressed() if info.kind == "compressed" else info.header
             self._scaling = scaling_of(info, header, ref.role, self._label)
             #: Images that lie one upon the other; of a context of bits what is read has the bits of all.
-            self._layers = 1 if info.is_plane else info.shape[-3]
+            self.n_layers = 1 if info.is_plane else int(info.shape[-3])
+            self._layers = range(ref.layer, ref.layer + 1) if ref.role == "footprints" else range(self.n_layers)
             self.dtype = self._scaling.output
             self.header = plane_header(merge_primary(header, primary if info.index else astropy_fits.Header()))
             self.bunit = label_value(self.header, "BUNIT") or None
@@ -209,8 +213,8 @@ class FitsImage:
         while top < y1:
             bottom = min(y1, (top // align) * align + step)  # never decode one row of tiles twice
             block = pixels[top - y0 : bottom - y0]
-            block[...] = self._scaling.apply(fetch(top, bottom, x0, x1, 0))
-            for layer in range(1, self._layers):
+            block[...] = self._scaling.apply(fetch(top, bottom, x0, x1, self._layers[0]))
+            for layer in self._layers[1:]:
                 block |= self._scaling.apply(fetch(top, bottom, x0, x1, layer))
             top = bottom
         return pixels
@@ -305,9 +309,9 @@ def open_image(
         name fits the role (science: SCI, SCIENCE, IMAGE, IMAGES; weight: WHT, WEIGHT, WEIGHTS; error: ERR, ERROR, RMS,
         SIGMA; variance: VAR, VARIANCE; dq and mask: DQ, MASK, FLAGS; coverage: COV, COVERAGE, CTX, CON, EXP, EXPOSURE,
         NEXP). Leading axes of length 1 are dropped. A coverage may be several images of integers, a bit for each
-        exposure (CON, CTX): it is read as one, with the bits of all.
-    role : {"science", "weight", "error", "variance", "dq", "coverage", "mask"}
-        dq must be integers; a mask or coverage may be; the others are read as floats.
+        exposure (CON, CTX): it is read as one, with the bits of all; footprints (CTX, CON) are read one by one.
+    role : {"science", "weight", "error", "variance", "dq", "coverage", "mask", "footprints"}
+        dq and footprints must be integers; a mask or coverage may be; the others are read as floats.
     scratch : path, optional
         Directory for unpacking .gz and .bz2; default the system's.
     checksum : bool
@@ -372,7 +376,8 @@ def _open(
             _verify(path if unpacked is None else Path(unpacked), str(path), hdus, info)
         folder = None if scratch is None else os.path.abspath(scratch)
         # absolute: a worker may have another working directory
-        token = FitsRef(os.path.abspath(path), info.index, role, stat.st_size, stat.st_mtime_ns, unpacked, folder)
+        whose = os.path.abspath(path), info.index, role, stat.st_size, stat.st_mtime_ns
+        token = FitsRef(*whose, unpacked, folder, 0 if ref is None else ref.layer)
         return FitsImage(info, hdus[0].header, token, owns_unpacked=owned)
     except BaseException as exc:
         if owned and unpacked:

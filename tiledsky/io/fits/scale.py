@@ -13,7 +13,7 @@ from tiledsky.errors import InputError
 from tiledsky.io.fits.cards import number, text_value
 from tiledsky.io.fits.scan import HduInfo
 
-INTEGER_ROLES = ("dq", "coverage", "mask")
+INTEGER_ROLES = ("dq", "coverage", "mask", "footprints")
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,11 @@ def scaling_of(info: HduInfo, header: Header, role: str, label: str) -> Scaling:
     unscaled = shift or (bscale == 1 and bzero == 0)
     if role in INTEGER_ROLES and integers and unscaled:
         pixel = {8: "i1", 16: "u2", 32: "u4", 64: "u8"}[bits] if shift else stored.newbyteorder("=").str
-    elif role == "dq":
+    elif role in ("dq", "footprints"):
+        what = "dq needs integer flags" if role == "dq" else "footprints needs integers, bits or labels,"
         raise InputError(
-            f"{label}: role dq needs integer flags and the pixels are BITPIX {info.bitpix} with BSCALE {bscale} and "
-            f"BZERO {bzero}; choose another HDU, or give it as a mask"
+            f"{label}: role {what} and the pixels are BITPIX {info.bitpix} with BSCALE {bscale} and "
+            f"BZERO {bzero}; choose another HDU{', or give it as a mask' if role == 'dq' else ''}"
         )
     elif not info.is_plane:
         raise InputError(

@@ -9,7 +9,7 @@ from typing import Literal
 from tiledsky.errors import InputError
 from tiledsky.io.fits.scan import HduInfo, compression_of, scan_file
 
-Role = Literal["science", "weight", "error", "variance", "dq", "coverage", "mask"]
+Role = Literal["science", "weight", "error", "variance", "dq", "coverage", "mask", "footprints"]
 ROLE_NAMES: dict[str, frozenset[str]] = {
     "science": frozenset({"SCI", "SCIENCE", "IMAGE", "IMAGES"}),
     "weight": frozenset({"WHT", "WEIGHT", "WEIGHTS"}),
@@ -18,6 +18,7 @@ ROLE_NAMES: dict[str, frozenset[str]] = {
     "dq": frozenset({"DQ", "MASK", "FLAGS"}),
     "coverage": frozenset({"COV", "COVERAGE", "CTX", "CON", "EXP", "EXPOSURE", "NEXP"}),
     "mask": frozenset({"DQ", "MASK", "FLAGS"}),
+    "footprints": frozenset({"CTX", "CON"}),
 }
 
 
@@ -38,8 +39,8 @@ def choose(hdus: list[HduInfo], wanted: int | str | None, role: Role, label: str
 
 
 def _fits_role(info: HduInfo, role: Role) -> bool:
-    """Whether an HDU can be such a plane: a 2-D image, or of a coverage also several, one bit for each exposure."""
-    return info.is_plane or (role == "coverage" and info.is_bit_stack)
+    """Whether an HDU can be such a plane: a 2-D image, or of exposures also several, one bit for each of them."""
+    return info.is_plane or (role in ("coverage", "footprints") and info.is_bit_stack)
 
 
 def planes_beside(path: Path, hdu: int, shape: tuple[int, int]) -> dict[str, str]:

@@ -70,7 +70,7 @@ def open_fits_plane(
     Returns
     -------
     PlaneEntry
-        With the header of a science image.
+        With the header of a science image; of footprints that are several images, with the others.
     FitsImage or None
         What has to be kept as long as the plane is read: an image unpacked to a scratch file, which goes with it.
     """
@@ -79,14 +79,17 @@ def open_fits_plane(
     with quiet():
         text = image.header.tostring(sep="\n", endcard=False, padding=False) if role == "science" else ""
     plane = FitsPlane(ref, shape=image.shape, dtype=np.dtype(image.dtype).name, identity=_identity(ref))
+    further = (replace(ref, layer=k) for k in range(1, image.n_layers if role == "footprints" else 1))
+    siblings = {str(one.layer): replace(plane, ref=one, identity=_identity(one)) for one in further}
     if ref.unpacked is not None:
-        return PlaneEntry(plane, text), image
+        return PlaneEntry(plane, text, siblings), image
     image.close()
-    return PlaneEntry(plane, text), None
+    return PlaneEntry(plane, text, siblings), None
 
 
 def _identity(ref: FitsRef) -> str:
-    return f"{ref.size} {ref.mtime_ns} {_ends_digest(Path(ref.path))} {ref.hdu}"
+    layer = f" layer {ref.layer}" if ref.layer else ""
+    return f"{ref.size} {ref.mtime_ns} {_ends_digest(Path(ref.path))} {ref.hdu}{layer}"
 
 
 def _ends_digest(path: Path) -> str:

@@ -29,10 +29,11 @@ from tiledsky.io.zarr.reader import ZarrReader, reader_of
 from tiledsky.io.zarr.values import values_of
 from tiledsky.nodata import checked
 from tiledsky.plain import plain
+from tiledsky.recipe import FOOTPRINTS
 
 _log = logging.getLogger(__name__)
 #: Planes of bits, whose numbers are not changed.
-_FLAGS = ("dq", "mask", "user_mask", "source_mask")
+_FLAGS = ("dq", "mask", "user_mask", "source_mask", *FOOTPRINTS)
 #: Names of the arrays of a group that an option can mean, the first that is there; of others their own name.
 _ARRAYS = {"mask": ("mask", "user_mask", "source_mask"), "user_mask": ("user_mask", "mask")}
 
