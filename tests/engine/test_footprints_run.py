@@ -51,7 +51,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cube = np.stack([bits & 3, bits >> 2])
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(cube, name="CTX")]).writeto(folder / "cube.fits")
     fits.writeto(folder / "bits.fits", bits)
-    tiledsky.run(RECIPE, folder / "image.fits", folder / "run.zarr", footprints=folder / "bits.fits")
+    tiledsky.run(folder / "image.fits", RECIPE, folder / "run.zarr", footprints=folder / "bits.fits")
     return folder
 
 
@@ -60,7 +60,7 @@ def test_arrays_dask_and_runs_give_the_same_bits(files: Path, tmp_path: Path) ->
     sky = tiledsky.estimate_background(image, RECIPE, footprints=bits)
     lazy = tiledsky.estimate_background(da.from_array(image, chunks=(190, 300)), RECIPE, footprints=bits)
     small = tiledsky.run(
-        RECIPE, files / "image.fits", tmp_path / "small.zarr", footprints=files / "bits.fits", tile_size=256
+        files / "image.fits", RECIPE, tmp_path / "small.zarr", footprints=files / "bits.fits", tile_size=256
     )
     for run in (tiledsky.open_run(files / "run.zarr"), small):
         assert run.footprints is not None
@@ -80,7 +80,7 @@ def test_arrays_dask_and_runs_give_the_same_bits(files: Path, tmp_path: Path) ->
 def test_bits_of_several_images_and_labels(files: Path, tmp_path: Path) -> None:
     """Exposures of the second image have numbers from 33; labels are one exposure a pixel."""
     image, bits, _ = scene()
-    run = tiledsky.run(RECIPE, files / "image.fits", tmp_path / "cube.zarr", footprints=files / "cube.fits:CTX")
+    run = tiledsky.run(files / "image.fits", RECIPE, tmp_path / "cube.zarr", footprints=files / "cube.fits:CTX")
     assert run.footprints is not None
     assert run.footprints["number"].tolist() == [1, 2, 33, 34]
     one = tiledsky.open_run(files / "run.zarr")
@@ -91,7 +91,7 @@ def test_bits_of_several_images_and_labels(files: Path, tmp_path: Path) -> None:
     assert sky.footprints.tobytes() == run.footprints.tobytes()
     labels = np.where(bits == 0, 0, 5 + bits).astype(np.int16)
     fits.writeto(tmp_path / "labels.fits", labels)
-    run = tiledsky.run(RECIPE, files / "image.fits", tmp_path / "l.zarr", footprint_labels=tmp_path / "labels.fits")
+    run = tiledsky.run(files / "image.fits", RECIPE, tmp_path / "l.zarr", footprint_labels=tmp_path / "labels.fits")
     sky = tiledsky.estimate_background(image, RECIPE, footprint_labels=labels)
     assert run.footprints is not None
     assert run.footprints.tobytes() == sky.footprints.tobytes()
@@ -133,7 +133,7 @@ def test_a_unit() -> None:
 
 
 def test_a_damaged_table_is_refused(files: Path, tmp_path: Path) -> None:
-    run = tiledsky.run(RECIPE, files / "image.fits", tmp_path / "run.zarr", footprints=files / "bits.fits")
+    run = tiledsky.run(files / "image.fits", RECIPE, tmp_path / "run.zarr", footprints=files / "bits.fits")
     (Path(run.path) / "run/footprints/footprints.json").write_text('[{"number": 0}]')
     with pytest.raises(RunError, match=r"footprints\.json is no table of footprints"):
         _ = tiledsky.open_run(tmp_path / "run.zarr").footprints
@@ -153,12 +153,12 @@ def test_what_does_not_fit_is_refused(files: Path, tmp_path: Path) -> None:
         tiledsky.estimate_background(image, RECIPE, footprints=np.zeros((40, *SHAPE), np.int32))
     fits.writeto(tmp_path / "f.fits", bits.astype(np.float32))
     with pytest.raises(InputError, match="role footprints needs integers, bits or labels"):
-        tiledsky.run(RECIPE, files / "image.fits", tmp_path / "r.zarr", footprints=tmp_path / "f.fits")
+        tiledsky.run(files / "image.fits", RECIPE, tmp_path / "r.zarr", footprints=tmp_path / "f.fits")
     with pytest.raises(InputError, match="is 2 images, and labels are one"):
-        tiledsky.run(RECIPE, files / "image.fits", tmp_path / "r.zarr", footprint_labels=files / "cube.fits:CTX")
+        tiledsky.run(files / "image.fits", RECIPE, tmp_path / "r.zarr", footprint_labels=files / "cube.fits:CTX")
     fits.writeto(tmp_path / "small.fits", bits[:100])
     with pytest.raises(InputError, match="footprint_bits is 100 x 300 px, the science image 512 x 300"):
-        tiledsky.run(RECIPE, files / "image.fits", tmp_path / "r.zarr", footprints=tmp_path / "small.fits")
+        tiledsky.run(files / "image.fits", RECIPE, tmp_path / "r.zarr", footprints=tmp_path / "small.fits")
     assert not (tmp_path / "r.zarr").exists()
 
 

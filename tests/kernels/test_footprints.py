@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tiledsky.kernels.footprints import blocks, terms
-from tiledsky.kernels.footprints.blocks import FootprintSums, Level
+from tiledsky.kernels.footprints import blocks, sums, terms
+from tiledsky.kernels.footprints.blocks import Level
 from tiledsky.kernels.footprints.sets import offsets, sets_of
+from tiledsky.kernels.footprints.sums import FootprintSums
 from tiledsky.kernels.footprints.terms import footprint_terms, from_rows, pseudo_inverse, to_rows
 
 SHAPE = (512, 300)
@@ -55,7 +56,7 @@ def sums_of(image: np.ndarray, ignore: np.ndarray, planes: list[np.ndarray], *, 
 @pytest.mark.parametrize("level", blocks.LEVELS)
 def test_terms_are_those_of_dense_least_squares(level: Level, monkeypatch: pytest.MonkeyPatch) -> None:
     """A polynomial for each block, and the mean of the terms of each pixel; the least norm of the terms."""
-    monkeypatch.setattr(blocks, "LEVELS", (level,))
+    monkeypatch.setattr(sums, "LEVELS", (level,))
     bits = bits_of()
     image, ignore = mosaic(1, bits)
     table = footprint_terms(sums_of(image, ignore, [bits]))
@@ -129,7 +130,7 @@ def test_nothing_to_go_by() -> None:
 def test_the_inverse_of_a_singular_matrix(rank: int) -> None:
     factor = 30 * np.random.default_rng(rank).normal(size=(6, rank))
     matrix = factor @ factor.T
-    inverse, found = pseudo_inverse(matrix)
+    inverse, found = pseudo_inverse(matrix.copy())
     assert found == rank
     np.testing.assert_allclose(inverse, np.linalg.pinv(matrix, rcond=1e-9), rtol=1e-7, atol=1e-12)
 

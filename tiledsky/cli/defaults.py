@@ -43,7 +43,13 @@ def no_more_than_tasks(config: ClusterFile, plan: Plan) -> ClusterFile:
     return config.changed(workers=min(config.workers, most))
 
 
-def tell_verdict(run: Run) -> None:
+def tell_result(run: Run) -> None:
+    """Say what a run has found: the constants of footprints, and how good its sky is."""
+    _tell_footprints(run)
+    _tell_verdict(run)
+
+
+def _tell_verdict(run: Run) -> None:
     """Say how good the sky of a run is: in one word, and of what is not good where, and what to try."""
     with loading():
         from tiledsky.diagnostics import remarks
@@ -57,7 +63,7 @@ def tell_verdict(run: Run) -> None:
         say(f"  {line}")
 
 
-def tell_footprints(run: Run) -> None:
+def _tell_footprints(run: Run) -> None:
     """Say what constants the background of a run has, and which footprints have none; nothing without such a step."""
     table = run.footprints
     if table is None:

@@ -16,8 +16,7 @@ from tiledsky.cli.defaults import (
     MemoryOption,
     no_more_than_tasks,
     on_this_machine,
-    tell_footprints,
-    tell_verdict,
+    tell_result,
 )
 from tiledsky.cli.options import (
     InjectionOption,
@@ -190,8 +189,7 @@ def run(
     say(f"planes: {', '.join(result.planes)}")
     if (nodata := result.provenance.get("nodata")) is not None:
         say(f"no data: pixels that are {number_text(nodata)}")
-    tell_footprints(result)
-    tell_verdict(result)
+    tell_result(result)
     write_after(result, wanted=report_too)
     say(f"FITS: {shlex.join(['tiledsky', 'export', out, name_beside(source, '.fits')])}")
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiledsky.geometry import Pair, TileGrid
-from tiledsky.kernels.footprints.blocks import LARGEST, FootprintSums
+from tiledsky.kernels.footprints.blocks import LARGEST
 from tiledsky.kernels.footprints.sets import offsets, sets_of
-from tiledsky.kernels.footprints.terms import footprint_terms, to_rows
+from tiledsky.kernels.footprints.sums import FootprintSums
+from tiledsky.kernels.footprints.terms import MOST, footprint_terms, to_rows
 from tiledsky.operations.base import (
     Arrays,
     Operation,
@@ -36,6 +37,8 @@ from tiledsky.recipe import FOOTPRINTS, FootprintsStep, Recipe
 _TILE, _ROWS = 8 * LARGEST, 64
 #: Bytes a pixel while the sets of a tile are found and added up; of the sums of a tile, at most likely.
 _WORK, _SUMS = 52, 8 * MEGABYTE
+#: Bytes for each pair of footprints while the terms are solved: three matrices.
+_MATRICES = 24
 
 
 class FootprintBlocks(SummaryOperation, Summarised):
@@ -138,7 +141,9 @@ class FootprintTerms(Operation):
 
     def phases(self, sizes: Sizes) -> list[Phase]:
         """See `Operation.phases`."""
-        return [Phase("terms").add("sums", 8, "B", _SUMS)]
+        bits = [8 * plane.itemsize for name, plane in sizes.planes.items() if name in FOOTPRINTS[1:]]
+        solved = Phase("terms").add("sums", 8, "B", _SUMS)
+        return [solved.add("matrices", _MATRICES, "B", min(sum(bits) or MOST, MOST) ** 2)]
 
 
 class FootprintOffsets(PixelOperation):

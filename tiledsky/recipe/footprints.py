@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from tiledsky.errors import InputError
@@ -10,6 +10,7 @@ from tiledsky.recipe.parameters import FOOTPRINTS, Model, Name
 
 if TYPE_CHECKING:
     from tiledsky.recipe.recipe import Recipe
+    from tiledsky.recipe.steps import AnyStep
 
 #: The preset for images with footprints, where none is named.
 WITH_FOOTPRINTS = "mosaic-steps"
@@ -34,6 +35,24 @@ class FootprintsStep(Model):
     def words(self) -> str:
         """The step in a few words."""
         return "a constant for the footprint of each exposure"
+
+
+def check_order(steps: Sequence[AnyStep]) -> None:
+    """Check that footprints are known before objects are, and used.
+
+    Raises
+    ------
+    ValueError
+    """
+    kinds = [step.kind for step in steps]
+    for k, step in enumerate(steps):
+        if isinstance(step, FootprintsStep) and "objects" in kinds[:k]:
+            raise ValueError(
+                f"footprints step {step.name!r} comes after an objects step, which would take steps for light; put it "
+                "before"
+            )
+        if isinstance(step, FootprintsStep) and "background" not in kinds[k:]:
+            raise ValueError(f"footprints step {step.name!r} comes after the last background; put it before")
 
 
 def check_footprints(recipe: Recipe, planes: Container[str]) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from tiledsky.errors import InputError, ParameterError
 from tiledsky.plain import did_you_mean
 from tiledsky.recipe.checks import Checks
-from tiledsky.recipe.footprints import FootprintsStep
+from tiledsky.recipe.footprints import FootprintsStep, check_order
 from tiledsky.recipe.parameters import (
     MAX_BANDWIDTH,
     MAX_STEPS,
@@ -101,21 +101,8 @@ class Recipe(Model):
             if isinstance(step, MaskStep):
                 self._check_noise_map(step)
         self._check_objects()
-        self._check_footprints()
+        check_order(self.steps)
         return self
-
-    def _check_footprints(self) -> None:
-        """Check that footprints are known before objects are, and used."""
-        for k, step in enumerate(self.steps):
-            if not isinstance(step, FootprintsStep):
-                continue
-            if any(isinstance(s, ObjectsStep) for s in self.steps[:k]):
-                raise ValueError(
-                    f"footprints step {step.name!r} comes after an objects step, which would take steps for light; put "
-                    "it before"
-                )
-            if not any(isinstance(s, BackgroundStep) for s in self.steps[k:]):
-                raise ValueError(f"footprints step {step.name!r} comes after the last background; put it before")
 
     def _check_objects(self) -> None:
         """Check that there is one objects step at most, and that no name could be one of its parts."""

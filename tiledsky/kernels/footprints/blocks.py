@@ -1,20 +1,17 @@
-"""What the blocks of an image tell of the differences between sets of footprints.
+"""What the blocks of an image tell of the differences between footprints.
 
 A pixel lies in a *set* of footprints, those of the exposures that it is the mean of. Within a block the image is taken
-for a smooth polynomial (the sky) and one level for each set. The polynomial is fitted and taken out; what is left says
-how the levels differ: ``W`` (pixels; how well two sets are told apart) and ``q`` (values; by how much), with
-``W levels = q`` the normal equations of the block. A block within one set says nothing. Blocks lie on a grid that
-begins at pixel 0 of the image, so that no number depends on tiles.
+for a smooth polynomial (the sky) and the mean of the terms of each pixel's footprints. The polynomial is fitted and
+taken out; what is left says how the terms differ: ``W`` (pixels; how well two footprints are told apart) and ``q``
+(values; by how much), with ``W terms = q`` the normal equations of the block. A block within one set says nothing.
+Blocks lie on a grid that begins at pixel 0 of the image, so that no number depends on tiles.
 
 Numbers of blocks are added as integers, ``W`` in units of 2**-20 px and the others in the smallest unit of float64: any
-order of blocks and tiles gives the same bits.
+order of blocks and tiles gives the same bits. Only pairs of footprints that share a block have a ``W``.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,9 +35,6 @@ PARTS = 8
 UNIT, _BITS = 2.0**20, 1074
 #: A monomial of which others leave less than this of its squared length is not told apart from them.
 _TINY = 1e-9
-
-#: Footprints of a pixel, by their numbers, in rising order.
-Members = tuple[int, ...]
 
 
 @njit(nogil=True, cache=True)
@@ -132,69 +126,116 @@ def _without_polynomial(
 
 
 @njit(nogil=True, cache=True)
-def _block(
-    values: NDArray[np.float64],
-    sets: NDArray[np.int32],
-    place: NDArray[np.int64],
+def _near(
+    found: NDArray[np.int64],
     count: int,
-    size: int,
-    powers: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.float64], float, int]:
-    """``W`` and ``q`` of a block with `count` sets, the squares that the polynomial leaves, degrees of freedom."""
-    p = powers.shape[0]
-    gram, by_set, sums = np.zeros((p, p)), np.zeros((count, p)), np.zeros(p + count)
-    squares, pixels = _moments(values, sets, place, size, powers, gram, by_set, sums)
-    along, of_values, rank = _without_polynomial(gram, by_set, sums[:p])
-    weights, right = np.zeros((count, count), np.int64), np.zeros(count)
-    for i in range(count):
-        right[i] = sums[p + i]
-        for k in range(p):
-            right[i] -= along[i, k] * of_values[k]
-        for j in range(i + 1):
-            left = by_set[i, 0] if i == j else 0.0
-            for k in range(p):
-                left -= along[i, k] * along[j, k]
-            weights[i, j] = weights[j, i] = int(np.rint(left * UNIT))
-    for k in range(p):
-        squares -= of_values[k] * of_values[k]
-    return weights, right, squares, pixels - rank
+    starts: NDArray[np.int64],
+    members: NDArray[np.int64],
+    spot: NDArray[np.int64],
+    near: NDArray[np.int64],
+) -> int:
+    """Number the footprints of a block's sets: `near` gets them, `spot` their numbers; how many."""
+    n = 0
+    for k in range(count):
+        for m in members[starts[found[k]] : starts[found[k] + 1]]:
+            if spot[m] < 0:
+                spot[m] = n
+                near[n] = m
+                n += 1
+    return n
 
 
 @njit(nogil=True, cache=True)
-def _blocks(
+def _shared_out(
+    by_set: NDArray[np.float64],
+    totals: NDArray[np.float64],
+    found: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    members: NDArray[np.int64],
+    spot: NDArray[np.int64],
+    n: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of sets, each footprint of a set with the same share: of monomials, of values, of pairs of footprints."""
+    rows, right, pairs = np.zeros((n, by_set.shape[1])), np.zeros(n), np.zeros((n, n))
+    for k in range(by_set.shape[0]):
+        of = members[starts[found[k]] : starts[found[k] + 1]]
+        for one in of:
+            i = spot[one]
+            right[i] += totals[k] / of.size
+            for p in range(by_set.shape[1]):
+                rows[i, p] += by_set[k, p] / of.size
+            for other in of:
+                pairs[i, spot[other]] += by_set[k, 0] / (of.size * of.size)
+    return rows, right, pairs
+
+
+@njit(nogil=True, cache=True)
+def blocks_of_row(
     values: NDArray[np.float64],
     sets: NDArray[np.int32],
-    n_sets: int,
+    starts: NDArray[np.int64],
+    members: NDArray[np.int64],
+    n_footprints: int,
     size: int,
     powers: NDArray[np.int64],
     first: tuple[int, int],
     parts: int,
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    """All blocks of a tile: pairs of sets with ``W``, sets with ``q``, and what the polynomial leaves, by part."""
-    place, found = np.full(n_sets, -1, np.int64), np.empty(n_sets, np.int64)
+    """All blocks of a row of them: pairs with ``W``, footprints with ``q``, and what the polynomial leaves, by part."""
+    place, found = np.full(starts.size - 1, -1, np.int64), np.empty(starts.size - 1, np.int64)
+    spot, near, p = np.full(n_footprints, -1, np.int64), np.empty(n_footprints, np.int64), powers.shape[0]
     pairs, rights, rests = (
         [(0, 0, 0, np.int64(0)) for _ in range(0)],
         [(0, 0, 0.0) for _ in range(0)],
         [(0, 0.0, 0) for _ in range(0)],
     )
-    for y in range(0, sets.shape[0], size):
-        for x in range(0, sets.shape[1], size):
-            inner = sets[y : y + size, x : x + size]
-            count = _sets_within(inner, place, found)
-            if count > 1:
-                part = ((first[0] + y) // size * 3 + (first[1] + x) // size) % parts
-                weights, right, rest, free = _block(
-                    values[y : y + size, x : x + size], inner, place, count, size, powers
-                )
-                if free > count:
-                    for i in range(count):
-                        rights.append((part, found[i], right[i]))
-                        for j in range(count):
-                            pairs.append((part, found[i], found[j], weights[i, j]))
-                    rests.append((part, rest, free))
-            for i in range(count):
-                place[found[i]] = -1
+    for x in range(0, sets.shape[1], size):
+        inner = sets[:, x : x + size]
+        count = _sets_within(inner, place, found)
+        if count > 1:
+            gram, by_set, sums = np.zeros((p, p)), np.zeros((count, p)), np.zeros(p + count)
+            squares, pixels = _moments(values[:, x : x + size], inner, place, size, powers, gram, by_set, sums)
+            n = _near(found, count, starts, members, spot, near)
+            rows, right, both = _shared_out(by_set, sums[p:], found, starts, members, spot, n)
+            along, of_values, rank = _without_polynomial(gram, rows, sums[:p])
+            if pixels - rank > n:
+                part = (first[0] // size * 3 + (first[1] + x) // size) % parts
+                for i in range(n):
+                    for k in range(p):
+                        right[i] -= along[i, k] * of_values[k]
+                    rights.append((part, near[i], right[i]))
+                    for j in range(n):
+                        for k in range(p):
+                            both[i, j] -= along[i, k] * along[j, k]
+                        if near[i] <= near[j]:
+                            pairs.append((part, near[i], near[j], np.int64(np.rint(both[i, j] * UNIT))))
+                for k in range(p):
+                    squares -= of_values[k] * of_values[k]
+                rests.append((part, squares, pixels - rank))
+            spot[near[:n]] = -1
+        place[found[:count]] = -1
     return pairs, rights, rests
+
+
+@njit(nogil=True, cache=True)
+def pairs_of_sets(
+    starts: NDArray[np.int64], members: NDArray[np.int64], counts: NDArray[np.int64], first: int, most: int
+) -> tuple[list[Any], int]:
+    """Pairs of different footprints of sets from `first` on with their pixels, about `most`; the set after these."""
+    pairs = [(0, 0, 0, np.int64(0)) for _ in range(0)]
+    k = first
+    while k < counts.size and len(pairs) < most:
+        if counts[k] > 0:
+            for i in range(starts[k], starts[k + 1]):
+                for j in range(i + 1, starts[k + 1]):
+                    pairs.append((0, members[i], members[j], counts[k]))
+        k += 1
+    return pairs, k
+
+
+def powers_of(level: Level) -> NDArray[np.int64]:
+    """Powers of y and x of the monomials of a level, (n, 2); the constant first."""
+    return np.array([(d - j, j) for d in range(level.degree + 1) for j in range(d + 1)], np.int64)
 
 
 def in_units(value: float) -> int:
@@ -206,110 +247,3 @@ def in_units(value: float) -> int:
 def from_units(value: int) -> float:
     """Nearest float64 of a number of units."""
     return value / (1 << _BITS)
-
-
-@dataclass
-class LevelSums:
-    """Sums over blocks of one size, by part and by sets of footprints; all integers."""
-
-    weights: dict[tuple[int, Members, Members], int] = field(default_factory=dict)
-    right: dict[tuple[int, Members], int] = field(default_factory=dict)
-    #: Squares that polynomials leave, and degrees of freedom.
-    rest: dict[int, tuple[int, int]] = field(default_factory=dict)
-
-    def add(self, other: LevelSums) -> None:
-        """Add those of other blocks."""
-        for key, value in other.weights.items():
-            self.weights[key] = self.weights.get(key, 0) + value
-        for of, right in other.right.items():
-            self.right[of] = self.right.get(of, 0) + right
-        for part, (squares, free) in other.rest.items():
-            known = self.rest.get(part, (0, 0))
-            self.rest[part] = known[0] + squares, known[1] + free
-
-
-@dataclass
-class FootprintSums:
-    """Sums over all blocks of tiles, level by level, and the unmasked pixels of each set of footprints."""
-
-    levels: tuple[LevelSums, ...] = field(default_factory=lambda: tuple(LevelSums() for _ in LEVELS))
-    pixels: dict[Members, int] = field(default_factory=dict)
-
-    @classmethod
-    def of_tile(
-        cls, values: NDArray[Any], ignore: NDArray[np.bool_], sets: NDArray[np.int32], members: list[Members], at: Any
-    ) -> FootprintSums:
-        """Return the sums of a tile.
-
-        Parameters
-        ----------
-        values : ndarray, (ny, nx)
-        ignore : ndarray of bool, (ny, nx)
-            Pixels to be left out.
-        sets : ndarray of int32, (ny, nx)
-            Index in `members` of the set of each pixel; one without members is left out.
-        members : list of tuple of int
-        at : (int, int)
-            First row and column of the tile: multiples of `LARGEST`.
-        """
-        result = cls()
-        if not members:
-            return result
-        none = np.array([not m for m in members])
-        chosen = np.where(ignore | none[sets], np.int32(-1), sets)
-        counts = np.bincount(chosen[chosen >= 0], minlength=len(members))
-        result.pixels = {m: int(n) for m, n in zip(members, counts, strict=True) if m}
-        known = np.where(chosen < 0, 0.0, values).astype(np.float64)
-        for level, sums in zip(LEVELS, result.levels, strict=True):
-            powers = np.array([(d - j, j) for d in range(level.degree + 1) for j in range(d + 1)], np.int64)
-            place = int(at[0]), int(at[1])
-            pairs, rights, rests = _blocks(known, chosen, len(members), level.size, powers, place, PARTS)
-            for part, i, j, weight in pairs:
-                pair = part, members[i], members[j]
-                sums.weights[pair] = sums.weights.get(pair, 0) + int(weight)
-            for part, i, value in rights:
-                of = part, members[i]
-                sums.right[of] = sums.right.get(of, 0) + in_units(value)
-            for part, rest, free in rests:
-                sums.add(LevelSums(rest={part: (in_units(rest), free)}))
-        return result
-
-    @classmethod
-    def merged(cls, all_sums: Iterable[FootprintSums]) -> FootprintSums:
-        """Return the sums of all tiles; the same bits in any order."""
-        result = cls()
-        for sums in all_sums:
-            for own, other in zip(result.levels, sums.levels, strict=True):
-                own.add(other)
-            for members, count in sums.pixels.items():
-                result.pixels[members] = result.pixels.get(members, 0) + count
-        return result
-
-    def to_bytes(self) -> bytes:
-        """Encode as text."""
-        sets = sorted(self.pixels)
-        at = {members: k for k, members in enumerate(sets)}
-        levels = [
-            {
-                "weights": sorted([part, at[i], at[j], w] for (part, i, j), w in sums.weights.items()),
-                "right": sorted([part, at[i], hex(q)] for (part, i), q in sums.right.items()),
-                "rest": sorted([part, hex(squares), free] for part, (squares, free) in sums.rest.items()),
-            }
-            for sums in self.levels
-        ]
-        return json.dumps({"sets": [[list(s), self.pixels[s]] for s in sets], "levels": levels}).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> FootprintSums:
-        """Inverse of `to_bytes`."""
-        known = json.loads(data)
-        sets = [tuple(members) for members, _ in known["sets"]]
-        levels = tuple(
-            LevelSums(
-                {(part, sets[i], sets[j]): w for part, i, j, w in level["weights"]},
-                {(part, sets[i]): int(q, 16) for part, i, q in level["right"]},
-                {part: (int(squares, 16), free) for part, squares, free in level["rest"]},
-            )
-            for level in known["levels"]
-        )
-        return cls(levels, {tuple(members): count for members, count in known["sets"]})

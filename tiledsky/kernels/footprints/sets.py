@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiledsky.kernels.footprints.blocks import Members
+#: Footprints of a pixel, by their numbers, in rising order.
+Members = tuple[int, ...]
 
 
 def sets_of(planes: Sequence[NDArray[Any]], *, labels: bool) -> tuple[NDArray[np.int32], list[Members]]:

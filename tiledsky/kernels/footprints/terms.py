@@ -8,7 +8,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tiledsky.kernels.footprints.blocks import PARTS, UNIT, FootprintSums, LevelSums, from_units
+from tiledsky.errors import InputError
+from tiledsky.kernels.footprints.blocks import PARTS, UNIT, from_units
+from tiledsky.kernels.footprints.sums import FootprintSums, LevelSums, PairSums
 
 #: One footprint: its number, its term and the standard error (in the image's unit; NaN where nothing tells it), pixels
 #: outside masks, pixels that it shares with others, how many others, and the group within which terms are known.
@@ -26,56 +28,59 @@ FOOTPRINT = np.dtype(
 #: A combination of terms that less than this tells (px) is not known.
 _LEAST = 0.5
 _RELATIVE = 1e-9
+#: Footprints whose terms are solved together: of three matrices of this size 400 MB.
+MOST = 4096
 
 Floats = NDArray[np.float64]
 
 
 @njit(nogil=True, cache=True)
-def _pivoted(matrix: Floats, least: float) -> Floats:
-    """Factor with as many columns as the rank: its product with its transpose is the matrix (positive, symmetric)."""
+def _factored(matrix: Floats, least: float) -> NDArray[np.bool_]:
+    """Put the Cholesky factor of a matrix into its lower half, without rows that leave less; which these are."""
     n = matrix.shape[0]
-    left, factor, used, rank = matrix.copy(), np.zeros((n, n)), np.zeros(n, np.bool_), 0
-    for _ in range(n):
-        best, most = -1, least
-        for i in range(n):
-            if not used[i] and left[i, i] > most:
-                best, most = i, left[i, i]
-        if best < 0:
-            break
-        root = most**0.5
-        used[best] = True
-        for i in range(n):
-            factor[i, rank] = 0.0 if used[i] and i != best else left[i, best] / root
-        for i in range(n):
-            for j in range(n):
-                left[i, j] -= factor[i, rank] * factor[j, rank]
-        rank += 1
-    return factor[:, :rank].copy()
+    without, column = np.zeros(n, np.bool_), np.zeros(n)
+    for k in range(n):
+        if not matrix[k, k] > least:
+            without[k] = True
+            matrix[k:, k] = 0.0
+            matrix[k, :k] = 0.0
+            continue
+        root = matrix[k, k] ** 0.5
+        matrix[k, k] = root
+        for i in range(k + 1, n):
+            matrix[i, k] /= root
+            column[i] = matrix[i, k]
+        for i in range(k + 1, n):
+            if column[i] != 0.0:
+                for j in range(k + 1, i + 1):
+                    matrix[i, j] -= column[i] * column[j]
+    return without
 
 
 @njit(nogil=True, cache=True)
-def _inverse(matrix: Floats) -> Floats:
-    """Inverse of a small positive matrix, by Cholesky; additions in a fixed order."""
-    n = matrix.shape[0]
-    lower, inverse = np.zeros((n, n)), np.zeros((n, n))
-    for j in range(n):
-        for i in range(j, n):
-            total = matrix[i, j]
-            for k in range(j):
-                total -= lower[i, k] * lower[j, k]
-            lower[i, j] = total**0.5 if i == j else total / lower[j, j]
-    for column in range(n):
-        for i in range(n):
-            total = 1.0 if i == column else 0.0
-            for k in range(i):
-                total -= lower[i, k] * inverse[k, column]
-            inverse[i, column] = total / lower[i, i]
-        for i in range(n - 1, -1, -1):
-            total = inverse[i, column]
-            for k in range(i + 1, n):
-                total -= lower[k, i] * inverse[k, column]
-            inverse[i, column] = total / lower[i, i]
-    return inverse
+def _inverse_of_factor(lower: Floats, without: NDArray[np.bool_]) -> Floats:
+    """Inverse of the product of a lower factor with its transpose; zero where rows are left out."""
+    n = lower.shape[0]
+    inverse, result = np.zeros((n, n)), np.zeros((n, n))
+    for i in range(n):
+        if without[i]:
+            continue
+        for k in range(i):
+            if lower[i, k] != 0.0:
+                for j in range(k + 1):
+                    inverse[i, j] -= lower[i, k] * inverse[k, j]
+        inverse[i, i] = 1.0
+        for j in range(i + 1):
+            inverse[i, j] /= lower[i, i]
+    for k in range(n):
+        for i in range(k + 1):
+            if inverse[k, i] != 0.0:
+                for j in range(i + 1):
+                    result[i, j] += inverse[k, i] * inverse[k, j]
+    for i in range(n):
+        for j in range(i):
+            result[j, i] = result[i, j]
+    return result
 
 
 @njit(nogil=True, cache=True)
@@ -91,16 +96,61 @@ def _product(one: Floats, other: Floats) -> Floats:
     return result
 
 
+@njit(nogil=True, cache=True)
+def _orthonormal(rows: Floats) -> None:
+    """Make rows that do not depend on each other orthonormal, one after the other (Gram and Schmidt, twice)."""
+    for i in range(rows.shape[0]):
+        for _ in range(2):
+            for k in range(i):
+                along = 0.0
+                for j in range(rows.shape[1]):
+                    along += rows[i, j] * rows[k, j]
+                if along != 0.0:
+                    for j in range(rows.shape[1]):
+                        rows[i, j] -= along * rows[k, j]
+        squares = 0.0
+        for j in range(rows.shape[1]):
+            squares += rows[i, j] * rows[i, j]
+        for j in range(rows.shape[1]):
+            rows[i, j] /= squares**0.5
+
+
+@njit(nogil=True, cache=True)
+def _projected(inverse: Floats, rows: Floats, along: Floats, both: Floats) -> None:
+    """Take out of an inverse what lies along orthonormal rows, on both sides."""
+    n = inverse.shape[0]
+    for k in range(rows.shape[0]):
+        half = np.zeros(n)
+        for other in range(rows.shape[0]):
+            if both[k, other] != 0.0:
+                for j in range(n):
+                    half[j] += 0.5 * both[k, other] * rows[other, j]
+        for j in range(n):
+            half[j] = along[k, j] - half[j]
+        for i in range(n):
+            for j in range(n):
+                inverse[i, j] -= rows[k, i] * half[j] + half[i] * rows[k, j]
+
+
 def pseudo_inverse(matrix: Floats) -> tuple[Floats, int]:
-    """Moore-Penrose inverse of a positive semidefinite matrix (in pixels), and its rank."""
+    """Moore-Penrose inverse of a positive semidefinite matrix (in pixels), and its rank; the matrix is overwritten.
+
+    Any inverse of the part that is not singular, and without what lies along the null space on either side.
+    """
     least = max(_LEAST, _RELATIVE * float(matrix.diagonal().max(initial=0.0)))
-    factor = _pivoted(matrix, least)
-    if not factor.shape[1]:
-        return np.zeros_like(matrix), 0
-    across = np.ascontiguousarray(factor.T)
-    inverse = _inverse(_product(across, factor))
-    half = _product(factor, inverse)
-    return _product(half, np.ascontiguousarray(half.T)), factor.shape[1]
+    diagonal = matrix.diagonal().copy()
+    without = _factored(matrix, least)
+    inverse = _inverse_of_factor(matrix, without)
+    chosen = np.flatnonzero(without)
+    rows = np.zeros((chosen.size, len(matrix)))
+    for row, k in zip(rows, chosen.tolist(), strict=True):
+        row[:k], row[k], row[k + 1 :] = matrix[:k, k], diagonal[k], matrix[k, k + 1 :]  # the factor lies below
+    rows = -_product(rows, inverse)
+    rows[np.arange(chosen.size), chosen] += 1.0
+    _orthonormal(rows)
+    along = _product(rows, inverse)
+    _projected(inverse, rows, along, _product(along, np.ascontiguousarray(rows.T)))
+    return inverse, len(matrix) - chosen.size
 
 
 class _Fit(NamedTuple):
@@ -110,62 +160,46 @@ class _Fit(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def _matrix(
-    pairs: NDArray[np.int64], weights: Floats, starts: NDArray[np.int64], members: NDArray[np.int64], n: int
-) -> Floats:
-    """Sum over pairs of sets: their weight, shared by their footprints."""
+def _times(index: NDArray[np.int32], value: NDArray[np.int64], unit: float, vectors: Floats, terms: Floats) -> None:
+    """Take from the vector of each part its matrix times terms; pairs of different footprints stand for both orders."""
+    for row in range(index.shape[0]):
+        part, i, j = index[row]
+        weight = value[row] / unit
+        vectors[part, i] -= weight * terms[j]
+        if i != j:
+            vectors[part, j] -= weight * terms[i]
+
+
+def _of_pairs(weights: PairSums, n: int) -> Floats:
+    """Matrix of all parts together."""
+    index = weights.index.copy()
+    index[:, 0] = 0
+    total = PairSums.joined([PairSums(index, weights.value)])
+    _, i, j = total.index.T
     matrix = np.zeros((n, n))
-    for row in range(pairs.shape[0]):
-        i, j = pairs[row]
-        share = weights[row] / ((starts[i + 1] - starts[i]) * (starts[j + 1] - starts[j]))
-        for one in range(starts[i], starts[i + 1]):
-            for other in range(starts[j], starts[j + 1]):
-                matrix[members[one], members[other]] += share
+    matrix[i, j] = matrix[j, i] = total.value / UNIT
     return matrix
 
 
-class _Equations:
-    """Normal equations of the terms: a set has the mean of the terms of its footprints."""
-
-    def __init__(self, sums: LevelSums, order: dict[int, int]) -> None:
-        sets = sorted({i for _, i in sums.right})
-        at, self.n = {members: k for k, members in enumerate(sets)}, len(order)
-        self.starts = np.cumsum([0, *map(len, sets)], dtype=np.int64)
-        self.members = np.array([order[k] for members in sets for k in members], np.int64)
-        rows = sorted((part, at[i], at[j], weight) for (part, i, j), weight in sums.weights.items())
-        self.pairs = np.array(rows, np.int64).reshape(-1, 4)
-        self.right = sorted((part, at[i], from_units(value)) for (part, i), value in sums.right.items())
-
-    def of(self, part: int | None) -> tuple[Floats, Floats]:
-        """Matrix and right side of a part; None: of all."""
-        pairs = self.pairs if part is None else self.pairs[self.pairs[:, 0] == part]
-        vector = np.zeros(self.n)
-        for own, i, value in self.right:
-            if part in (None, own):
-                of = slice(self.starts[i], self.starts[i + 1])
-                vector[self.members[of]] += value / (of.stop - of.start)
-        weights = pairs[:, 3] / UNIT
-        chosen = np.ascontiguousarray(pairs[:, 1:3])
-        return _matrix(chosen, weights, self.starts, self.members, self.n), vector
-
-
-def _fitted(sums: LevelSums, order: dict[int, int]) -> _Fit:
+def _fitted(sums: LevelSums, numbers: NDArray[np.int64]) -> _Fit:
     """Terms from blocks of one size; errors follow from what is left, or from how parts differ if that is more."""
-    equations = _Equations(sums, order)
-    matrix, vector = equations.of(None)
-    inverse, rank = pseudo_inverse(matrix)
+    n, place = numbers.size, {number: k for k, number in enumerate(numbers.tolist())}
+    totals, vectors = [0] * n, np.zeros((PARTS, n))
+    for (part, number), value in sums.right.items():
+        totals[place[number]] += value
+        vectors[part, place[number]] = from_units(value)
+    vector = np.array([from_units(value) for value in totals])
+    inverse, rank = pseudo_inverse(_of_pairs(sums.weights, n))
     terms = _product(inverse, vector[:, np.newaxis])[:, 0]
     squares = from_units(sum(s for s, _ in sums.rest.values())) - sum((terms * vector).tolist())
-    free = sum(n for _, n in sums.rest.values()) - rank
+    free = sum(count for _, count in sums.rest.values()) - rank
     variances = inverse.diagonal() * (max(squares, 0.0) / max(free, 1))
-    scatter, there = np.zeros(len(order)), 0
-    for part in range(PARTS):
-        own, values = equations.of(part)
-        moved = _product(inverse, (values - _product(own, terms[:, np.newaxis])[:, 0])[:, np.newaxis])[:, 0]
-        scatter, there = scatter + moved * moved, there + bool(own.any())
+    _times(sums.weights.index, sums.weights.value, UNIT, vectors, terms)
+    scatter = (_product(vectors, inverse) ** 2).sum(axis=0)
+    there = len(sums.rest)
     if there > 1 and (formal := sum(variances.tolist())) > 0.0:
         variances = variances * max(sum(scatter.tolist()) * there / (there - 1) / formal, 1.0)
-    return _Fit(terms, np.sqrt(variances), rank)
+    return _Fit(terms, np.sqrt(np.maximum(variances, 0.0)), rank)
 
 
 def footprint_terms(sums: FootprintSums) -> NDArray[np.void]:
@@ -173,34 +207,37 @@ def footprint_terms(sums: FootprintSums) -> NDArray[np.void]:
 
     Of all sizes of blocks that tell as many terms apart as any, those whose terms have the least error are taken. Terms
     have the mean 0 in each group of footprints that edges connect.
+
+    Raises
+    ------
+    InputError
+        More footprints than `MOST`.
     """
-    order = {number: k for k, number in enumerate(sorted({k for members in sums.pixels for k in members}))}
-    table = np.zeros(len(order), FOOTPRINT)
-    table["number"], table["error"] = list(order), np.nan
-    if not order:
+    n = sums.numbers.size
+    if n > MOST:
+        raise InputError(
+            f"the image has {n} footprints, and the constants of {MOST} can be solved together; give "
+            "those of visits or of detectors instead of exposures, or the mosaic in parts"
+        )
+    table = np.zeros(n, FOOTPRINT)
+    table["number"], table["error"] = sums.numbers, np.nan
+    if not n:
         return table
-    fits = [_fitted(level, order) for level in sums.levels]
+    fits = [_fitted(level, sums.numbers) for level in sums.levels]
     most = max(fit.rank for fit in fits)
     best = min((fit for fit in fits if fit.rank == most), key=lambda fit: sum((fit.errors**2).tolist()))
-    table["group"] = _groups(sums, order)
+    table["group"] = _groups(sums)
     known = best.errors > 0.0
     table["term"] = np.where(known, best.terms, 0.0)
     table["error"] = np.where(known, best.errors, np.nan)
-    others: list[set[int]] = [set() for _ in order]
-    for members, count in sums.pixels.items():
-        at = [order[k] for k in members]
-        table["pixels"][at] += count
-        if len(at) > 1:
-            table["shared"][at] += count
-            for k in at:
-                others[k].update(at)
-    table["overlaps"] = [max(len(of) - 1, 0) for of in others]
+    table["pixels"], table["shared"] = sums.pixels, sums.shared
+    table["overlaps"] = np.bincount(sums.overlaps.index[:, 1:].reshape(-1), minlength=n)
     return table
 
 
-def _groups(sums: FootprintSums, order: dict[int, int]) -> list[int]:
+def _groups(sums: FootprintSums) -> list[int]:
     """Groups of footprints that a block connects, numbered from 1 in the order of footprints."""
-    above = list(range(len(order)))
+    above = list(range(sums.numbers.size))
 
     def root(k: int) -> int:
         while above[k] != k:
@@ -208,12 +245,11 @@ def _groups(sums: FootprintSums, order: dict[int, int]) -> list[int]:
             k = above[k]
         return k
 
-    linked: list[Any] = [*sums.pixels, *((*i, *j) for level in sums.levels for _, i, j in level.weights)]
-    for members in linked:
-        for k in members[1:]:
-            one, other = sorted((root(order[members[0]]), root(order[k])))
+    for pairs in (sums.overlaps, *(level.weights for level in sums.levels)):
+        for i, j in np.unique(pairs.index[:, 1:], axis=0).tolist():
+            one, other = sorted((root(i), root(j)))
             above[other] = one
-    roots = [root(k) for k in range(len(order))]
+    roots = [root(k) for k in range(len(above))]
     numbers = {r: n for n, r in enumerate(dict.fromkeys(roots), start=1)}
     return [numbers[r] for r in roots]
 
