@@ -14,7 +14,7 @@ from tiledsky.cli import app
 from tiledsky.cli.options import with_inputs, words_of
 from tiledsky.io.options import InputOptions
 
-PLANES = ("weight", "error", "variance", "dq", "coverage", "mask", "user_mask")
+PLANES = ("weight", "error", "variance", "dq", "coverage", "mask", "user_mask", "footprints", "footprint_labels")
 #: A line for each option; after a change on purpose: `python -m tests.cli.test_options >tests/cli/options.txt`.
 LIST = Path(__file__).with_name("options.txt")
 
