@@ -49,6 +49,8 @@ class Shown(NamedTuple):
     credit: str = ""
     weight: NDArray[Any] | None = None
     objects: Sequence[Aperture] = ()
+    #: Bits of exposures, for recipes that ask for them.
+    footprints: NDArray[np.int32] | None = None
 
 
 def preset(name: str, keep: float | None = None) -> tiledsky.Recipe:
@@ -131,8 +133,23 @@ def crowded() -> Shown:
     return Shown(real("2mass_gc_k.fits", 0), recipes, "Galactic centre, K: 2MASS, UMass and IPAC/Caltech")
 
 
+def steps() -> Shown:
+    """Four exposures that do not agree, of the simulated sky."""
+    simulated = tiledsky.simulate_scene((600, 800), seed=4, gradient=(0.2, 0.05), n_blemishes=0).image
+    places = ((0, 380, 0, 520), (200, 600, 60, 600), (40, 430, 300, 800), (260, 600, 380, 800))
+    covers = np.zeros((4, 600, 800), np.int32)
+    for cover, (y0, y1, x0, x1) in zip(covers, places, strict=True):
+        cover[y0:y1, x0:x1] = 1
+    depth = covers.sum(axis=0)
+    means = np.tensordot([0.12, -0.15, 0.03, -0.03], covers, 1) / np.maximum(depth, 1)
+    image = np.where(depth > 0, simulated + means, np.nan).astype(np.float32)
+    bits = np.tensordot([1, 2, 4, 8], covers, 1).astype(np.int32)
+    recipes = [(name, preset(name)) for name in ("deep-sky", "mosaic-steps")]
+    return Shown(image, recipes, footprints=bits)
+
+
 PICTURES: dict[str, Callable[[], Shown]] = {
-    made.__name__: made for made in (scene, field, spiral, m51, cluster, stars, nebula, crowded)
+    made.__name__: made for made in (scene, field, spiral, m51, cluster, stars, nebula, crowded, steps)
 }
 
 
@@ -160,7 +177,8 @@ def taken(shown: Shown, background: NDArray[Any], one: Aperture) -> float:
 
 def row(axes: Any, shown: Shown, name: str, recipe: tiledsky.Recipe) -> None:
     """Draw the image and what a recipe makes of it, and say what it takes from objects."""
-    sky = tiledsky.estimate_background(shown.image, recipe, weight=shown.weight)
+    footprints = shown.footprints if recipe.footprints is not None else None
+    sky = tiledsky.estimate_background(shown.image, recipe, weight=shown.weight, footprints=footprints)
     for one in shown.objects:
         print(f"  {name}: {100 * taken(shown, sky.background, one):.1f}% of the {one.name}")
     image, side = cells(shown.image)
