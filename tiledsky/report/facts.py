@@ -15,7 +15,7 @@ from tiledsky.diagnostics.objects_taken import MEASURE as TAKEN
 from tiledsky.diagnostics.objects_taken import certain
 from tiledsky.diagnostics.protocol import ToSky
 from tiledsky.diagnostics.text import measured_text
-from tiledsky.diagnostics.verdict import next_step, places
+from tiledsky.diagnostics.verdict import most_telling, next_step, places
 from tiledsky.engine.result import Run
 from tiledsky.io.fits.cards import label_value
 from tiledsky.io.fits.wcs import pixel_side, sky_of
@@ -112,13 +112,13 @@ def diagnostics_of(run: Run) -> Diagnostics:
     return Diagnostics.model_validate(run.diagnostics) if there else Diagnostics()
 
 
-def verdict_of(diagnostics: Diagnostics) -> tuple[str, str, list[Check]]:
-    """Return the result, a sentence about it, and its checks in their order."""
+def verdict_of(diagnostics: Diagnostics, recipe: str = "") -> tuple[str, str, list[Check]]:
+    """Return the result, a sentence about it, and its checks, the most telling first; ``recipe``: that was used."""
     verdict = diagnostics.verdict
     if verdict is None or not verdict.checks:
         result = "not measured" if verdict is None else verdict.result
         return result, "This run holds no measures of its sky.", []
-    result, checks = verdict.result, [_check(c) for c in verdict.checks]
+    result, checks = verdict.result, [_check(c, recipe) for c in in_order(diagnostics)]
     counted = [c for c in checks if c.result != "not measured"]
     passed = sum(c.result == "pass" for c in counted)
     troubled = [c.name for c in checks if c.result in ("warn", "fail")]
@@ -132,7 +132,15 @@ def kept_text(diagnostics: Diagnostics) -> str:
     return "" if kept is None else kept.headline or f"not measured ({kept.not_measured})"
 
 
-def _check(check: CheckResult) -> Check:
+def in_order(diagnostics: Diagnostics) -> list[CheckResult]:
+    """Checks as a run tells them: those that fail, those that warn, the most telling first; then the others."""
+    if diagnostics.verdict is None:
+        return []
+    first = [row["name"] for row in most_telling(diagnostics.verdict.model_dump())]
+    return sorted(diagnostics.verdict.checks, key=lambda c: first.index(c.name) if c.name in first else len(first))
+
+
+def _check(check: CheckResult, recipe: str) -> Check:
     unit = "" if check.unit == "1" else check.unit
     value = measured_text(check.value, check.error)
     limits = " / ".join(map(measured_text, (check.warn, check.fail)))
@@ -143,7 +151,7 @@ def _check(check: CheckResult) -> Check:
         value=value if value == "–" else f"{value} {unit}".strip(),
         limits=f"{limits} {unit}".strip(),
         reason=check.reason,
-        next_step=next_step(check.name),
+        next_step=next_step(check.name, recipe),
     )
 
 
@@ -173,7 +181,7 @@ def spots_of(
 
     Checks whose places lie in one block are told together.
     """
-    checks = [] if diagnostics.verdict is None else diagnostics.verdict.checks
+    checks = in_order(diagnostics)
     named = places(run.diagnostics) if checks else {}
     found: list[Spot] = []
     for name in (c.name for result in results for c in checks if c.result == result and c.name in named):
@@ -188,10 +196,9 @@ def spots_of(
 
 
 def with_places(checks: Sequence[Check], spots: Sequence[Spot]) -> tuple[list[Check], list[Check]]:
-    """Checks that fail, then those that warn, with their places; and the others."""
+    """Checks that fail or warn, with their places; and the others."""
     of = {name.replace("_", " "): spot for spot in spots for name in spot.checks}
-    troubled = sorted((c for c in checks if c.troubled), key=lambda c: c.result != "fail")
-    return [replace(c, spot=of.get(c.name)) for c in troubled], [c for c in checks if not c.troubled]
+    return [replace(c, spot=of.get(c.name)) for c in checks if c.troubled], [c for c in checks if not c.troubled]
 
 
 def largest_first(objects: NDArray[np.void]) -> NDArray[np.intp]:

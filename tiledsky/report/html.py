@@ -108,7 +108,7 @@ def imprint_of(page: Place) -> str | None:
 def report_html(run: Run) -> str:
     """Return the page of a run."""
     diagnostics = facts.diagnostics_of(run)
-    result, sentence, checks = facts.verdict_of(diagnostics)
+    result, sentence, checks = facts.verdict_of(diagnostics, run.recipe.name)
     spots = facts.spots_of(run, diagnostics)
     troubled, others = facts.with_places(checks, spots)
     count, rows = facts.object_rows(run, marks.DRAWN)

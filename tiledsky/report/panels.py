@@ -15,8 +15,9 @@ from tiledsky.report.colors import NO_DATA, ColorRange, palette, ranges, spread
 from tiledsky.report.scales import Scale, scales, with_unit
 from tiledsky.report.windows import Window, planes_to_look_at, read_window
 
-#: Codes of 16 bits: 0 is no data, the others cover this many times the range that is shown. Shares have 8 bits.
-_CODES, _COVERED, _SHARES = 65534, 20.0, 250
+#: Codes of 16 bits: 0 is no data, the others cover this many times the range that is shown, as many as bright
+#: pixels need. Shares have 8 bits.
+_CODES, _COVERED, _SHARES = 65534, (20.0, 200.0), 250
 #: Cells of a panel along the longer side; fewer of smooth planes, and of the residual, which only means over blocks
 #: show in the noise.
 CELLS = {"science": 1000, "subtracted": 1000, "mask": 1000, "background": 400, "residual": 160, "background_error": 250}
@@ -107,12 +108,14 @@ def encode(cells: NDArray[np.float32], shown: ColorRange) -> tuple[NDArray[np.un
     -------
     codes : ndarray of uint16 or uint8
     offset, step : float
-        Values beyond 20 times the range that is shown are cut.
+        Values beyond 200 times the range that is shown are cut.
     """
     share = shown.kind == "share"
-    codes, covered = (_SHARES, 1.0) if share else (_CODES, _COVERED)
-    width = (shown.high - shown.low) * covered
-    offset = (shown.low + shown.high) / 2 - width / 2
+    middle, width = (shown.low + shown.high) / 2, shown.high - shown.low
+    far = 2 * float(np.nanmax(np.abs(cells - middle), initial=0.0)) / width
+    codes, covered = (_SHARES, 1.0) if share else (_CODES, float(np.clip(far, *_COVERED)))
+    width *= covered
+    offset = middle - width / 2
     step = width / (codes - 1)
     scaled = np.clip(np.rint((cells.astype(np.float64) - offset) / step), 0, codes - 1) + 1
     found = np.where(np.isnan(cells), 0, np.nan_to_num(scaled))
