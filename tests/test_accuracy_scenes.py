@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from astropy.modeling.models import Sersic2D
-from scipy import integrate
+from scipy import integrate, ndimage
 
-from tests.accuracy import kelvin, lsb, real
+from tests.accuracy import footprints, kelvin, lsb, real
 from tests.accuracy.families import FAMILIES, chosen_families
 from tests.accuracy.measure import Estimate, figures, object_figures
 from tests.accuracy.peers import masked_polynomial, source_mask
@@ -213,3 +213,25 @@ def test_the_tables_of_a_group_leave_those_of_others_alone(tmp_path):
     assert "| deep-sky | +10 / +20 / +30; 28.0 |" in lines
     page(rows, file)
     assert file.read_text() == text
+
+
+def test_a_mosaic_is_the_mean_of_its_exposures():
+    made = footprints.mosaic("smooth", 4, 3, 400, step=2.0)
+    inside = [made.bits[0] >> np.uint32(k) & 1 for k in range(4)]
+    count = sum(inside)
+    mean = sum(term * of for term, of in zip(made.terms, inside, strict=True)) / np.maximum(count, 1)
+    np.testing.assert_allclose(made.offsets, mean, rtol=1e-12)
+    np.testing.assert_allclose(made.scene.sky - made.level.sky, mean, atol=1e-12)
+    assert np.array_equal(np.isfinite(made.scene.image), count > 0)
+    noise = (made.scene.image - made.scene.sky - made.scene.light) * np.sqrt(count)
+    dark = (count > 0) & (made.scene.light < 0.3)
+    assert noise[dark].std() == pytest.approx(1.0, abs=0.03)
+    assert len(np.unique(made.sets)) == len(np.unique(made.bits))
+    near = made.near()
+    assert not near[ndimage.distance_transform_edt(np.abs(np.gradient(made.sets.astype(float))).sum(0) == 0) > 14].any()
+
+
+def test_the_rule_of_pairs_finds_the_constants_of_a_mosaic():
+    made = footprints.mosaic("smooth", 4, 5, 500, step=2.0)
+    off = footprints.pair_rule(made, source_mask(made.scene)) - made.offsets
+    assert off[np.isfinite(made.scene.image)].std() < 0.1 < made.offsets.std()
