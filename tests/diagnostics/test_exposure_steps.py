@@ -15,7 +15,7 @@ from scipy import ndimage
 import tiledsky
 from tests.objects_scene import galaxy_scene
 from tiledsky.diagnostics import exposure_steps, measure, object_boxes
-from tiledsky.diagnostics.verdict import places, remarks
+from tiledsky.diagnostics.verdict import next_step, places, remarks
 
 SHAPE = (560, 640)
 Image = NDArray[np.float32]
@@ -68,6 +68,8 @@ def test_its_place_is_said() -> None:
     assert (x, y) == pytest.approx((319.5, 303.5), abs=9)
     one = found["measures"]["exposure_steps"]["edges"][0]
     assert (one["ra"], one["dec"]) == (x / 10, -y / 10)
+    assert "--footprints FILE --recipe mosaic-steps" in next_step("exposure_steps", "deep-sky")
+    assert "mosaic-steps" not in next_step("exposure_steps", "mosaic-steps")
     (line,) = (line for line in remarks(found) if "straight edge" in line)
     assert f"from x {one['x0']:.0f}, y {one['y0']:.0f} to x {one['x1']:.0f}, y {one['y1']:.0f}" in line
 
@@ -133,3 +135,17 @@ def test_a_run_says_the_same_as_arrays(tmp_path: Path) -> None:
     assert of_run == found["measures"]["exposure_steps"]
     assert of_run["n"] >= 1
     assert abs(of_run["edges"][0]["y"] - 303.5) < 9
+
+
+def test_footprints_take_the_steps_away() -> None:
+    steps = panel(0.8) + panel(-0.6, 90.0)
+    image, _ = scene(steps, 5)
+    bits = np.ones(SHAPE, np.uint8) | np.where(panel(1.0) > 0, 2, 0) | np.where(panel(1.0, 90.0) > 0, 4, 0)
+    results = []
+    for recipe, given in (("deep-sky", {}), ("mosaic-steps", {"footprints": bits.astype(np.uint8)})):
+        sky = tiledsky.estimate_background(image, recipe, **given)
+        found = measure(image, sky.background, sky.mask, rms=sky.background_rms, objects=sky.objects)
+        (check,) = (row for row in found["verdict"]["checks"] if row["name"] == "exposure_steps")
+        results.append((check["result"], found["measures"]["exposure_steps"]["n"]))
+    assert results[0][0] == "fail"
+    assert results[1] == ("pass", 0)

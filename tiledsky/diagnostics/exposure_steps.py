@@ -124,7 +124,8 @@ MEASURE = Measure(
             "sigma",
             _rms,
             place=lambda found: next(iter(found.edges), None),
-            next_step="skies of exposures or detectors that do not agree: match them before they are added up",
+            next_step="skies of exposures that do not agree: match them before they are added up"
+            ", or give their footprints: --footprints FILE --recipe mosaic-steps",
         ),
     ),
     advice=_said,

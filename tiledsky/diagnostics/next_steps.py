@@ -10,4 +10,5 @@ BESIDE = f"{LOOK}; light beside it may have raised the sky: mask it with --user-
 NAMING = {
     "deep-sky": (" or a fitted recipe (deep-sky)", " or deep-sky", "--recipe deep-sky, "),
     "extended-light": (", or try extended-light",),
+    "mosaic-steps": (", or give their footprints: --footprints FILE --recipe mosaic-steps",),
 }
