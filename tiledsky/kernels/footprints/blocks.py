@@ -70,17 +70,22 @@ def _moments(
     `sums` has the values with each monomial, and after them in each set. Values count from that of the first pixel.
     """
     p, squares, count, first = powers.shape[0], 0.0, 0, 0.0
-    m = np.empty(p)
+    m, degree = np.empty(p), powers.max()
+    of_u, of_v = np.ones((sets.shape[1], degree + 1)), np.ones(degree + 1)
+    for x in range(sets.shape[1]):
+        for k in range(degree):
+            of_u[x, k + 1] = of_u[x, k] * (2.0 * x / size - 1.0)
     for y in range(sets.shape[0]):
-        v = 2.0 * y / size - 1.0
+        for k in range(degree):
+            of_v[k + 1] = of_v[k] * (2.0 * y / size - 1.0)
         for x in range(sets.shape[1]):
             if sets[y, x] < 0:
                 continue
             if count == 0:
                 first = values[y, x]
-            u, value, k = 2.0 * x / size - 1.0, values[y, x] - first, place[sets[y, x]]
+            value, k = values[y, x] - first, place[sets[y, x]]
             for i in range(p):
-                m[i] = v ** powers[i, 0] * u ** powers[i, 1]
+                m[i] = of_v[powers[i, 0]] * of_u[x, powers[i, 1]]
             for i in range(p):
                 for j in range(i + 1):
                     gram[i, j] += m[i] * m[j]
