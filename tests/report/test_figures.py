@@ -15,6 +15,8 @@ from matplotlib.text import Text
 
 from tiledsky import open_run
 from tiledsky.diagnostics.curve import BIAS, RESIDUAL, Curve, Points, Rows
+from tiledsky.diagnostics.edges import MEASURE as EDGES
+from tiledsky.diagnostics.edges import Edges
 from tiledsky.report.curves import robust_limit
 from tiledsky.report.figures import MAPS, STYLE, Plot, draw, figures_of
 
@@ -127,3 +129,11 @@ def test_signed_maps_are_centred_on_0(tmp_path: Path) -> None:
         assert norm.vmin == -norm.vmax
     science, background = (plots[name].figure.axes[0].images[0].norm for name in ("science", "background"))
     assert science.vmin < background.vmin < background.vmax < science.vmax
+
+
+def test_nothing_is_drawn_of_a_mask_that_is_not_there() -> None:
+    (figure,) = EDGES.figures
+    nothing: list[float | None] = [None, None]
+    distance = [-1.0, 0.0]
+    assert figure(Edges(distance=distance, background=nothing, residual=nothing)) is None
+    assert figure(Edges(distance=distance, background=[0.1, 0.0], residual=nothing)) is not None
