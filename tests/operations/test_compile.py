@@ -32,4 +32,4 @@ def test_every_read_is_made_by_an_operation_before_it() -> None:
 def test_kinds_of_whole_operations() -> None:
     of_meshes = {"distance-scale", "noise", "weight-numbers", "robust-scale", "normal-equations", "whole-fit", "mesh"}
     of_objects = {"accepted", "objects"}
-    assert whole_kinds() == {"bins", "centers", "statistics", *of_meshes, *of_objects, "diagnostics"}
+    assert whole_kinds() == {"bins", "centers", "statistics", *of_meshes, *of_objects, "footprints", "diagnostics"}

@@ -82,14 +82,18 @@ def test_a_galaxy_that_fills_the_frame_stays(preset):
     sky = sky_of(shape, min(ORDERS[preset], 1))
     y, x = np.indices(shape)
     galaxy = 20.0 * np.exp(-np.hypot((y - 240) / 0.8, x - 270) / 38.0)
-    image = (sky + galaxy + np.random.default_rng(4).normal(scale=0.1, size=shape)).astype(np.float32)
-    made = tiledsky.estimate_background(image, preset)
-    off = made.background - sky
     parabola = ORDERS[preset] > 1  # it goes up the outskirts, which the error does not know
-    assert np.sqrt(np.mean(off**2)) < (0.05 if parabola else 0.02)
-    assert np.sqrt(np.mean((off / made.background_error) ** 2)) < (6.0 if parabola else 1.3)
-    kept = 1.0 - off.sum() / galaxy.sum()
-    assert (0.93 if parabola else 0.97) < kept < 1.01
+    pulls = []
+    for seed in range(4, 10):
+        image = (sky + galaxy + np.random.default_rng(seed).normal(scale=0.1, size=shape)).astype(np.float32)
+        made = tiledsky.estimate_background(image, preset)
+        off = made.background - sky
+        assert np.sqrt(np.mean(off**2)) < (0.05 if parabola else 0.02)
+        kept = 1.0 - off.sum() / galaxy.sum()
+        assert (0.93 if parabola else 0.97) < kept < 1.01
+        pulls.append(np.mean((off / made.background_error) ** 2))
+    # one image has one level that is off: the errors of several tell
+    assert np.sqrt(np.mean(pulls)) < (6.0 if parabola else 1.3)
     deep = tiledsky.estimate_background(image, Recipe.load("deep-sky").keeping(0)).background - sky
     assert deep.sum() / galaxy.sum() > 0.3  # a sky that follows what is large takes it
 

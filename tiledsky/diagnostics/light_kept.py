@@ -23,7 +23,8 @@ _KEPT, _LOST = 0.05, 0.5
 #: A share is more than that of `_KEPT` where it is this many errors above 0.
 _ERRORS = 2.0
 _ARCSEC = 3600.0
-#: A share above 1 says nothing of a profile: the whole sky moved.
+#: A share of more than so much says nothing of a profile: the whole sky moved.
+_ALL = 1.5
 _UNSTEADY = "profiles move the sky by more than their own light, as where one object fills the window"
 
 DEFINITION = (
@@ -80,7 +81,7 @@ def summary(rows: NDArray[np.void], reason: str, *, scale: float | None = None) 
     """
     groups = list(_groups(rows))
     by_size = list(_by_size(groups))
-    if any(abs(taken) > 1 + _ERRORS * error for _, taken, error in by_size):
+    if any(abs(taken) > _ALL + _ERRORS * error for _, taken, error in by_size):
         by_size, reason = [], reason or _UNSTEADY
     found: dict[str, Any] = {
         "unit": "1",

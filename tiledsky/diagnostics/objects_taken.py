@@ -191,6 +191,9 @@ def _share(found: ObjectsTaken, _: float) -> CheckValue:
     worst = _worst(found)
     if worst is None or worst.taken is None:
         return (0.0, 0.0) if not found.objects else None
+    unknown = any(one.taken is None and (one.signal or 0.0) >= OBJECT for one in found.objects)
+    if unknown and certain(worst.taken, worst.taken_error) <= 0.0:  # what is not known is no pass
+        return None
     return max(worst.taken, 0.0), worst.taken_error
 
 
@@ -206,7 +209,8 @@ MEASURE = Measure(
             "share",
             _share,
             place=_worst,
-            next_step="keep its light: --recipe deep-sky, a larger --keep, or a mask of its region with --user-mask",
+            next_step="keep its light: --recipe deep-sky, a larger --keep where one is set, or mask its region with "
+            "--user-mask",
         ),
     ),
 )

@@ -108,7 +108,9 @@ def run(
 
 def _names_recipe(value: Any) -> bool:
     """Whether a value is a recipe, the name of a preset, or the path of a recipe file."""
-    return isinstance(value, Recipe) or value in preset_names() or str(value).endswith(".toml")
+    if isinstance(value, str | os.PathLike):
+        return str(value) in preset_names() or str(value).endswith(".toml")
+    return isinstance(value, Recipe)
 
 
 class PreparedRun(RunStore):
