@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,10 +18,12 @@ import numpy as np
 import pytest
 import zarr
 from astropy.io import fits
+from typer.testing import CliRunner
 
 import tiledsky
 from tests.engine.scenes import KEEPING, command, make_planes, write_arrays, write_fits
 from tiledsky import Recipe, simulate_scene
+from tiledsky.cli import app
 from tiledsky.errors import InputError, ParameterError, PlanError, RunError
 from tiledsky.io.fits.image import NewImage
 from tiledsky.io.source import open_source
@@ -356,3 +359,23 @@ def test_wrong_use_from_python(image: Path, tmp_path: Path) -> None:
         estimate(image, tmp_path / "sky.fits", "sextractor", planes=[])
     with pytest.raises(InputError, match="no such file"):
         estimate(tmp_path / "none.fits", tmp_path / "sky.fits", "sextractor")
+
+
+def test_what_footprints_say_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exposures = np.full((200, 220), 1, np.int16)
+    exposures[:, 110:] = 2
+    image = make_planes(exposures.shape)["science"] + 0.3 * (exposures == 2)
+    planes = fits.ImageHDU(exposures, name="CTX"), fits.ImageHDU(0 * exposures, name="NONE")
+    fits.HDUList([fits.PrimaryHDU(image.astype(np.float32)), *planes]).writeto("scene.fits")
+    told = {}
+    for name in ("CTX", "NONE"):
+        words = ["estimate", "scene.fits:0", f"{name}.fits", "--footprints", f"scene.fits:{name}"]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+        assert "footprints are given: mosaic-steps in place of deep-sky" in result.output
+        (told[name],) = re.findall("^footprints: (.*)$", result.output, re.MULTILINE)
+    assert told["CTX"].startswith("2, constants -0.")
+    assert told["NONE"] == "none, no pixel is of any exposure"
+    with fits.open("CTX.fits") as written:
+        assert written[-1].name == "FOOTPRINTS"

@@ -12,6 +12,9 @@ from tiledsky.cli.options import loading, say
 from tiledsky.cli.verdict import findings
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from tiledsky.cluster.configuration import ClusterFile
     from tiledsky.engine.plan import Plan
     from tiledsky.engine.result import Run
@@ -45,7 +48,7 @@ def no_more_than_tasks(config: ClusterFile, plan: Plan) -> ClusterFile:
 
 def tell_result(run: Run) -> None:
     """Say what a run has found: the constants of footprints, and how good its sky is."""
-    _tell_footprints(run)
+    tell_footprints(run.footprints)
     _tell_verdict(run)
 
 
@@ -63,9 +66,8 @@ def _tell_verdict(run: Run) -> None:
         say(f"  {line}")
 
 
-def _tell_footprints(run: Run) -> None:
-    """Say what constants the background of a run has, and which footprints have none; nothing without such a step."""
-    table = run.footprints
+def tell_footprints(table: NDArray[np.void] | None) -> None:
+    """Say what constants a background has, and which footprints have none; nothing without a table of them."""
     if table is None:
         return
     if not len(table):

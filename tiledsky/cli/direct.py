@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tiledsky.cli.console import reporting
+from tiledsky.cli.defaults import tell_footprints
 from tiledsky.cli.options import (
     KeepOption,
     RecipeOption,
@@ -65,5 +66,6 @@ def estimate(
     (ny, nx), peak = made.shape, process_peak() / 1e6
     say(f"{out}: {ny} x {nx} px, {made.recipe}, {time.monotonic() - began:.1f} s, peak {peak:.0f} MB")
     say(f"planes: {', '.join(made.planes)}")
+    tell_footprints(made.footprints)
     if made.nodata is not None:
         say(f"no data: pixels that are {number_text(made.nodata)}")

@@ -192,7 +192,10 @@ def name_beside(source: str, end: str) -> str:
 def kept(recipe: str, keep: str | None, inputs: InputOptions) -> Recipe:
     """Return a preset or the recipe of a file, with what --keep says; footprints choose a preset that uses them."""
     footprints = inputs.get("footprints") or inputs.get("footprint_labels")
-    loaded = Recipe.load(WITH_FOOTPRINTS if footprints and recipe == RECOMMENDED else recipe)
+    if footprints and recipe == RECOMMENDED:
+        recipe = WITH_FOOTPRINTS
+        say(f"footprints are given: {WITH_FOOTPRINTS} in place of {RECOMMENDED}", err=True)
+    loaded = Recipe.load(recipe)
     return loaded if keep is None else loaded.keeping(size_kept(keep))
 
 

@@ -56,12 +56,15 @@ class EstimateReport:
     planes : tuple of str
     nodata : float or None
         The number that meant no data.
+    footprints : ndarray or None
+        Table of the constants of footprints, if the recipe finds them.
     """
 
     shape: Pair
     recipe: str
     planes: tuple[str, ...]
     nodata: float | None = None
+    footprints: NDArray[np.void] | None = None
 
 
 def estimate(
@@ -138,7 +141,7 @@ def estimate(
         after = None if all(table is None for table in known) else lambda: _tables(found[0], header)
         options = {"header": header, "history": history, "overwrite": overwrite, "after": after}
         found.append(_write(arrays, stack.enter_context(new_fits(target, images, **options)), threads, progress, known))
-    return EstimateReport(opened.shape, recipe.name, tuple(planes), opened.planes["science"].nodata)
+    return EstimateReport(opened.shape, recipe.name, tuple(planes), opened.planes["science"].nodata, found[0][1])
 
 
 def _tables(known: tuple[Any, Any], header: Any) -> bytes:
