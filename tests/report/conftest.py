@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -161,9 +161,13 @@ class Browser:
 
     def wait(self, script: str, *, seconds: float = 60) -> None:
         """Wait until a script returns true."""
+        self.until(lambda: bool(self.run(script)), seconds=seconds)
+
+    def until(self, true: Callable[[], bool], *, seconds: float = 60) -> None:
+        """Wait until a function returns true."""
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.driver, seconds, poll_frequency=0.1).until(lambda _: self.run(script))
+        WebDriverWait(self.driver, seconds, poll_frequency=0.1).until(lambda _: true())
 
     def requests(self) -> list[str]:
         """Addresses of everything that was asked for since the last call."""
@@ -174,7 +178,9 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """Errors and warnings of scripts since the last call."""
-        return [e["message"] for e in self.driver.get_log("browser") if e["level"] in ("SEVERE", "WARNING")]
+        said = [e["message"] for e in self.driver.get_log("browser") if e["level"] in ("SEVERE", "WARNING")]
+        # Chromium's advice to those who read pixels often, as `colors` does
+        return [message for message in said if "willReadFrequently" not in message]
 
     def colors(self, name: str) -> int:
         """Number of different colours in the frame of the figure of a panel."""

@@ -72,7 +72,7 @@ def test_marks_are_switched(look: Browser) -> None:
     before = look.colors("science")
     click(look, "[data-layer=masked]")
     look.wait(f"return {MODEL}('masked-science').visible && {MODEL}('masked-subtracted').visible")
-    assert look.colors("science") != before
+    look.until(lambda: look.colors("science") != before)  # drawn some time after it is switched
     click(look, "[data-layer=boxes]")
     look.wait(f"return {MODEL}('boxes-x-science').visible && {MODEL}('boxes-y-mask').visible")
     assert look.run("return document.getElementById('boxes-told').hidden")

@@ -46,8 +46,9 @@ def figures(unit: str) -> list[Any]:
             plot.scatter("r", "value", source=source, color=color, size=4)
         if len(lines) == 1:
             plot.add_layout(Span(location=0, dimension="width", line_color="#777777"))
-        plot.add_layout(plot.legend[0], "above")  # beside the lines, not over them
-        plot.legend.update(orientation="horizontal", padding=0, spacing=16, label_text_font_size="12px")
-        plot.legend.update(background_fill_alpha=0, border_line_color=None)
+        legend = plot.legend[0]
+        plot.add_layout(legend, "above")  # beside the lines, not over them
+        legend.update(orientation="horizontal", padding=0, spacing=16, label_text_font_size="12px")
+        legend.update(background_fill_alpha=0, border_line_color=None)
         plots.append(plot)
     return plots
