@@ -31,6 +31,11 @@ def spelled(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things: "1 worker", "2 workers"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def did_you_mean(name: object, known: Iterable[object]) -> str:
     """Return the end of an error about a name that is not known: "; did you mean 'x'?", or nothing if none is like it.
 

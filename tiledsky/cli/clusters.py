@@ -10,6 +10,7 @@ import typer
 from tiledsky.cli.console import reporting
 from tiledsky.cli.options import BATCH, app, loading, say
 from tiledsky.errors import ParameterError
+from tiledsky.plain import counted
 
 clusters = typer.Typer(no_args_is_help=True, help="Check the workers that a cluster file describes.")
 app.add_typer(clusters, name="cluster", rich_help_panel=BATCH)
@@ -31,12 +32,12 @@ def check(
 
     config = load_cluster(cluster)
     with reporting() as report:
-        report.line(f"waiting for the first of {config.workers} worker{'s' * (config.workers != 1)} ({config.kind})")
+        report.line(f"waiting for the first of {counted(config.workers, 'worker')} ({config.kind})")
         with cluster_client(config, insecure=insecure) as client:
             found = check_cluster(client, folder=folder)
     say(", ".join(f"{name} {found.versions[name]}" for name in SAME))
-    many = "s" * (found.workers != 1), "s" * (found.threads != 1)
-    say(f"{found.workers} worker{many[0]}, {found.threads} thread{many[1]}, the same versions and bits as here")
+    workers, threads = counted(found.workers, "worker"), counted(found.threads, "thread")
+    say(f"{workers}, {threads}, the same versions and bits as here")
     say(f"{found.megapixels:.2f} Mpix/s with complex-sky, all together")
 
 

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 
 from tiledsky.cli.compiling import told
 from tiledsky.cluster.stop import StopSignal, stoppable
-from tiledsky.plain import plain
+from tiledsky.plain import counted, plain
 
 if TYPE_CHECKING:
     from tiledsky.engine.driver import Progress
@@ -69,7 +69,7 @@ class Reporter:
         speed = rate / state.total * state.pixels / 1e6
         text = (
             f"tiles {state.done}/{state.total} ({100 * state.done // state.total}%) "
-            f"{state.workers} worker{'s' * (state.workers != 1)} {speed:.1f} Mpix/s eta {eta:.0f}s"
+            f"{counted(state.workers, 'worker')} {speed:.1f} Mpix/s eta {eta:.0f}s"
         )
         self.show(state.stage, state.done, state.total, text)
 

@@ -27,6 +27,7 @@ from tiledsky.cli.options import (
 from tiledsky.cli.verdict import findings, number_of, table, verdict_table
 from tiledsky.errors import ParameterError
 from tiledsky.io.options import InputOptions
+from tiledsky.plain import counted
 from tiledsky.recipe import checks_of
 from tiledsky.workflows.advice import ALWAYS, BOXES, RECIPES, SMALLEST
 
@@ -177,7 +178,7 @@ def _ranking(found: Mapping[str, Any]) -> list[str]:
     sizes = found["objects"]
     if sizes:
         lines.append(
-            f"{len(sizes)} large object{'s' * (len(sizes) > 1)}, half-light radii {sizes[0]:.3g} to "
+            f"{counted(len(sizes), 'large object')}, half-light radii {sizes[0]:.3g} to "
             f"{sizes[-1]:.3g} px; lost: share of their light that the background takes"
         )
     elif found["keep"] != 0:

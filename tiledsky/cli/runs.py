@@ -36,6 +36,7 @@ from tiledsky.cli.reports import write_after
 from tiledsky.engine.limits import TASK_TIMEOUT
 from tiledsky.errors import ClockError, ParameterError, RunError
 from tiledsky.io.options import InputOptions
+from tiledsky.plain import counted
 from tiledsky.recipe import RECOMMENDED
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def run(
 def _connected(config: ClusterFile, client: Any) -> str:
     """Say what a run works on, and who else can get at it."""
     count = len(client.scheduler_info(n_workers=-1)["workers"])
-    workers = f"{count} worker{'s' * (count != 1)} ({config.kind})"
+    workers = f"{counted(count, 'worker')} ({config.kind})"
     if config.kind != "scheduler":
         return f"{workers}, dashboard {client.dashboard_link}" if config.dashboard else workers
     open_to = "" if client.scheduler.address.startswith("tls:") else ", not encrypted: whoever can connect runs code"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tiledsky.diagnostics.patches import Floats, gaussian_deviate, number
 from tiledsky.errors import InputError
+from tiledsky.plain import counted
 
 #: A recipe is worse than the best where the logarithm of the ratio of their scores is this many errors above 0.
 SIGNIFICANCE = 2.0
@@ -256,7 +257,7 @@ def advice(rows: Sequence[Mapping[str, Any]], *, filled: int = 0, samples: int =
     said = f"advised: {best['name']}, whose background is wrong by {_figure(best['score'], best['error'])} of the noise"
     if filled:
         said += (
-            f" (of {samples} sample{'s' * (samples > 1)} {filled} {'are' if filled > 1 else 'is'} mostly object: no "
+            f" (of {counted(samples, 'sample')} {filled} {'are' if filled > 1 else 'is'} mostly object: no "
             "sky can be told from its light at this scale, so recipes that follow nothing come first)"
         )
     if not others:

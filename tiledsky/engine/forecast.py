@@ -24,6 +24,7 @@ from tiledsky.nodata import number_text
 from tiledsky.operations.base import INPUTS, ArraySpec, Operation
 from tiledsky.operations.memory import MEGABYTE, Memory, Plane, Planes
 from tiledsky.operations.stages import compiled_run
+from tiledsky.plain import counted
 from tiledsky.recipe import Recipe
 
 #: Share of a worker's limit that a plan may fill: Dask ends a worker at 0.98 of it.
@@ -99,8 +100,8 @@ class PlanReport:
         yield f"peak           {_size(self.peak_memory)} a worker, in {worst.name}: {worst.formula}"
         if self.memory_limit is not None:
             limit = _size(self.memory_limit)
-            many = "s" * (self.workers != 1), "s" * (self.threads != 1)
-            yield f"limit          {limit} a worker, {self.workers} worker{many[0]} of {self.threads} thread{many[1]}"
+            workers, threads = counted(self.workers, "worker"), counted(self.threads, "thread")
+            yield f"limit          {limit} a worker, {workers} of {threads}"
 
 
 def _size(count: int) -> str:
